@@ -1,0 +1,93 @@
+"""One family of errors, so that a caller can catch everything this package means to say to a person.
+
+Every message is one line that answers five questions: what is wrong, where, what was expected, what was found, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+
+class LegoFusionError(Exception):
+    """Base of every error raised on purpose by lego-fusion.
+
+    Args:
+        what: What is wrong, as a short sentence without a full stop.
+        where: The modality, video, file, line or parameter it concerns.
+        expected: What would have been right.
+        got: What was found instead.
+        fix: What the reader can do about it.
+
+    Example:
+        >>> print(DataError("wrong feature width", where="motion/v01.npy", expected="64", got="32", fix="extract it again"))
+        wrong feature width (motion/v01.npy): expected 64, got 32. What to do: extract it again.
+    """
+
+    def __init__(
+        self, what: str, *, where: object = None, expected: object = None, got: object = None, fix: str | None = None
+    ) -> None:
+        self.what, self.where, self.expected, self.got, self.fix = what, where, expected, got, fix
+        message = what if where is None else f"{what} ({where})"
+        facts = [f"{name} {fact}" for name, fact in (("expected", expected), ("got", got)) if fact is not None]
+        if facts:
+            message += ": " + ", ".join(facts)
+        if fix is not None:
+            message += f". What to do: {fix.rstrip('.')}."
+        super().__init__(" ".join(message.split()))
+
+
+class ParameterError(LegoFusionError, ValueError):
+    """A parameter has a value or type outside its range."""
+
+
+class DataError(LegoFusionError, ValueError):
+    """An array, a file or a dataset folder does not hold what it should."""
+
+
+class ManifestError(DataError):
+    """Features were made in another way than the model or the dataset says."""
+
+
+class VideoError(DataError):
+    """A video cannot be decoded, or ends before it says it does."""
+
+
+class CheckpointError(LegoFusionError, ValueError):
+    """A saved model cannot be used: damaged, of another version, or not one of ours."""
+
+
+class MissingExtraError(LegoFusionError, ImportError):
+    """A part of lego-fusion that is not installed is needed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package '{package}'", fix=f"pip install 'lego-fusion[{extra}]'")
+
+
+def check_int(value: object, name: str, owner: str, *, low: int, high: int | None = None) -> int:
+    """Return ``value`` if it is an int in [low, high], else raise ``ParameterError`` in one wording."""
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
+    if not right:
+        span = f"[{low}, inf)" if high is None else f"[{low}, {high}]"
+        raise ParameterError(f"The '{name}' parameter of {owner} must be an int in {span}. Got {value!r} instead")
+    assert isinstance(value, int)  # noqa: S101 - narrows the type for mypy
+    return value
+
+
+def check_number(value: object, name: str, owner: str, *, low: float, high: float = float("inf")) -> float:
+    """Return ``value`` as a float if it lies in [low, high], else raise ``ParameterError`` in one wording."""
+    right = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    if not right:
+        raise ParameterError(
+            f"The '{name}' parameter of {owner} must be a number in [{low}, {high}]. Got {value!r} instead"
+        )
+    assert isinstance(value, int | float)  # noqa: S101 - narrows the type for mypy
+    return float(value)
+
+
+def check_choice(value: Any, name: str, owner: str, choices: Collection[Any]) -> Any:
+    """Return ``value`` if it is one of ``choices``, else raise ``ParameterError`` that lists them."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ParameterError(f"The '{name}' parameter of {owner} must be one of {listed}. Got {value!r} instead")
+    return value
