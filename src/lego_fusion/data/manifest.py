@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -52,7 +53,8 @@ class Manifest(BaseModel):
     @property
     def hash(self) -> str:
         """SHA-256 over all fields; equal hashes mean features that may be mixed."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
 
     def differences(self, other: Manifest) -> list[str]:
         """Name every field in which two manifests differ, as ``field: mine against theirs``."""
