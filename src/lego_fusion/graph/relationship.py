@@ -1,0 +1,208 @@
+"""Relationship graphs: how much each node of a video is like each other node, or like each reference unit.
+
+    cosine    R_ij = <x_i, y_j> / (|x_i| |y_j|)                in [-1, 1]
+    gaussian  R_ij = exp(-|x_i - y_j|^2 / (2 s^2))             in (0, 1]
+    dot       R_ij = <x_i, y_j> / scale                        unbounded
+
+Without ``y`` the nodes relate to each other and R is square; with ``y`` they relate to K reference units and R is (B, N, K).
+Cosine forgets magnitude; where magnitude is the signal (speed), use one of the other two.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import DataError, ParameterError, check_int
+
+
+def cosine_graph(
+    x: Float[Tensor, "b n d"],
+    y: Float[Tensor, "b_or_1 k d"] | None = None,
+    *,
+    centre: Float[Tensor, " d"] | None = None,
+    mask: Bool[Tensor, "b n"] | None = None,
+) -> Float[Tensor, "b n k_or_n"]:
+    """Cosine of the angle between feature vectors, seen from ``centre``.
+
+    R_ij = <x_i - c, y_j - c> / (|x_i - c| |y_j - c|), in [-1, 1]. A vector that equals the centre (or is zero where there is
+    none) relates to nothing: 0, and 1 on its own diagonal. Never NaN.
+
+    Args:
+        x: Features of the nodes, (B, N, D).
+        y: Features of the reference units, (B or 1, K, D); None relates the nodes to each other.
+        centre: Mean of the training features, (D,). Uncentred cosines of one camera's embeddings are all near 1.
+        mask: True where a node exists, (B, N); a masked node has zero rows and columns.
+
+    Returns:
+        The graph, (B, N, N) with a unit diagonal, or (B, N, K).
+
+    Source: the paper's relationship graph; centring is ours.
+
+    Example:
+        >>> cosine_graph(torch.tensor([[[1.0, 0.0], [3.0, 0.0], [0.0, 0.0]]]))
+        tensor([[[1., 1., 0.],
+                 [1., 1., 0.],
+                 [0., 0., 1.]]])
+    """
+    unit_x = _unit_vectors(x, centre)
+    unit_y = unit_x if y is None else _unit_vectors(y, centre)
+    graph = (unit_x @ unit_y.transpose(-1, -2)).clamp(-1, 1)
+    if y is None:
+        graph = _with_diagonal(graph, 1.0)
+    return apply_mask(graph, mask)
+
+
+def gaussian_graph(
+    x: Float[Tensor, "b n d"],
+    y: Float[Tensor, "b_or_1 k d"] | None = None,
+    *,
+    bandwidth: Float[Tensor, ""] | float,
+    mask: Bool[Tensor, "b n"] | None = None,
+) -> Float[Tensor, "b n k_or_n"]:
+    """Gaussian kernel of the distance between feature vectors: R_ij = exp(-|x_i - y_j|^2 / (2 s^2)), in (0, 1].
+
+    Args:
+        x: Features of the nodes, (B, N, D).
+        y: Features of the reference units, (B or 1, K, D); None relates the nodes to each other.
+        bandwidth: s > 0, in the unit of the features; by default of the method the median distance, ``median_distance``.
+        mask: True where a node exists, (B, N).
+
+    Returns:
+        The graph, (B, N, N) or (B, N, K).
+
+    Example:
+        >>> gaussian_graph(torch.tensor([[[0.0], [2.0]]]), bandwidth=1.0)[0, 0, 1].item()  # doctest: +ELLIPSIS
+        0.1353...
+    """
+    others = x if y is None else y.expand(x.shape[0], -1, -1)
+    distance = torch.cdist(x, others, compute_mode="donot_use_mm_for_euclid_dist") / bandwidth
+    return apply_mask(torch.exp(-0.5 * distance.square()), mask, square=y is None)
+
+
+def dot_graph(
+    x: Float[Tensor, "b n d"],
+    y: Float[Tensor, "b_or_1 k d"] | None = None,
+    *,
+    scale: Float[Tensor, ""] | float,
+    centre: Float[Tensor, " d"] | None = None,
+    mask: Bool[Tensor, "b n"] | None = None,
+) -> Float[Tensor, "b n k_or_n"]:
+    """Scaled dot product R_ij = <x_i - c, y_j - c> / scale: direction and magnitude at once.
+
+    Args:
+        x: Features of the nodes, (B, N, D).
+        y: Features of the reference units, (B or 1, K, D); None relates the nodes to each other.
+        scale: The training mean of |x - c|^2, ``mean_squared_norm``, so that entries are about 1.
+        centre: c, the point that counts as nothing, (D,); None is the origin.
+        mask: True where a node exists, (B, N).
+
+    Example:
+        >>> dot_graph(torch.tensor([[[1.0], [2.0]]]), scale=2.0)
+        tensor([[[0.5000, 1.0000],
+                 [1.0000, 2.0000]]])
+    """
+    if centre is not None:
+        x, y = x - centre, None if y is None else y - centre
+    others = x if y is None else y
+    return apply_mask(x @ others.transpose(-1, -2) / scale, mask, square=y is None)
+
+
+def apply_mask(
+    graph: Float[Tensor, "b n k"], mask: Bool[Tensor, "b n"] | None, *, square: bool | None = None
+) -> Float[Tensor, "b n k"]:
+    """Set the rows of masked nodes to zero, and their columns too where columns are nodes.
+
+    Args:
+        graph: (B, N, N) or (B, N, K).
+        mask: True where a node exists; None leaves the graph alone.
+        square: Whether the columns are the nodes; by default, whether the graph is square.
+    """
+    if mask is None:
+        return graph
+    graph = graph.masked_fill(~mask[:, :, None], 0.0)
+    if square if square is not None else graph.shape[-1] == graph.shape[-2]:
+        graph = graph.masked_fill(~mask[:, None, :], 0.0)
+    return graph
+
+
+def to_unit_range(graph: Float[Tensor, "b n k"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n k"]:
+    """Map a cosine graph from [-1, 1] to [0, 1] by (R + 1) / 2; masked nodes stay zero."""
+    return apply_mask((graph + 1) / 2, mask)
+
+
+def k_nearest(graph: Float[Tensor, "b n k"], neighbours: int) -> Float[Tensor, "b n k"]:
+    """Keep the ``neighbours`` largest entries of each row, with their exact values, and set the others to zero.
+
+    In a square graph an edge stays if either end keeps it, so a symmetric graph stays symmetric.
+
+    Raises:
+        ParameterError: If ``neighbours`` is not between 1 and the number of columns.
+    """
+    check_int(neighbours, "neighbours", "k_nearest", low=1, high=graph.shape[-1])
+    kept = torch.zeros_like(graph, dtype=torch.bool)
+    kept.scatter_(-1, graph.topk(neighbours, dim=-1).indices, True)
+    if graph.shape[-1] == graph.shape[-2]:
+        kept |= kept.transpose(-1, -2)
+    return graph.masked_fill(~kept, 0.0)
+
+
+def median_distance(x: Float[Tensor, "n d"], *, at_most: int = 2048) -> Float[Tensor, ""]:
+    """Median Euclidean distance over all pairs of different rows: the bandwidth of the Gaussian relation.
+
+    Where more than ``at_most`` rows are given, that many evenly spaced ones stand for them. Where more than half of the pairs
+    coincide, the mean of the non-zero distances is used; where all do, 1.
+
+    Raises:
+        DataError: If fewer than two rows are given or a value is not finite.
+    """
+    if x.shape[0] < 2:
+        raise DataError("a bandwidth needs at least two units", expected="2 or more rows", got=str(x.shape[0]))
+    _require_finite(x)
+    if x.shape[0] > at_most:
+        x = x[torch.linspace(0, x.shape[0] - 1, at_most, device=x.device).long()]
+    distances = torch.pdist(x.double())
+    median = distances.median()
+    if median == 0:
+        positive = distances[distances > 0]
+        median = positive.mean() if positive.numel() else torch.ones_like(median)
+    return median.to(x.dtype)
+
+
+def mean_squared_norm(x: Float[Tensor, "n d"], centre: Float[Tensor, " d"] | None = None) -> Float[Tensor, ""]:
+    """Mean of |x - c|^2 over rows: the scale of the dot-product relation (1 where all rows are zero).
+
+    Raises:
+        DataError: If a value is not finite.
+    """
+    _require_finite(x)
+    shifted = x.double() if centre is None else x.double() - centre.double()
+    mean = shifted.square().sum(-1).mean()
+    return torch.where(mean > 0, mean, torch.ones_like(mean)).to(x.dtype)
+
+
+def _unit_vectors(x: Float[Tensor, "b n d"], centre: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
+    """Rows of length 1 seen from ``centre``; rows that are the centre up to rounding become zero."""
+    rounding = torch.zeros_like(x[..., :1])
+    if centre is not None:
+        if centre.shape[-1] != x.shape[-1]:
+            raise ParameterError("the centre has another width", expected=str(x.shape[-1]), got=str(centre.shape[-1]))
+        magnitude = x.abs().amax(-1, keepdim=True) + centre.abs().amax()
+        rounding = 8 * torch.finfo(x.dtype).eps * magnitude
+        x = x - centre
+    largest = x.abs().amax(-1, keepdim=True)  # dividing by it first keeps squares in range
+    nothing = largest <= rounding
+    scaled = x / torch.where(nothing, torch.ones_like(largest), largest)
+    unit = scaled / torch.where(nothing, torch.ones_like(largest), scaled.norm(dim=-1, keepdim=True))
+    return unit.masked_fill(nothing, 0.0)
+
+
+def _with_diagonal(graph: Float[Tensor, "b n n"], value: float) -> Float[Tensor, "b n n"]:
+    diagonal = torch.eye(graph.shape[-1], dtype=torch.bool, device=graph.device)
+    return graph.masked_fill(diagonal, value)
+
+
+def _require_finite(x: Tensor) -> None:
+    if not torch.isfinite(x).all():
+        raise DataError("features hold NaN or infinite values", expected="finite numbers", fix="run the doctor on the dataset")
