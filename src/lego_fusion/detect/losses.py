@@ -1,0 +1,127 @@
+"""What a detector is trained on: bag losses and regularisers, all told apart by label and mask, never by position.
+
+Every function but ``degree_variance`` returns one number per bag that depends on that bag alone, so the mean over a batch does
+not change with batch size, order or neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import DataError, check_choice, check_int
+
+Pooling = Literal["top-k", "max", "mean"]
+
+
+def bag_loss(
+    logits: Float[Tensor, "b n"],
+    labels: Bool[Tensor, " b"],
+    mask: Bool[Tensor, "b n"] | None = None,
+    *,
+    pooling: Pooling = "top-k",
+    k: int = 3,
+) -> Float[Tensor, " b"]:
+    """Binary cross-entropy of each bag, whose score is the mean of its k highest segment scores.
+
+    s_i = sigmoid(logit_i), S = mean of the k largest s_i, loss = -log S for an abnormal bag, -log(1 - S) for a normal one,
+    computed from the logits without rounding to 0 or 1. A bag of fewer than k nodes uses all it has.
+
+    Args:
+        logits: (B, N).
+        labels: True where the bag is abnormal, (B,).
+        mask: True where a node exists, (B, N).
+        pooling: ``"top-k"``, ``"max"`` (k = 1) or ``"mean"`` (k = N).
+        k: Number of segments for ``"top-k"``.
+
+    Returns:
+        Loss per bag, (B,).
+
+    Raises:
+        DataError: If a bag has no node.
+
+    Example:
+        >>> bag_loss(torch.tensor([[0.0, -9.0]]), torch.tensor([True]), k=1)
+        tensor([0.6931])
+    """
+    check_choice(pooling, "pooling", "bag_loss", ("top-k", "max", "mean"))
+    wanted = {"top-k": k, "max": 1, "mean": logits.shape[1]}[pooling]
+    top, chosen = _top_nodes(logits, mask, check_int(wanted, "k", "bag_loss", low=1))
+    signed = torch.where(labels[:, None], top, -top)
+    log_scores = torch.nn.functional.logsigmoid(signed).masked_fill(~chosen, float("-inf"))
+    return chosen.sum(1).to(logits.dtype).log() - log_scores.logsumexp(1)
+
+
+def smoothness(logits: Float[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, " b"]:
+    """sum_i (s_(i+1) - s_i)^2 within each bag, over neighbours that both exist."""
+    squared = logits.sigmoid().diff(dim=1).square()
+    if mask is not None:
+        squared = squared * (mask[:, 1:] & mask[:, :-1])
+    return squared.sum(1)
+
+
+def sparsity(logits: Float[Tensor, "b n"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, " b"]:
+    """sum_i s_i within each bag."""
+    scores = logits.sigmoid()
+    return (scores if mask is None else scores * mask).sum(1)
+
+
+def degree_variance(
+    graph: Float[Tensor, "b n k"],
+    labels: Bool[Tensor, " b"],
+    mask: Bool[Tensor, "b n"] | None = None,
+    *,
+    threshold: float = 0.8,
+    k: int = 17,
+) -> Float[Tensor, ""]:
+    """Squared difference between the labels' mean variance of node degrees.
+
+    d_i = (1/K) sum_j G_ij [G_ij >= threshold]; the variance of d over a normal bag's nodes, and over the k nodes of highest
+    degree of an abnormal bag; loss = (mean over normal bags - mean over abnormal bags)^2. With the 1/K (K columns that exist)
+    it does not grow with the size of the graph. It compares the labels of one batch, so it needs both; it does not change
+    with the order of bags, nor when all are repeated.
+
+    Raises:
+        DataError: If the bags have one label only.
+
+    Source: the paper's regulariser; the exact formula is inferred.
+    """
+    if bool(labels.all()) or not bool(labels.any()):
+        raise DataError(
+            "degree variance compares the two labels",
+            expected="normal and abnormal bags in every batch",
+            got="only abnormal bags" if bool(labels.all()) else "only normal bags",
+            fix="sample batches by label, or set its weight to 0",
+        )
+    columns: Tensor | int = graph.shape[-1]
+    if mask is not None and graph.shape[-1] == graph.shape[-2]:
+        columns = mask.sum(1, keepdim=True).clamp_min(1)
+    degree = (graph * (graph >= threshold)).sum(-1) / columns
+    exists = torch.ones_like(degree, dtype=torch.bool) if mask is None else mask
+    top, chosen = _top_nodes(degree, mask, check_int(k, "k", "degree_variance", low=1))
+    normal = _masked_variance(degree[~labels], exists[~labels]).mean()
+    abnormal = _masked_variance(top[labels], chosen[labels]).mean()
+    return (normal - abnormal).square()
+
+
+def _top_nodes(values: Tensor, mask: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest existing values of each row (B, min(k, N)) and which of them exist."""
+    k = min(k, values.shape[1])
+    if mask is None:
+        top = values.topk(k, dim=1).values
+        return top, torch.ones_like(top, dtype=torch.bool)
+    if not bool(mask.any(1).all()):
+        raise DataError("a bag has no node", where=f"bag {int((~mask.any(1)).nonzero()[0, 0])}", fix="leave empty videos out")
+    index = values.masked_fill(~mask, -math.inf).topk(k, dim=1).indices
+    return values.gather(1, index), mask.gather(1, index)
+
+
+def _masked_variance(values: Tensor, exists: Tensor) -> Tensor:
+    """Population variance of each row over the entries that exist."""
+    count = exists.sum(1).clamp_min(1)
+    mean = (values * exists).sum(1) / count
+    return ((values - mean[:, None]).square() * exists).sum(1) / count

@@ -1,0 +1,134 @@
+"""The contract of every fusion, ours and each baseline: features by modality name in, one vector per node out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import DataError, ParameterError, check_int
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """What a fusion returns.
+
+    Args:
+        nodes: One vector per node, (B, N, F); zero where the node is masked.
+        graph: The fused graph, (B, N, N) or (B, N, K), or None where the fusion has no graph.
+    """
+
+    nodes: Float[Tensor, "b n f"]
+    graph: Float[Tensor, "b n k"] | None = None
+
+
+class Fusion(nn.Module, ABC):
+    """Base of every fusion.
+
+    A fusion finds modalities by name, never by position. ``fit_statistics`` is called once with the training videos, before
+    any ``forward``; what it learns there (means, bandwidths, references) is stored in buffers and saved with the weights.
+
+    Args:
+        modalities: Width D_m of each modality by name, in the order that orients what is not symmetric.
+    """
+
+    kind: ClassVar[str] = "fusion"
+    out_features: int
+
+    def __init__(self, modalities: Mapping[str, int]) -> None:
+        super().__init__()
+        if not modalities:
+            raise ParameterError("a fusion needs at least one modality", where=type(self).__name__)
+        for name, width in modalities.items():
+            check_int(width, f"modalities['{name}']", type(self).__name__, low=1)
+        self.modalities = dict(modalities)
+
+    @abstractmethod
+    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Fuse the features of B videos of N nodes; ``mask`` is True where a node exists."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The arguments, as JSON values, that make an equal fusion: ``type(self)(**config)``."""
+
+    def fit_statistics(
+        self,
+        features: Mapping[str, Float[Tensor, "v n _"]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Learn from the V training bags what needs no gradient; by default nothing.
+
+        Args:
+            features: Of the training bags, (V, N, D_m) by name.
+            labels: True where a bag is abnormal, (V,).
+            video_ids: Which video a bag comes from, (V,): crops and windows of one video share it.
+            generator: Source of randomness, where any is needed.
+        """
+
+    def start_direction(self) -> Tensor | None:
+        """A vector w (F,) such that w . node is expected to grow with abnormality before any training; None if not known."""
+        return None
+
+    def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The features in this fusion's order, with names, widths and shapes checked; extra modalities are ignored.
+
+        Raises:
+            DataError: Naming the modality that is missing or has another width, number of videos or number of nodes.
+        """
+        missing = [name for name in self.modalities if name not in features]
+        if missing:
+            raise DataError(
+                f"modality '{missing[0]}' is missing",
+                expected=", ".join(self.modalities),
+                got=", ".join(features) or "no modality",
+                fix=f"give features of '{missing[0]}', or use a model trained without it",
+            )
+        chosen = [features[name] for name in self.modalities]
+        for (name, width), tensor in zip(self.modalities.items(), chosen, strict=True):
+            expected = (*chosen[0].shape[:2], width)
+            if tuple(tensor.shape) != expected:
+                raise DataError(
+                    "features have another shape", where=f"modality '{name}'", expected=expected, got=tuple(tensor.shape)
+                )
+        return chosen
+
+
+def mask_nodes(nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b n f"]:
+    """Zero the vectors of masked nodes."""
+    return nodes if mask is None else nodes.masked_fill(~mask[:, :, None], 0.0)
+
+
+class ColumnScaling(nn.Module):
+    """Subtract each column's training mean and divide by its training standard deviation (constant columns: by 1).
+
+    Args:
+        width: D.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def fit(self, rows: Float[Tensor, "*rows d"]) -> None:
+        """Set both from training rows."""
+        flat = rows.reshape(-1, rows.shape[-1]).double()
+        deviation = flat.std(0, unbiased=False)
+        constant = deviation <= 1e-6 * flat.abs().amax(0).clamp_min(1e-30)
+        self.mean.copy_(flat.mean(0))
+        self.deviation.copy_(torch.where(constant, torch.ones_like(deviation), deviation))
+
+    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Return (x - mean) / deviation."""
+        return (x - self.mean) / self.deviation

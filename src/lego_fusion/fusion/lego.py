@@ -1,0 +1,284 @@
+"""LEGO: fuse modalities in graph space, where every modality has the same shape whatever its features were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import DataError, ParameterError, check_choice, check_int
+from ..graph.expansion import Expansion, Normalisation, ZeroOrder
+from ..graph.operator import Form, GraphOperator
+from ..graph.references import cross_fitted_references, joint_distance
+from ..graph.relationship import k_nearest
+from .base import Fusion, FusionOutput, mask_nodes
+from .relation import Relation, RelationKind
+
+Rows = Literal["ordered", "sorted", "statistics", "propagate"]
+ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
+STATISTICS = ("mean", "standard deviation", "minimum", "lower quartile", "median", "upper quartile", "maximum", "entropy")
+
+
+class LegoFusion(Fusion):
+    """Relationship graphs of all modalities, expanded to powers and fused by a learned operator.
+
+    R_m = relation of the N nodes to K known-normal reference units (or to each other), G = operator(R_1, ..., R_M); each node
+    hands on its row of G.
+
+    Args:
+        modalities: Width of each modality by name; the order orients A.
+        nodes: N, needed for the number of outputs where nodes relate to each other.
+        relations: Relation of each modality, ``"cosine"``, ``"gaussian"`` or ``"dot"``; one for all, or by name.
+        references: K >= 2 reference units, or 0 to relate the nodes to each other.
+        centre: Subtract the training mean before cosines and dot products.
+        unit_range: Map cosines to [0, 1].
+        nearest: Keep only this many entries of each row of each graph; None keeps all.
+        order: Highest power P, for all graphs or by name.
+        form: Form of the operator (``graph.operator``).
+        rank: Rank of the joint form.
+        expansion: ``"hadamard"`` or ``"matrix"``.
+        zero_order: ``"ones"`` or ``"identity"``.
+        normalisation: Of graphs before matrix powers.
+        symmetric: Use (A + A^T) / 2.
+        rows: What a node hands on: its row ``"ordered"`` as the columns are, ``"sorted"`` from most to least similar (which
+            does not depend on which column is which), ``"statistics"`` of the row, or ``"propagate"``: sum_j G_ij x_j of the
+            features, divided by sum_j |G_ij|.
+        seed: Seed of the operator's start.
+
+    Source: the paper; reference units, sorted rows and the joint form are ours. ``LegoFusion.paper`` is the paper's reading.
+
+    Example:
+        >>> fusion = LegoFusion({"motion": 8, "text": 4}, nodes=16, references=0)
+        >>> output = fusion({"motion": torch.rand(2, 16, 8), "text": torch.rand(2, 16, 4)})
+        >>> output.nodes.shape, output.graph.shape
+        (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
+    """
+
+    kind: ClassVar[str] = "lego"
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        *,
+        nodes: int = 32,
+        relations: RelationKind | Mapping[str, RelationKind] = "cosine",
+        references: int = 32,
+        centre: bool = True,
+        unit_range: bool = False,
+        nearest: int | None = None,
+        order: int | Mapping[str, int] = 2,
+        form: Form = "joint",
+        rank: int | None = None,
+        expansion: Expansion = "hadamard",
+        zero_order: ZeroOrder = "ones",
+        normalisation: Normalisation = "row",
+        symmetric: bool = False,
+        rows: Rows = "sorted",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(modalities)
+        self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
+        self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
+        self.rows: Rows = check_choice(rows, "rows", "LegoFusion", ROWS)
+        self.nearest = None if nearest is None else check_int(nearest, "nearest", "LegoFusion", low=1)
+        kinds = _kinds(self.modalities, relations)
+        if references and (expansion, zero_order) != ("hadamard", "ones"):
+            raise ParameterError(
+                "reference units are defined for expansion='hadamard' with zero_order='ones' only",
+                got=f"expansion='{expansion}', zero_order='{zero_order}'",
+                fix="use references=0",
+            )
+        options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
+        options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
+        self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
+        self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
+        self.relation = nn.ModuleDict(
+            {
+                name: Relation(width, kinds[name], references=references, centre=centre, unit_range=unit_range)
+                for name, width in self.modalities.items()
+            }
+        )
+        self.operator = GraphOperator(list(self.modalities), order, **options)
+
+    @classmethod
+    def paper(cls, modalities: Mapping[str, int], *, nodes: int = 32, order: int = 2, seed: int = 0) -> LegoFusion:
+        """The paper's reading: cosine inside one video, R^(0) = I, full A (random pairs for more than two), rows in order."""
+        form: Form = "full" if len(modalities) <= 2 else "random-pair"
+        options: dict[str, Any] = {"centre": False, "zero_order": "identity", "rows": "ordered", "references": 0}
+        return cls(modalities, nodes=nodes, order=order, form=form, seed=seed, **options)
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that make an equal fusion; ``references`` is the number there really are."""
+        return {"modalities": self.modalities, "references": self.columns if self.wanted_references else 0, **self._config}
+
+    @property
+    def columns(self) -> int:
+        """Columns of the graphs: K reference units, or N nodes."""
+        if not self.wanted_references:
+            return self.nodes
+        return int(self._relation(next(iter(self.modalities))).references.shape[0])
+
+    @property
+    def out_features(self) -> int:  # type: ignore[override]
+        """F, numbers per node."""
+        if self.rows == "statistics":
+            return len(STATISTICS)
+        return sum(self.modalities.values()) if self.rows == "propagate" else self.columns
+
+    def start_direction(self) -> Tensor | None:
+        """With references: less similar to every known normal is more abnormal, -1/K for each column."""
+        if not self.wanted_references or self.rows not in ("sorted", "ordered"):
+            return None
+        return torch.full((self.columns,), -1.0 / self.columns)
+
+    def fit_statistics(
+        self,
+        features: Mapping[str, Float[Tensor, "v n _"]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Fit centres and scales on all training bags, and choose the references among the normal ones."""
+        for name, tensor in zip(self.modalities, self.select(features), strict=True):
+            self._relation(name).fit(tensor)
+        if self.wanted_references:
+            self.fit_references(features, labels, video_ids)
+
+    def fit_references(
+        self, features: Mapping[str, Float[Tensor, "v n _"]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
+    ) -> Float[Tensor, "k 2"]:
+        """Choose K medoids among the segments of normal training bags and keep their features as buffers.
+
+        K becomes smaller where the normal videos hold fewer distinct segments.
+
+        Returns:
+            For each reference the bag and the node it is, (K, 2) as whole numbers, so that it can be shown.
+        """
+        index, _ = self._choose(features, labels, video_ids)
+        for name, tensor in zip(self.modalities, self.select(features), strict=True):
+            self._relation(name).set_references(tensor.flatten(0, 1), index)
+        nodes = next(iter(features.values())).shape[1]
+        return torch.stack([index // nodes, index % nodes], dim=1).double()
+
+    def relations(
+        self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> dict[str, Float[Tensor, "b n k"]]:
+        """The graph of each modality: no learned parameter, so frozen features need it once."""
+        chosen = self.select(features)
+        return {name: self._graph(name, x, None, mask) for name, x in zip(self.modalities, chosen, strict=True)}
+
+    def training_relations(
+        self, features: Mapping[str, Float[Tensor, "v n _"]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
+    ) -> dict[str, Float[Tensor, "v n k"]]:
+        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only."""
+        graphs = self.relations(features)
+        if not self.wanted_references:
+            return graphs
+        _, for_video = self._choose(features, labels, video_ids)
+        for name, tensor in zip(self.modalities, self.select(features), strict=True):
+            units = tensor.flatten(0, 1)
+            for video, index in for_video.items():
+                bags = video_ids == video
+                graphs[name][bags] = self._graph(name, tensor[bags], units[index][None], None)
+        return graphs
+
+    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Relate, expand, fuse."""
+        return self.forward_relations(self.relations(features, mask), mask, features=features)
+
+    def forward_relations(
+        self,
+        relations: Mapping[str, Float[Tensor, "b n k"]],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        features: Mapping[str, Float[Tensor, "b n _"]] | None = None,
+    ) -> FusionOutput:
+        """Fuse graphs computed before by ``relations`` (``features`` are needed for ``rows="propagate"`` only)."""
+        graph = self.operator(relations, mask)
+        return FusionOutput(mask_nodes(self._rows(graph, mask, features), mask), graph)
+
+    def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor] | None) -> Tensor:
+        if self.rows == "propagate":
+            return self._propagate(graph, features)
+        if self.rows != "ordered" and mask is not None and not self.wanted_references:
+            graph = graph.masked_fill(~mask[:, None, :], float("-inf"))  # masked columns sort last and count for nothing
+        if self.rows == "ordered":
+            return graph
+        ranked = graph.sort(dim=-1, descending=True).values
+        if self.rows == "statistics":
+            return _row_statistics(ranked)
+        return ranked.masked_fill(ranked == float("-inf"), 0.0)
+
+    def _propagate(self, graph: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
+        if features is None:
+            raise ParameterError("rows='propagate' needs the features beside the relations", fix="call forward(features)")
+        if self.wanted_references:
+            values = torch.cat([self._relation(name).references for name in self.modalities], dim=-1)[None]
+        else:
+            values = torch.cat(self.select(features), dim=-1)
+        degree = graph.abs().sum(-1, keepdim=True)
+        return (graph @ values) / torch.where(degree > 0, degree, torch.ones_like(degree))
+
+    def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
+        graph: Tensor = self._relation(name)(x, references, mask)
+        return graph if self.nearest is None else k_nearest(graph, min(self.nearest, graph.shape[-1]))
+
+    def _relation(self, name: str) -> Relation:
+        relation = self.relation[name]
+        if not isinstance(relation, Relation):  # for the type checker: nothing else is put there
+            raise TypeError(type(relation))
+        return relation
+
+    def _choose(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """References among all normal bags and, for each normal video, among the others: indices into bags x nodes."""
+        chosen = self.select(features)
+        if bool(labels.all()):
+            raise DataError("reference units come from normal videos", expected="normal training videos", got="none")
+        normal_bags = (~labels).nonzero()[:, 0]
+        nodes = chosen[0].shape[1]
+        units = (normal_bags[:, None] * nodes + torch.arange(nodes, device=labels.device)).flatten()
+        distance = joint_distance(
+            [
+                self._relation(name).dissimilarity(x.flatten(0, 1)[units])
+                for name, x in zip(self.modalities, chosen, strict=True)
+            ]
+        )
+        everyone = torch.ones(len(units), dtype=torch.bool, device=labels.device)
+        videos = video_ids[normal_bags].repeat_interleave(nodes)
+        index, for_video = cross_fitted_references(distance, everyone, videos, self.wanted_references)
+        return units[index], {video: units[chosen_index] for video, chosen_index in for_video.items()}
+
+
+def _kinds(modalities: Mapping[str, int], relations: RelationKind | Mapping[str, RelationKind]) -> dict[str, RelationKind]:
+    if isinstance(relations, str):
+        return dict.fromkeys(modalities, relations)
+    missing = [name for name in modalities if name not in relations]
+    if missing:
+        raise ParameterError(f"no relation is given for modality '{missing[0]}'", got=", ".join(relations) or "none")
+    return {name: relations[name] for name in modalities}
+
+
+def _row_statistics(ranked: Tensor) -> Tensor:
+    """(B, N, 8) statistics of descending rows in which -inf marks columns that do not exist."""
+    exists = ranked != float("-inf")
+    count = exists.sum(-1, keepdim=True).clamp_min(1)
+    values = ranked.masked_fill(~exists, 0.0)
+    mean = values.sum(-1, keepdim=True) / count
+    deviation = (((values - mean) * exists).square().sum(-1, keepdim=True) / count).clamp_min(1e-12).sqrt()
+    quantiles = torch.cat([_descending_quantile(values, count, q) for q in (0.0, 0.25, 0.5, 0.75, 1.0)], dim=-1)
+    share = values.abs() / values.abs().sum(-1, keepdim=True).clamp_min(1e-12)
+    entropy = -(share * share.clamp_min(1e-12).log()).sum(-1, keepdim=True)
+    return torch.cat([mean, deviation, quantiles, entropy], dim=-1)
+
+
+def _descending_quantile(values: Tensor, count: Tensor, q: float) -> Tensor:
+    """Quantile q, linearly interpolated, of the first ``count`` entries of descending rows."""
+    position = (1 - q) * (count - 1).to(values.dtype)
+    below = position.floor().long()
+    above = torch.minimum(below + 1, count - 1)
+    weight = position - below
+    return values.gather(-1, below) * (1 - weight) + values.gather(-1, above) * weight

@@ -1,0 +1,89 @@
+"""One modality's relation with what it learned from the training videos: centre, scale, and reference units."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import check_choice
+from ..graph.relationship import (
+    cosine_graph,
+    dot_graph,
+    gaussian_graph,
+    mean_squared_norm,
+    median_distance,
+    to_unit_range,
+)
+
+RelationKind = Literal["cosine", "gaussian", "dot"]
+RELATION_KINDS: tuple[RelationKind, ...] = ("cosine", "gaussian", "dot")
+
+
+class Relation(nn.Module):
+    """Features of one modality -> relationship graph, with fitted statistics in buffers.
+
+    Args:
+        width: D.
+        kind: ``"cosine"``, ``"gaussian"`` (bandwidth: median training distance) or ``"dot"`` (scale: training mean of squared
+            norms).
+        references: K; 0 relates the nodes to each other.
+        centre: Whether cosine and dot subtract the mean of all training features.
+        unit_range: Whether a cosine graph is mapped to [0, 1].
+    """
+
+    centre: Tensor
+    scale: Tensor
+    references: Tensor
+
+    def __init__(self, width: int, kind: RelationKind, *, references: int, centre: bool, unit_range: bool) -> None:
+        super().__init__()
+        self.kind: RelationKind = check_choice(kind, "relation", "LegoFusion", RELATION_KINDS)
+        self.centred, self.unit_range = centre, unit_range
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("references", torch.zeros(references, width))
+
+    def fit(self, features: Float[Tensor, "v n d"]) -> None:
+        """Set the centre and the scale from all training bags, normal and abnormal."""
+        rows = features.reshape(-1, features.shape[-1])
+        if self.centred:
+            self.centre.copy_(rows.double().mean(0))
+        if self.kind == "gaussian":
+            self.scale.copy_(median_distance(rows))
+        elif self.kind == "dot":
+            self.scale.copy_(mean_squared_norm(rows, self.centre))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        references: Float[Tensor, "b_or_1 k d"] | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b n k"]:
+        """Relate the nodes to the references given, else to the fitted ones, else (where there are none) to each other."""
+        if references is None and self.references.shape[0] > 0:
+            references = self.references[None]
+        if self.kind == "gaussian":
+            return gaussian_graph(x, references, bandwidth=self.scale, mask=mask)
+        if self.kind == "dot":
+            return dot_graph(x, references, scale=self.scale, centre=self.centre, mask=mask)
+        graph = cosine_graph(x, references, centre=self.centre if self.centred else None, mask=mask)
+        return to_unit_range(graph, mask) if self.unit_range else graph
+
+    def dissimilarity(self, units: Float[Tensor, "u d"]) -> Float[Tensor, "u u"]:
+        """Non-negative dissimilarity with zero diagonal that orders pairs as the relation does, for choosing references.
+
+        cosine: 1 - R_ij; gaussian: |x_i - x_j|^2 / s^2; dot: |x_i - x_j|^2 / scale.
+        """
+        if self.kind == "cosine":
+            result = 1 - cosine_graph(units[None], centre=self.centre if self.centred else None)[0]
+        else:
+            distance = torch.cdist(units, units, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+            result = distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
+        return result.clamp_min(0).masked_fill(result < 1e-6, 0.0)  # copies of one segment are one segment
+
+    def set_references(self, units: Float[Tensor, "u d"], index: Int[Tensor, " k"]) -> None:
+        """Keep the features of the chosen units as references."""
+        self.references = units[index].clone()
