@@ -122,13 +122,17 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def calibrate_start(self, inputs: Mapping[str, Tensor], labels: Bool[Tensor, " b"], *, cached: bool) -> None:
-        """Shift and scale the logits so that the nodes of normal training bags have mean -2 and deviation 1.
+        """Set where training starts from: modalities balanced, logits on a common scale.
 
-        Ranks stay as they are; training and a threshold of 0 then start from a sensible scale.
+        First the fusion balances its modalities (``Fusion.balance_start``), then the logits are shifted and scaled so that
+        the nodes of normal training bags have mean -2 and deviation 1, which makes 0 a sensible threshold.
         """
         was_training = self.training
         self.eval()
-        normal = self({name: tensor[~labels] for name, tensor in inputs.items()}, cached=cached).logits
+        known = {name: tensor[~labels] for name, tensor in inputs.items()}
+        if cached:
+            self.fusion.balance_start(known)
+        normal = self(known, cached=cached).logits
         self.train(was_training)
         deviation = float(normal.std()) if normal.numel() > 1 else 0.0
         scale = deviation if deviation > 0 else 1.0

@@ -134,6 +134,19 @@ class LegoFusion(Fusion):
             return None
         return torch.full((self.columns,), -1.0 / self.columns)
 
+    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> None:
+        """Let every modality's relation vary alike among known normals: its first-order coefficient is divided by its spread.
+
+        The spread is the standard deviation over normal nodes of the mean of their row. A modality that differs much from
+        one normal video to the next says little about what is abnormal, and starts with a small weight.
+        """
+        if self.start_direction() is None:
+            return
+        spreads = {name: float(relations[name].mean(-1).std()) for name in self.modalities}
+        usable = [spread for spread in spreads.values() if spread > 0]
+        typical = len(usable) / sum(1 / spread for spread in usable) if usable else 1.0
+        self.operator.weigh_first_order({n: typical / spread if spread > 0 else 1.0 for n, spread in spreads.items()})
+
     def fit_statistics(
         self,
         features: Mapping[str, Float[Tensor, "v n _"]],

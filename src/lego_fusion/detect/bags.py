@@ -1,0 +1,149 @@
+"""Videos as bags of N segments: features resampled once, graphs computed once per split, everything in memory.
+
+A video of T snippets becomes N segments per modality and crop. Relations hold no learned parameter, so a training run sees
+only M graphs of N x K numbers per bag; they depend on the statistics of the training videos, so each split has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..data.segments import to_segments
+from ..errors import DataError
+from ..fusion.base import Fusion
+from ..fusion.lego import LegoFusion
+
+
+@dataclass(frozen=True)
+class Bags:
+    """V videos as bags; crops of one video are neighbouring bags that share its label and index.
+
+    Args:
+        videos: Names, V of them.
+        labels: True where abnormal, (V,).
+        crops: C, bags per video.
+        inputs: By modality, features (V * C, N, D) or graphs (V * C, N, K).
+    """
+
+    videos: tuple[str, ...]
+    labels: Bool[Tensor, " v"]
+    crops: int
+    inputs: dict[str, Tensor]
+
+    @property
+    def bag_labels(self) -> Bool[Tensor, " bags"]:
+        """Label of each bag, (V * C,)."""
+        return self.labels.repeat_interleave(self.crops)
+
+    @property
+    def video_ids(self) -> Int[Tensor, " bags"]:
+        """Index of each bag's video, (V * C,)."""
+        return torch.arange(len(self.videos)).repeat_interleave(self.crops)
+
+    def select(self, indices: Sequence[int] | Tensor) -> Bags:
+        """The bags of some videos, by index, in the order given."""
+        videos = torch.as_tensor(indices, dtype=torch.long)
+        bags = (videos[:, None] * self.crops + torch.arange(self.crops)).flatten()
+        names = tuple(self.videos[int(index)] for index in videos)
+        return Bags(names, self.labels[videos], self.crops, {name: tensor[bags] for name, tensor in self.inputs.items()})
+
+    def named(self, videos: Sequence[str]) -> Bags:
+        """The bags of the named videos, in the order given."""
+        place = {video: index for index, video in enumerate(self.videos)}
+        missing = [video for video in videos if video not in place]
+        if missing:
+            raise DataError("a video is not among the bags", where=missing[0], got=f"{len(self.videos)} other videos")
+        return self.select([place[video] for video in videos])
+
+    def with_modalities(self, modalities: Sequence[str]) -> Bags:
+        """The same bags with some of the modalities, in the order given."""
+        missing = [name for name in modalities if name not in self.inputs]
+        if missing:
+            raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(self.inputs))
+        return Bags(self.videos, self.labels, self.crops, {name: self.inputs[name] for name in modalities})
+
+
+def load_bags(
+    dataset: Dataset,
+    modalities: Sequence[str],
+    videos: Sequence[str],
+    *,
+    nodes: int = 32,
+    on_video: Callable[[str], None] | None = None,
+) -> Bags:
+    """Resample the features of videos to N segments.
+
+    A modality without crops is repeated for every crop of the others.
+
+    Args:
+        dataset: An open dataset folder.
+        modalities: Names of feature sets, all of which every video must have.
+        videos: Names of videos; an unlabelled one counts as normal here and must not be trained on.
+        nodes: N.
+        on_video: Called with each video's name when it is done, for progress.
+
+    Raises:
+        DataError: If a modality or a file is missing or wrong, or crops differ between modalities that have several.
+    """
+    for modality in modalities:
+        if modality not in dataset.modalities:
+            raise DataError(
+                f"modality '{modality}' is missing",
+                where=f"dataset '{dataset.name}'",
+                expected=modality,
+                got=", ".join(dataset.modalities) or "no modality",
+                fix="extract it, or leave it out",
+            )
+    counts = {dataset.modalities[modality].crops for modality in modalities} - {1}
+    if len(counts) > 1:
+        raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))
+    crops = counts.pop() if counts else 1
+    rows: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
+    for video in videos:
+        for modality in modalities:
+            segments = torch.from_numpy(to_segments(dataset.features(modality, video), nodes))  # (N, D) or (N, C, D)
+            by_crop = segments[:, None] if segments.ndim == 2 else segments
+            rows[modality].append(by_crop.expand(-1, crops, -1).transpose(0, 1))  # (C, N, D)
+        if on_video is not None:
+            on_video(video)
+    labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
+    return Bags(tuple(videos), labels, crops, {modality: torch.cat(tensors) for modality, tensors in rows.items()})
+
+
+def fit_statistics(fusion: Fusion, bags: Bags) -> None:
+    """Fit a fusion's statistics and references on training bags."""
+    fusion.fit_statistics(bags.inputs, bags.bag_labels, bags.video_ids)
+
+
+def training_inputs(fusion: Fusion, bags: Bags) -> Bags:
+    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features."""
+    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
+        return bags.with_modalities(list(fusion.modalities))
+    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids))
+
+
+def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
+    """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
+    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
+        return bags.with_modalities(list(fusion.modalities))
+    return _replaced(bags, fusion.relations(bags.inputs))
+
+
+def is_cached(fusion: Fusion) -> bool:
+    """Whether ``training_inputs`` gives graphs."""
+    return isinstance(fusion, LegoFusion) and fusion.rows != "propagate"
+
+
+def mean_over_crops(logits: Tensor, crops: int) -> Tensor:
+    """(V * C, N) -> (V, N): the mean logit of a video's crops."""
+    return logits.reshape(-1, crops, logits.shape[-1]).mean(1)
+
+
+def _replaced(bags: Bags, inputs: Mapping[str, Tensor]) -> Bags:
+    return Bags(bags.videos, bags.labels, bags.crops, dict(inputs))

@@ -1,0 +1,295 @@
+"""Training a detector from bags: seeded, resumable, and selected by a rule fixed beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ..errors import DataError
+from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs
+from .checkpoint import load_training_state, save_training_state
+from .detector import Detector
+from .losses import Pooling, bag_loss, degree_variance, smoothness, sparsity
+
+
+class TrainingConfig(BaseModel):
+    """Everything that changes a trained detector, besides its data and its own configuration.
+
+    Args:
+        steps: Optimiser steps; 0 leaves the start as it is.
+        learning_rate: Of Adam.
+        prior: Strength of the pull towards the start, in bags: with V training bags the loss gains
+            prior / (2 V) * mean((theta - start)^2 / scale^2) over all parameters, scale being each tensor's own size at the
+            start. Few bags leave a signed start nearly alone, many bags move it. Only for fusions with a start direction.
+        weight_decay: Decoupled pull towards zero, for fusions without a start direction.
+        batch_size: Bags per step, drawn by label in the proportion of the training set; None takes all.
+        pooling: Bag score, ``"top-k"``, ``"max"`` or ``"mean"``.
+        k: Segments of ``"top-k"``.
+        degree_variance: Weight lambda of the degree-variance term.
+        degree_threshold: Its alpha.
+        degree_k: Its k.
+        smoothness: Weight of the smoothness term.
+        sparsity: Weight of the sparsity term.
+        selection: ``"last-step"``, or ``"validation"``: the step with the lowest validation loss, seen every ``check_every``.
+        check_every: Steps between looks at the validation bags.
+        patience: Looks without improvement after which training stops; None never stops early.
+        checkpoint_every: Steps between checkpoints, where there is a folder for them.
+        normal_only: Use no abnormal bag: references and the calibrated signed start are the model.
+        seed: Of the head, the operator and the batches.
+        accelerator: Lightning Fabric's, ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        precision: Lightning Fabric's, for example ``"32-true"`` or ``"bf16-mixed"``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(default=300, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    prior: float = Field(default=100.0, ge=0)
+    weight_decay: float = Field(default=5e-3, ge=0)
+    batch_size: int | None = Field(default=None, ge=2)
+    pooling: Pooling = "top-k"
+    k: int = Field(default=3, ge=1)
+    degree_variance: float = Field(default=0.0, ge=0)
+    degree_threshold: float = 0.8
+    degree_k: int = Field(default=17, ge=1)
+    smoothness: float = Field(default=0.0, ge=0)
+    sparsity: float = Field(default=0.0, ge=0)
+    selection: Literal["last-step", "validation"] = "last-step"
+    check_every: int = Field(default=10, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    checkpoint_every: int = Field(default=50, ge=1)
+    normal_only: bool = False
+    seed: int = Field(default=0, ge=0)
+    accelerator: str = "cpu"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+@dataclass
+class TrainingState:
+    """What a run needs to go on where it stopped: everything but the data and the configuration."""
+
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    looks_without_gain: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    detector: Detector,
+    train: Bags,
+    config: TrainingConfig,
+    *,
+    validation: Bags | None = None,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> TrainingState:
+    """Train a detector, whose fusion's statistics are fitted, on bags with features.
+
+    The start is calibrated on the normal training bags, graphs are computed once, and each step is one pass over the cached
+    graphs. With a ``checkpoint`` path, a run that was killed goes on from there and ends with the same weights as one that
+    was not.
+
+    Args:
+        detector: Changed in place.
+        train: Bags of both labels (``normal_only``: the abnormal ones are left out).
+        config: See ``TrainingConfig``.
+        validation: Bags for ``selection="validation"``; never test bags.
+        checkpoint: File for the state of the run.
+        on_step: Called with the step and the loss.
+
+    Returns:
+        The final state, with the history of losses.
+
+    Raises:
+        DataError: If the training bags hold one label only (and ``normal_only`` is off).
+    """
+    if config.normal_only:
+        train = train.select((~train.labels).nonzero()[:, 0])
+    _check_labels(train, config, validation)
+    bags = training_inputs(detector.fusion, train)
+    cached = is_cached(detector.fusion)
+    if detector.fusion.start_direction() is not None:
+        detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached)
+    state = TrainingState()
+    if config.steps == 0 or config.normal_only:
+        return state
+    with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
+        torch.manual_seed(config.seed)
+        return _optimise(detector, bags, config, state, validation, checkpoint, on_step)
+
+
+@torch.no_grad()
+def predict(detector: Detector, bags: Bags) -> Tensor:
+    """Segment scores in [0, 1] of bags with features, (V, N): sigmoid of the mean logit over crops."""
+    return predict_logits(detector, bags).sigmoid()
+
+
+@torch.no_grad()
+def predict_logits(detector: Detector, bags: Bags) -> Tensor:
+    """Segment logits of bags with features, (V, N), the mean over crops; unlike scores they never tie by rounding."""
+    was_training = detector.training
+    detector.eval()
+    inputs = scoring_inputs(detector.fusion, bags)
+    logits = detector(inputs.inputs, cached=is_cached(detector.fusion)).logits
+    detector.train(was_training)
+    return mean_over_crops(logits, bags.crops)
+
+
+def _optimise(
+    detector: Detector,
+    bags: Bags,
+    config: TrainingConfig,
+    state: TrainingState,
+    validation: Bags | None,
+    checkpoint: Path | None,
+    on_step: Callable[[int, float], None] | None,
+) -> TrainingState:
+    from lightning_fabric import Fabric  # takes half a second to import, and scoring does not need it
+
+    fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    prior = _Prior(detector, config, len(bags.videos))
+    decay = 0.0 if prior.active else config.weight_decay
+    adam = torch.optim.AdamW(detector.parameters(), lr=config.learning_rate, weight_decay=decay)
+    if checkpoint is not None and checkpoint.exists():
+        load_training_state(checkpoint, detector, adam, state)
+    model, optimiser = fabric.setup(detector, adam)
+    prior.to(fabric.device)
+    bags = _on_device(bags, fabric.device)
+    held_out = None if validation is None else _on_device(scoring_inputs(detector.fusion, validation), fabric.device)
+    batches = _batches(bags, config)
+    model.train()
+    while state.step < config.steps and not _out_of_patience(state, config):
+        batch = batches(state.step)
+        loss = _loss(model, batch, config, is_cached(detector.fusion)).mean() + prior.penalty()
+        optimiser.zero_grad()
+        fabric.backward(loss)
+        optimiser.step()
+        state.step += 1
+        state.history.append({"step": state.step, "loss": float(loss.detach())})
+        if held_out is not None and (state.step % config.check_every == 0 or state.step == config.steps):
+            _look(model, detector, held_out, config, state)
+        if on_step is not None:
+            on_step(state.step, float(loss.detach()))
+        if checkpoint is not None and state.step % config.checkpoint_every == 0:
+            save_training_state(checkpoint, detector, adam, state)
+    if config.selection == "validation" and state.best:
+        detector.load_state_dict(state.best)
+    detector.to("cpu")
+    return state
+
+
+class _Prior:
+    """The Gaussian prior around the start: prior / (2 V) * mean of squared deviations in units of each tensor's size."""
+
+    def __init__(self, detector: Detector, config: TrainingConfig, bags: int) -> None:
+        self.active = detector.fusion.start_direction() is not None and config.prior > 0
+        self.parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+        self.starts = [parameter.detach().clone() for parameter in self.parameters]
+        self.scales = [float(start.square().mean().sqrt().clamp_min(1e-3)) for start in self.starts]
+        self.strength = config.prior / (2 * bags * sum(start.numel() for start in self.starts))
+
+    def to(self, device: torch.device) -> None:
+        self.starts = [start.to(device) for start in self.starts]
+
+    def penalty(self) -> Tensor | float:
+        if not self.active:
+            return 0.0
+        terms = zip(self.parameters, self.starts, self.scales, strict=True)
+        return self.strength * torch.stack([((p - start) / scale).square().sum() for p, start, scale in terms]).sum()
+
+
+def _loss(model: Any, batch: Bags, config: TrainingConfig, cached: bool) -> Tensor:
+    """Loss per video, (V,)."""
+    output = model(batch.inputs, cached=cached)
+    logits = mean_over_crops(output.logits, batch.crops)
+    loss = bag_loss(logits, batch.labels, pooling=config.pooling, k=config.k)
+    if config.smoothness:
+        loss = loss + config.smoothness * smoothness(logits)
+    if config.sparsity:
+        loss = loss + config.sparsity * sparsity(logits)
+    if config.degree_variance:
+        if output.graph is None:
+            raise DataError("degree variance needs a fused graph", got="a fusion without one", fix="set its weight to 0")
+        options = {"threshold": config.degree_threshold, "k": config.degree_k}
+        loss = loss + config.degree_variance * degree_variance(output.graph, batch.bag_labels, **options)  # type: ignore[arg-type]
+    return loss
+
+
+def _look(model: Any, detector: Detector, held_out: Bags, config: TrainingConfig, state: TrainingState) -> None:
+    """Measure the validation loss and keep the weights if it is the lowest so far."""
+    model.eval()
+    with torch.no_grad():
+        plain = config.model_copy(update={"degree_variance": 0.0, "smoothness": 0.0, "sparsity": 0.0})
+        loss = float(_loss(model, held_out, plain, is_cached(detector.fusion)).mean())
+    model.train()
+    state.history[-1]["validation_loss"] = loss
+    if loss < state.best_loss:
+        state.best_loss, state.best_step, state.looks_without_gain = loss, state.step, 0
+        state.best = {name: tensor.detach().cpu().clone() for name, tensor in detector.state_dict().items()}
+    else:
+        state.looks_without_gain += 1
+
+
+def _out_of_patience(state: TrainingState, config: TrainingConfig) -> bool:
+    return config.patience is not None and state.looks_without_gain >= config.patience
+
+
+def _batches(bags: Bags, config: TrainingConfig) -> Callable[[int], Bags]:
+    """Step -> the batch of that step, a function of seed and step alone, so that a resumed run sees the same ones.
+
+    Each label has its share of every batch, at least one bag; each is gone through in a new random order every round.
+    """
+    size = config.batch_size
+    if size is None or size >= len(bags.videos):
+        return lambda _: bags
+    groups = [(bags.labels == label).nonzero()[:, 0] for label in (False, True)]
+    abnormal = min(size - 1, max(1, round(size * len(groups[1]) / len(bags.videos))))
+    shares = (size - abnormal, abnormal)
+
+    def batch(step: int) -> Bags:
+        chosen = [
+            torch.stack([_nth(group, step * share + place, config.seed, label) for place in range(share)])
+            for label, (group, share) in enumerate(zip(groups, shares, strict=True))
+        ]
+        return bags.select(torch.cat(chosen).cpu())
+
+    return batch
+
+
+def _nth(group: Tensor, position: int, seed: int, label: int) -> Tensor:
+    """The position-th bag of an endless sequence of random orders of a group."""
+    round_number, place = divmod(position, len(group))
+    generator = torch.Generator().manual_seed((seed * 2 + label) * 1_000_003 + round_number)
+    return group[torch.randperm(len(group), generator=generator)[place]]
+
+
+def _on_device(bags: Bags, device: torch.device) -> Bags:
+    inputs = {name: tensor.to(device) for name, tensor in bags.inputs.items()}
+    return Bags(bags.videos, bags.labels.to(device), bags.crops, inputs)
+
+
+def _check_labels(train: Bags, config: TrainingConfig, validation: Bags | None) -> None:
+    sets = [("training", train)] + ([("validation", validation)] if validation is not None else [])
+    for what, bags in sets:
+        have = {bool(label) for label in bags.labels}
+        wanted = {False} if config.normal_only else {False, True}
+        if not wanted <= have:
+            absent = "abnormal" if False in have else "normal"
+            raise DataError(
+                f"the {what} videos hold one class only",
+                expected="normal and abnormal videos",
+                got=f"{len(bags.videos)} videos, none {absent}",
+                fix="label some videos, or train with normal_only where all are normal"
+                if absent == "abnormal"
+                else "add normal videos",
+            )
+    if config.selection == "validation" and validation is None:
+        raise DataError("selection='validation' needs validation videos", got="none", fix="hold some training videos out")
