@@ -1,0 +1,1 @@
+"""Files, time and videos: the dataset folder, decoding, segments, ground truth, and rendered scenes."""

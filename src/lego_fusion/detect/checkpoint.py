@@ -124,7 +124,7 @@ def save_training_state(path: Path, detector: Detector, optimiser: torch.optim.O
     for index, entry in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{index}/{name}": torch.as_tensor(value).detach().cpu() for name, value in entry.items()}
     tensors["random"] = torch.get_rng_state()
-    facts = {"step": state.step, "best_loss": state.best_loss, "best_step": state.best_step}
+    facts: dict[str, Any] = {"step": state.step, "best_loss": state.best_loss, "best_step": state.best_step}
     facts |= {"looks_without_gain": state.looks_without_gain, "history": state.history}
     metadata = {"format": str(FORMAT), "state": json.dumps(facts)}
     with written_whole(path) as file:

@@ -1,0 +1,1 @@
+"""Extractors: from video and its sidecars to features, with manifests that say how they were made."""

@@ -1,0 +1,1 @@
+"""Metrics of detection, their intervals, and the record in which every number travels."""

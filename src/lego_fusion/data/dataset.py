@@ -1,0 +1,406 @@
+"""The dataset folder: plain files that a person can read and other tools can write.
+
+``dataset.yaml`` (name, time grid, modalities), ``videos.csv`` (one row per video), optional ``intervals.csv``
+(ground truth in time) and ``features/<modality>/<video>.npy``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import Bool, Float32
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import DataError
+from .annotations import Interval, labels_from_intervals, read_intervals, write_intervals
+from .features import (
+    feature_path,
+    form_problems,
+    load_features,
+    manifest_problems,
+    read_provenance,
+    value_problems,
+    write_features,
+)
+from .files import check_name, read_table, read_text, write_table, written_whole
+from .manifest import Manifest
+
+__all__ = [
+    "Dataset",
+    "DatasetConfig",
+    "VideoRecord",
+    "read_config",
+    "read_provenance",
+    "read_videos",
+    "write_dataset",
+    "write_features",
+]
+
+LABELS = ("normal", "abnormal", "")
+CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE = "dataset.yaml", "videos.csv", "intervals.csv"
+_REQUIRED = ("video", "label", "frames", "fps", "split")
+_OPTIONAL = {"domain": "domain", "camera": "camera", "class": "class_name", "source": "source"}  # column: field
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One row of ``videos.csv``.
+
+    Args:
+        video: Name, the name of its feature files too.
+        label: ``"normal"``, ``"abnormal"``, or empty where nobody has said.
+        frames: Number of frames, at least 1.
+        fps: Frames per second, above 0.
+        split: ``"train"``, ``"test"`` or any other name; empty for none.
+        domain: Where the video comes from, for experiments across domains.
+        camera: Name of the camera.
+        class_name: Kind of anomaly (column ``class``).
+        source: Path of the video file as it was given.
+
+    Raises:
+        DataError: If a value is outside its range.
+
+    Example:
+        >>> VideoRecord("v01", "normal", frames=180, fps=10.0, split="train").label
+        'normal'
+    """
+
+    video: str
+    label: str
+    frames: int
+    fps: float
+    split: str = ""
+    domain: str = ""
+    camera: str = ""
+    class_name: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.video, "video")
+        where = f"video '{self.video}'"
+        if self.label not in LABELS:
+            raise DataError("unknown label", where=where, expected="normal, abnormal or empty", got=repr(self.label))
+        if not (isinstance(self.frames, int) and self.frames >= 1):
+            raise DataError("wrong number of frames", where=where, expected="an int from 1 up", got=repr(self.frames))
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise DataError("wrong frame rate", where=where, expected="a number above 0", got=repr(self.fps))
+
+
+class DatasetConfig(BaseModel):
+    """Content of ``dataset.yaml``.
+
+    Args:
+        name: Name of the dataset.
+        snippet_frames: Frames that a feature row describes.
+        stride: Frames from one feature row to the next, the same in all modalities.
+        modalities: Manifest of every modality by its name; the order is kept.
+
+    Example:
+        >>> DatasetConfig(name="doors").stride
+        16
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    snippet_frames: int = Field(default=16, ge=1)
+    stride: int = Field(default=16, ge=1)
+    modalities: dict[str, Manifest] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _manifests_fit(self) -> DatasetConfig:
+        for name, manifest in self.modalities.items():
+            if manifest.modality != name:
+                raise ValueError(f"modality '{name}' has the manifest of '{manifest.modality}'")
+            if manifest.stride != self.stride:
+                raise ValueError(f"modality '{name}' has stride {manifest.stride}, the dataset {self.stride}")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset folder, its tables read and its features left on disk until asked for.
+
+    Args:
+        root: The folder.
+        config: Content of ``dataset.yaml``.
+        videos: Rows of ``videos.csv``, in order.
+        ground_truth: Intervals by video; a video without any is absent.
+        hash: SHA-256 over the three tables as they were read.
+
+    Example:
+        >>> import tempfile
+        >>> motion = Manifest(modality="motion", extractor="motion", version="1", width=2)
+        >>> config = DatasetConfig(name="doors", modalities={"motion": motion})
+        >>> records = [VideoRecord("v01", "abnormal", frames=40, fps=10.0, split="test")]
+        >>> dataset = write_dataset(tempfile.mkdtemp(), config, records, [Interval("v01", 20, 30)])
+        >>> path = write_features(dataset.root, "motion", "v01", np.ones((3, 2)))
+        >>> dataset.features("motion", "v01").shape, int(dataset.frame_labels("v01").sum())
+        ((3, 2), 10)
+    """
+
+    root: Path
+    config: DatasetConfig
+    videos: tuple[VideoRecord, ...]
+    ground_truth: Mapping[str, tuple[Interval, ...]]
+    hash: str = ""
+
+    @classmethod
+    def open(cls, root: str | Path) -> Dataset:
+        """Read the tables of a dataset folder.
+
+        Args:
+            root: The folder.
+
+        Raises:
+            DataError: If it is no dataset folder, or a table is wrong; the message names file and line.
+        """
+        root = Path(root)
+        if not (root / CONFIG_FILE).is_file():
+            raise DataError(
+                "not a dataset folder",
+                where=root,
+                expected=f"a folder with {CONFIG_FILE} and {VIDEOS_FILE}",
+                got="no such folder" if not root.is_dir() else f"no {CONFIG_FILE} in it",
+                fix="make one with `lego-fusion extract`",
+            )
+        config, videos = read_config(root / CONFIG_FILE), read_videos(root / VIDEOS_FILE)
+        ground_truth = read_intervals(root / INTERVALS_FILE) if (root / INTERVALS_FILE).exists() else {}
+        _check_intervals(ground_truth, videos, root / INTERVALS_FILE)
+        return cls(root, config, videos, ground_truth, _hash_tables(root))
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.config.name
+
+    @property
+    def modalities(self) -> dict[str, Manifest]:
+        """Manifest of every modality by its name, in the order of ``dataset.yaml``."""
+        return self.config.modalities
+
+    def record(self, video: str) -> VideoRecord:
+        """The row of ``videos.csv`` of one video; ``DataError`` if there is none."""
+        try:
+            return self._by_name[video]
+        except KeyError:
+            raise DataError(
+                f"the dataset has no video '{video}'",
+                where=self.root,
+                expected=f"one of {_shorten(self._by_name)}",
+                fix=f"see the names in {VIDEOS_FILE}",
+            ) from None
+
+    def select(
+        self, videos: Iterable[str] | None = None, *, split: str | None = None, label: str | None = None
+    ) -> tuple[VideoRecord, ...]:
+        """Records that meet every condition given; none is an empty tuple.
+
+        Args:
+            videos: Names; the result keeps their order. Without it, all videos in the order of the file.
+            split: Split they must be in.
+            label: Label they must have.
+
+        Raises:
+            DataError: If a name is unknown.
+        """
+        records = self.videos if videos is None else tuple(map(self.record, videos))
+        return tuple(record for record in records if split in (None, record.split) and label in (None, record.label))
+
+    def rows(self, video: str) -> int:
+        """T = ceil(frames / stride), the number of snippets of a video; a last partial snippet counts."""
+        return -(-self.record(video).frames // self.config.stride)
+
+    def features(
+        self, modality: str, video: str, *, check: bool = True
+    ) -> Float32[np.ndarray, "rows width"] | Float32[np.ndarray, "rows crops width"]:
+        """Features of one video in one modality, mapped into memory.
+
+        Args:
+            modality: Name of a modality of ``dataset.yaml``.
+            video: Name of a video of ``videos.csv``.
+            check: Also read all numbers and refuse NaN and infinity, and features whose provenance names another
+                manifest.
+
+        Returns:
+            Shape (T, D), or (T, C, D) where the manifest says C > 1; read-only.
+
+        Raises:
+            DataError: If a name is unknown, or the file is missing, truncated, of another type, width, number of crops
+                or length than the dataset says, or lies outside the folder.
+        """
+        manifest = self._manifest(modality)
+        where = f"modality '{modality}', video '{video}'"
+        values = load_features(feature_path(self.root, modality, self.record(video).video), where)
+        for _, problem in form_problems(values, manifest, self.rows(video), where):
+            raise problem
+        if check:
+            provenance = read_provenance(self.root, modality, video)
+            for _, problem in (*manifest_problems(provenance, manifest, where), *value_problems(values, where)):
+                raise problem
+        return values
+
+    def intervals(self, video: str) -> tuple[Interval, ...]:
+        """Ground-truth intervals of a video, in the order of the file; empty where there are none."""
+        return self.ground_truth.get(self.record(video).video, ())
+
+    def has_ground_truth(self, video: str) -> bool:
+        """Whether it is known which frames of a video are abnormal."""
+        return self.record(video).label == "normal" or bool(self.intervals(video))
+
+    def frame_labels(self, video: str) -> Bool[np.ndarray, " frames"]:
+        """One truth value per frame: True where it is abnormal; all False in a normal video.
+
+        Raises:
+            DataError: If an abnormal or unlabelled video has no interval, a normal one has some, or one ends after
+                the video.
+        """
+        record, intervals = self.record(video), self.intervals(video)
+        if (record.label == "normal") == bool(intervals):
+            raise DataError(
+                "label and ground truth contradict each other" if intervals else "no ground truth in time",
+                where=f"video '{video}' of {self.root}",
+                expected="no interval in a normal video, at least one in any other",
+                got=f"label '{record.label}' and {len(intervals)} intervals",
+                fix=f"correct {VIDEOS_FILE} or {INTERVALS_FILE}",
+            )
+        return labels_from_intervals(intervals, record.frames)
+
+    def _manifest(self, modality: str) -> Manifest:
+        if modality not in self.modalities:
+            raise DataError(
+                f"the dataset has no modality '{modality}'",
+                where=self.root,
+                expected=f"one of {_shorten(self.modalities)}",
+                fix="extract it, or use another",
+            )
+        return self.modalities[modality]
+
+    @cached_property
+    def _by_name(self) -> dict[str, VideoRecord]:
+        return {record.video: record for record in self.videos}
+
+
+def read_config(path: str | Path) -> DatasetConfig:
+    """Read ``dataset.yaml``; ``DataError`` in one line if it is not YAML or holds an unknown or wrong key."""
+    path = Path(path)
+    fix = f"correct {path.name}"
+    try:
+        return DatasetConfig.model_validate(yaml.safe_load(read_text(path)))
+    except yaml.YAMLError as error:
+        raise DataError(f"not a YAML file: {error}", where=path, fix=fix) from error
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors(include_url=False)
+        ]
+        raise DataError(f"wrong dataset settings: {'; '.join(faults)}", where=path, fix=fix) from error
+
+
+def read_videos(path: str | Path) -> tuple[VideoRecord, ...]:
+    """Read ``videos.csv`` in order; ``DataError`` with file and line if it is empty or a row is wrong or repeated."""
+    path = Path(path)
+    records: dict[str, VideoRecord] = {}
+    for line, row in read_table(path, _REQUIRED, tuple(_OPTIONAL)):
+        try:
+            record = _record_from_row(row)
+        except DataError as error:
+            where = f"{path}, line {line}"
+            raise DataError(error.what, where=where, expected=error.expected, got=error.got, fix=error.fix) from error
+        if record.video in records:
+            raise DataError(f"the video '{record.video}' is listed twice", where=f"{path}, line {line}")
+        records[record.video] = record
+    if not records:
+        raise DataError("the table lists no video", where=path, fix="add one row per video")
+    return tuple(records.values())
+
+
+def write_dataset(
+    root: str | Path, config: DatasetConfig, records: Iterable[VideoRecord], intervals: Iterable[Interval] = ()
+) -> Dataset:
+    """Write the tables of a dataset folder, each whole or not at all, and open it.
+
+    Tables that are there already are replaced; features are left alone.
+
+    Args:
+        root: The folder; made if absent.
+        config: Name, time grid and modalities.
+        records: The videos, in order; at least one.
+        intervals: Ground truth; without any, there is no ``intervals.csv``.
+
+    Raises:
+        DataError: If there is no video, one is listed twice, or an interval is of an unknown video or ends after its
+            video.
+    """
+    root, videos, given = Path(root), tuple(records), tuple(intervals)
+    ground_truth: dict[str, list[Interval]] = {}
+    for interval in given:
+        ground_truth.setdefault(interval.video, []).append(interval)
+    _check_intervals(ground_truth, videos, root / INTERVALS_FILE)
+    frames = {record.video: record.frames for record in videos}
+    for video, group in ground_truth.items():
+        labels_from_intervals(group, frames[video])
+    if not videos or len(frames) < len(videos):
+        raise DataError("a dataset needs videos with different names", where=root, got=[record.video for record in videos])
+
+    write_videos(root / VIDEOS_FILE, videos)
+    if given:
+        write_intervals(root / INTERVALS_FILE, given)
+    else:
+        (root / INTERVALS_FILE).unlink(missing_ok=True)
+    with written_whole(root / CONFIG_FILE) as file:
+        file.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
+    return Dataset.open(root)
+
+
+def write_videos(path: str | Path, records: Iterable[VideoRecord]) -> None:
+    """Write ``videos.csv``, whole or not at all; optional columns appear only where a video uses them."""
+    records = tuple(records)
+    fields = {name: name for name in _REQUIRED} | {
+        column: field for column, field in _OPTIONAL.items() if any(getattr(record, field) for record in records)
+    }
+    rows = ({column: getattr(record, field) for column, field in fields.items()} for record in records)
+    write_table(Path(path), tuple(fields), rows)
+
+
+def _record_from_row(row: Mapping[str, str]) -> VideoRecord:
+    try:
+        frames, fps = int(row["frames"]), float(row["fps"])
+    except ValueError as error:
+        got = f"frames {row['frames']!r}, fps {row['fps']!r}"
+        raise DataError("frames or fps is not a number", expected="a whole number and a number", got=got) from error
+    optional = {field: row.get(column, "") for column, field in _OPTIONAL.items()}
+    return VideoRecord(row["video"], row["label"], frames, fps, row["split"], **optional)
+
+
+def _check_intervals(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:
+    known = {record.video for record in videos}
+    unknown = [video for video in videos_with_intervals if video not in known]
+    if unknown:
+        raise DataError(
+            "intervals of a video that is not in the dataset",
+            where=path,
+            expected=f"videos of {VIDEOS_FILE}",
+            got=_shorten(unknown),
+            fix="correct the name, or remove the interval",
+        )
+
+
+def _hash_tables(root: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE):
+        path = root / name
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _shorten(names: Iterable[str], most: int = 8) -> str:
+    listed = list(names)
+    return ", ".join(map(repr, listed[:most])) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,0 +1,475 @@
+"""Videos as frames with times: local files only, decoded by PyAV in presentation order, faults said in words."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ..errors import DataError, MissingExtraError, VideoError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".ts")
+MAXIMUM_SIDE = 16_384
+MAXIMUM_PIXELS = 100_000_000
+# Playlists and concatenation scripts, which name other files, are not among these, whatever the suffix says.
+_CONTAINER_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpegts,mpeg,mpegvideo,h264,hevc,m4v,asf,flv,ogg,gif,wav,mp3,aac,flac"
+)
+_FORMATS_OF_FIRST_BYTES = (
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"%PDF", "a PDF"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x7fELF", "a program"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a video.
+
+    Args:
+        index: Place in presentation order, from 0.
+        time: Seconds after the first frame, from the presentation time stamp; never decreases.
+        image: RGB, (h, w, 3) uint8.
+    """
+
+    index: int
+    time: float
+    image: UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class VideoInfo:
+    """What a video holds, counted by decoding it.
+
+    Args:
+        path: The file.
+        frames: Frames that decode.
+        fps: (frames - 1) / (last time - first time); the rate the file declares where there is one frame.
+        width: Pixels of the first frame, upright.
+        height: Pixels of the first frame, upright.
+        times: Seconds of each frame after the first, (frames,).
+        variable_rate: Whether a gap between frames differs from the median gap by over a tenth (and over 2 ms).
+        problem: What is wrong with the file, or None.
+        notes: What is unusual but handled: rotation, repeated time stamps, a change of size.
+        has_audio: Whether there is an audio track.
+    """
+
+    path: Path
+    frames: int
+    fps: float
+    width: int
+    height: int
+    times: Float[np.ndarray, " frames"]
+    variable_rate: bool
+    problem: str | None
+    notes: tuple[str, ...]
+    has_audio: bool
+
+
+def is_video_file(path: str | Path) -> bool:
+    """Say by its suffix whether a path names a video; hidden files do not count.
+
+    Example:
+        >>> is_video_file("street.MP4"), is_video_file("street.json"), is_video_file("._street.mp4")
+        (True, False, False)
+    """
+    path = Path(path)
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def find_videos(folder: str | Path) -> list[Path]:
+    """List the videos directly inside a folder, sorted by name.
+
+    Raises:
+        DataError: Not a folder, no video in it, or two videos whose names differ only in the suffix.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("not a folder of videos", where=folder, got=_kind_of_path(folder), fix="give an existing folder")
+    videos = sorted(path for path in folder.iterdir() if path.is_file() and is_video_file(path))
+    if not videos:
+        suffixes = " ".join(VIDEO_SUFFIXES)
+        raise DataError("no videos in the folder", where=folder, expected=f"files ending in {suffixes}", got="none")
+    first_of_stem: dict[str, Path] = {}
+    for path in videos:
+        first = first_of_stem.setdefault(path.stem, path)
+        if first is not path:
+            raise DataError(
+                "two videos share one name",
+                where=folder,
+                expected="names that differ before the suffix",
+                got=f"{first.name} and {path.name}",
+                fix="rename or remove one of them",
+            )
+    return videos
+
+
+class VideoReader:
+    """Iterate over the frames of a video in presentation order, holding a few frames in memory at a time.
+
+    A damaged file is read as far as it goes: after the last frame ``problem`` says in words what is wrong (None for a
+    sound file) and ``notes`` what was unusual but handled. Frames are turned upright where the file says how.
+
+    Args:
+        path: A local video file.
+
+    Raises:
+        VideoError: Not a local file, not a video, no video track, larger than 16,384 pixels a side or 100 megapixels,
+            or (while iterating) not one frame can be decoded.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lego_fusion.data.synthetic import render_scenes
+        >>> with TemporaryDirectory() as folder:
+        ...     scenes = render_scenes(folder, videos=2, frames=(16, 16), size=(64, 96))
+        ...     with VideoReader(scenes.videos[0].path) as reader:
+        ...         times = [frame.time for frame in reader]
+        >>> times[:3], reader.frames_read, reader.problem
+        ([0.0, 0.1, 0.2], 16, None)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.frames_read = 0
+        self.problem: str | None = None
+        self._notes: dict[str, str] = {}
+        self._size: tuple[int, int] | None = None
+        self._damaged = _Fault("frame", "damaged and patched by the decoder")
+        self._undecodable = _Fault("packet", "not decodable")
+        self._container, self._stream, self._av_error = _open(self.path)
+        # An AVI numbers its frames as they are stored: the k-th frame shown has the k-th time.
+        self._stored_stamps: deque[int | None] | None = deque() if self._container.format.name == "avi" else None
+        rate = float(self._stream.guessed_rate or self._stream.average_rate or 25)
+        self._times = _PresentationClock(rate, unit=float(self._stream.time_base))
+        self._frames = self._read()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about the file but handled."""
+        return (*self._notes.values(), *self._times.notes())
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is an audio track."""
+        return bool(self._container.streams.audio)
+
+    @property
+    def declared_fps(self) -> float:
+        """Frames per second that the file declares."""
+        return self._times.rate
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __iter__(self) -> VideoReader:
+        return self
+
+    def __next__(self) -> Frame:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Stop reading and close the file."""
+        self._frames.close()
+        self._container.close()
+
+    def _read(self) -> Generator[Frame]:
+        for index, (time, decoded) in enumerate(self.decode()):
+            image = decoded.to_ndarray(format="rgb24", threads=1)  # more threads only slow small pictures
+            turn = _quarter_turns(decoded)
+            yield Frame(index, time, np.ascontiguousarray(np.rot90(image, turn)) if turn else image)
+
+    def decode(self) -> Iterator[tuple[float, Any]]:
+        """Yield (time, PyAV frame) without converting pictures: for counting."""
+        seconds = 0.0
+        for decoded in self._decoded():
+            time = self._times.read(self._stored_stamps.popleft() if self._stored_stamps else decoded.pts)
+            self._look_at(decoded)
+            self.frames_read += 1
+            seconds = time + self._times.seconds_shown(decoded)
+            yield time, decoded
+        if self.frames_read == 0:
+            what = _what_it_is(self.path)
+            raise VideoError("no frame of the video decodes", where=self.path, got=what, fix="copy or convert it again")
+        self._damaged.report(self._add_problem)
+        self._undecodable.report(self._add_problem)
+        self._compare_with_declared(seconds)
+
+    def _decoded(self) -> Iterator[Any]:
+        """Yield PyAV frames; a packet that does not decode is skipped, a file that cannot be read on ends the video."""
+        for packet in self._packets():
+            try:
+                frames = self._stream.decode(packet)
+            except self._av_error:
+                self._undecodable.count(self._last_position())
+                continue
+            if self._stored_stamps is not None and packet is not None and packet.size:
+                self._stored_stamps.append(packet.pts)
+            yield from frames
+
+    def _packets(self) -> Iterator[Any]:
+        """Yield PyAV packets; the last is empty, or None, and makes the decoder hand over what it still holds."""
+        try:
+            yield from self._container.demux(self._stream)
+        except self._av_error as error:
+            self._add_problem(f"reading stops {self._last_position()}: {error.strerror}")
+            yield None
+
+    def _look_at(self, decoded: Any) -> None:
+        """Note what is unusual about a frame."""
+        size = (decoded.width, decoded.height)
+        if size != self._size:
+            _refuse_absurd_size(self.path, *size)
+            if self._size is not None:
+                self._notes.setdefault("size", f"the size changes at frame {self.frames_read} to {size[0]} x {size[1]}")
+            self._size = size
+        rotation = int(decoded.rotation)
+        if rotation:
+            done = "not applied" if rotation % 90 else "applied"
+            self._notes.setdefault("rotation", f"rotation by {rotation} degrees counter-clockwise asked for, {done}")
+        if decoded.is_corrupt:
+            self._damaged.count(self._position(self.frames_read, self._times.last))
+
+    def _compare_with_declared(self, seconds: float) -> None:
+        declared = _declared_seconds(self._container, self._stream)
+        tolerance = (1.5 if "matroska" in self._container.format.name else 0.6) / self._times.rate
+        if declared is not None and seconds < declared - tolerance:
+            frames = f" and {self._stream.frames} frames" if self._stream.frames else ""
+            self._add_problem(f"the video ends early, {self._last_position()}; the file declares {declared:.2f} s{frames}")
+
+    def _add_problem(self, problem: str) -> None:
+        self.problem = problem if self.problem is None else f"{self.problem}; {problem}"
+
+    def _last_position(self) -> str:
+        if self.frames_read == 0:
+            return "before the first frame"
+        return "after " + self._position(self.frames_read - 1, self._times.last)
+
+    @staticmethod
+    def _position(index: int, time: float) -> str:
+        return f"frame {index} at {time:.2f} s"
+
+
+def probe_video(path: str | Path) -> VideoInfo:
+    """Decode a video once, without keeping pictures, and say what it holds.
+
+    Raises:
+        VideoError: As VideoReader.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lego_fusion.data.synthetic import render_scenes
+        >>> with TemporaryDirectory() as folder:
+        ...     scenes = render_scenes(folder, videos=2, frames=(16, 16), size=(64, 96), fps=10.0)
+        ...     info = probe_video(scenes.videos[0].path)
+        >>> info.frames, round(info.fps, 6), info.width, info.height, info.variable_rate, info.problem
+        (16, 10.0, 96, 64, False, None)
+    """
+    times: list[float] = []
+    width = height = 0
+    with VideoReader(path) as reader:
+        for time, decoded in reader.decode():
+            if not times:
+                sideways = _quarter_turns(decoded) % 2
+                width, height = (decoded.width, decoded.height)[:: -1 if sideways else 1]
+            times.append(time)
+        seconds = times[-1]
+        return VideoInfo(
+            path=reader.path,
+            frames=len(times),
+            fps=(len(times) - 1) / seconds if seconds > 0 else reader.declared_fps,
+            width=width,
+            height=height,
+            times=np.array(times, dtype=np.float64),
+            variable_rate=_is_variable_rate(np.diff(times)),
+            problem=reader.problem,
+            notes=reader.notes,
+            has_audio=reader.has_audio,
+        )
+
+
+class _Fault:
+    """Count a kind of fault and remember where it was met first."""
+
+    def __init__(self, thing: str, what: str) -> None:
+        self.thing, self.what, self.number, self.first = thing, what, 0, ""
+
+    def count(self, position: str) -> None:
+        self.number += 1
+        self.first = self.first or position
+
+    def report(self, to: Callable[[str], None]) -> None:
+        if self.number:
+            to(f"{_count(self.number, self.thing)} {self.what}, the first {self.first}")
+
+
+class _PresentationClock:
+    """Turn time stamps, which may be missing, repeated or backwards, into seconds that never decrease.
+
+    Args:
+        rate: Frames per second where time stamps are missing.
+        unit: Seconds of one tick of the time stamps.
+    """
+
+    def __init__(self, rate: float, *, unit: float) -> None:
+        self.rate, self.unit = rate, unit
+        self.last = 0.0
+        self._zero: float | None = None
+        self._index = -1
+        self._missing = self._repeated = self._backwards = 0
+
+    def read(self, stamp: int | None) -> float:
+        self._index += 1
+        time = self._since_first(stamp)
+        if self._index and time <= self.last:
+            self._repeated += time == self.last
+            self._backwards += time < self.last
+            time = self.last
+        self.last = time
+        return time
+
+    def _since_first(self, stamp: int | None) -> float:
+        if stamp is None:
+            self._missing += 1
+            return self._index / self.rate if self._zero is None else self.last + 1 / self.rate
+        if self._zero is None:
+            self._zero = stamp - self._index / self.rate / self.unit
+        return (stamp - self._zero) * self.unit
+
+    def seconds_shown(self, decoded: Any) -> float:
+        """How long a frame stays on the screen."""
+        return decoded.duration * self.unit if decoded.duration else 1 / self.rate
+
+    def notes(self) -> tuple[str, ...]:
+        counted = (
+            (self._missing, f"without a time stamp, placed by the rate of {self.rate:g} frames/s"),
+            (self._repeated, "with the time stamp of the frame before"),
+            (self._backwards, "with a time stamp before the last, moved up to it"),
+        )
+        return tuple(f"{_count(number, 'frame')} {what}" for number, what in counted if number)
+
+
+def _open(path: Path) -> tuple[Any, Any, Any]:
+    """Open a local file, pick its video stream and name PyAV's error; no other file or address can be reached from it."""
+    try:
+        av = importlib.import_module("av")
+    except ImportError as error:
+        raise MissingExtraError("av", "video") from error
+    if not path.is_file():
+        raise VideoError("not a video file", where=path, got=_kind_of_path(path), fix="give a local video file")
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINER_FORMATS}
+    try:
+        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        what = _what_it_is(path)
+        raise VideoError("not a video that can be read", where=path, got=what, fix="copy or convert it again") from error
+    moving = [stream for stream in container.streams.video if not _is_cover_picture(av, stream)]
+    if not moving:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no"
+        container.close()
+        raise VideoError("the file has no video track", where=path, got=f"{kinds} tracks only", fix="give a video")
+    stream = moving[0]
+    try:
+        _refuse_absurd_size(path, stream.codec_context.width, stream.codec_context.height)
+    except VideoError:
+        container.close()
+        raise
+    stream.thread_type = "SLICE"  # with frame threads, which frames are marked as damaged is left to chance
+    stream.codec_context.options = {"max_pixels": str(MAXIMUM_PIXELS)}
+    return container, stream, av.FFmpegError
+
+
+def _is_cover_picture(av: Any, stream: Any) -> bool:
+    return bool(getattr(stream, "disposition", 0) & av.stream.Disposition.attached_pic)
+
+
+def _refuse_absurd_size(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MAXIMUM_SIDE or width * height > MAXIMUM_PIXELS:
+        raise VideoError(
+            "the pictures are too large",
+            where=path,
+            expected=f"at most {MAXIMUM_SIDE} pixels a side and {MAXIMUM_PIXELS // 1_000_000} megapixels",
+            got=f"{width} x {height}",
+            fix="scale the video down",
+        )
+
+
+def _declared_seconds(container: Any, stream: Any) -> float | None:
+    """How long the video track says it is, from its first frame; None where the file does not say."""
+    if "mp4" in container.format.name:  # edit lists may hide frames that are counted, so the duration decides
+        return float(stream.duration * stream.time_base) if stream.duration else None
+    if stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate)
+    start = float((stream.start_time or 0) * stream.time_base)
+    written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if written:
+        hours, minutes, seconds = (float(part) for part in written.groups())
+        return hours * 3600 + minutes * 60 + seconds - start
+    if "matroska" in container.format.name and container.duration and len(container.streams) == 1:
+        return float(container.duration) / 1e6 - start
+    return None
+
+
+def _is_variable_rate(gaps: Float[np.ndarray, " gaps"]) -> bool:
+    if len(gaps) < 2:
+        return False
+    usual = float(np.median(gaps))
+    return bool(np.abs(gaps - usual).max() > max(0.002, 0.1 * usual))
+
+
+def _quarter_turns(decoded: Any) -> int:
+    """Counter-clockwise quarter turns that make the picture upright."""
+    rotation = int(decoded.rotation)
+    return 0 if rotation % 90 else rotation // 90 % 4
+
+
+def _kind_of_path(path: Path) -> str:
+    if path.is_dir():
+        return "a folder"
+    if path.is_file():
+        return "a file"
+    return "something that is not a plain file" if path.exists() else "nothing of that name"
+
+
+def _what_it_is(path: Path) -> str:
+    """Name what a file is that is not a readable video, from its first bytes."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        return f"a file that cannot be opened ({error.strerror})"
+    if not head:
+        return "0 bytes"
+    for first_bytes, name in _FORMATS_OF_FIRST_BYTES:
+        if head.startswith(first_bytes):
+            return name
+    if head[4:8] == b"ftyp":
+        return "an mp4 whose index or pictures are missing, as when recording or copying was cut short"
+    if b"\0" not in head and _is_text(head):
+        return "text"
+    return f"{_count(path.stat().st_size, 'byte')} of no known video format, or damaged from the start"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        head[: len(head) - 3].decode()  # the cut may fall inside a character
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 8 and error.start > 0
+    return True
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

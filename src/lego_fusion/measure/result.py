@@ -1,0 +1,329 @@
+"""The record in which every number travels, and tables made of such records."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from ..errors import DataError, check_choice, check_int
+
+Selection = Literal["last-step", "validation", "untrained", "none-learned", "test-best"]
+
+COLUMNS = ("dataset", "split", "modalities", "fusion", "seed", "selection", "metric", "value", "interval")
+"""What a table shows unless it is told otherwise."""
+
+
+class Result(BaseModel):
+    """One number, with everything needed to say what it is a number of.
+
+    Args:
+        dataset: Name of the dataset.
+        split: Name of its division into training and test videos.
+        modalities: Names of the feature sets, in the order in which the model took them.
+        fusion: Name of the fusion, or of the reference that learns nothing.
+        seed: Training seed; None for a mean over seeds and for what has none.
+        seeds: The seeds behind a mean.
+        selection: How the model was chosen. ``"test-best"`` is the best of all evaluations on the test set: an
+            optimistic number that nobody can reach without test labels. It is never a default, and stands only beside
+            an honest one (``optimism_gap``).
+        metric: Name of the metric, for example ``"micro_auc"``.
+        value: The number, in the unit of the metric (AUC as a share in [0, 1], not in percent).
+        low: Lower end of its interval; None where there is no interval.
+        high: Upper end of its interval.
+        level: Share that the interval covers, in (0, 1).
+        protocol: One line on how it was measured.
+        parameters: Learned parameters.
+        train_seconds: Wall-clock time of training.
+        score_seconds: Wall-clock time of scoring the test videos.
+        extra: Anything else, as JSON values.
+
+    Raises:
+        pydantic.ValidationError: If a field is missing, unknown or of a wrong type, a number is not finite, or the
+            interval does not hold the value.
+
+    Example:
+        >>> result = Result(
+        ...     dataset="ped2", split="weak", modalities=("motion", "text"), fusion="lego", seed=0,
+        ...     selection="last-step", metric="micro_auc", value=0.99, protocol="frame level, real frames",
+        ... )
+        >>> markdown_table([result], ["fusion", "modalities", "value"]).splitlines()[-1]
+        '| lego | motion + text | 99.0 |'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: str = Field(min_length=1)
+    split: str = Field(min_length=1)
+    modalities: tuple[str, ...] = Field(min_length=1)
+    fusion: str = Field(min_length=1)
+    seed: int | None
+    seeds: tuple[int, ...] = ()
+    selection: Selection
+    metric: str = Field(min_length=1)
+    value: float
+    low: float | None = None
+    high: float | None = None
+    level: float | None = Field(default=None, gt=0, lt=1)
+    protocol: str = Field(pattern=r"^[^\r\n]+$")
+    parameters: int | None = Field(default=None, ge=0)
+    train_seconds: float | None = Field(default=None, ge=0)
+    score_seconds: float | None = Field(default=None, ge=0)
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Result:
+        bounds = (self.low, self.high, self.level)
+        if any(bound is None for bound in bounds) and any(bound is not None for bound in bounds):
+            raise ValueError("low, high and level go together: give all of them or none")
+        if self.low is not None and self.high is not None and not self.low <= self.value <= self.high:
+            raise ValueError(f"the interval [{self.low}, {self.high}] does not hold the value {self.value}")
+        if self.seed is not None and self.seeds:
+            raise ValueError("a result has one seed, or the seeds behind a mean, not both")
+        if len(set(self.modalities)) < len(self.modalities) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a modality or a seed is named twice")
+        return self
+
+
+def save_results(path: Path | str, results: Sequence[Result]) -> None:
+    """Write results as JSON lines, one result a line; a file of that name is replaced, all of it or nothing.
+
+    Args:
+        path: File to write; missing folders are made.
+        results: What to write, in this order.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = "".join(f"{result.model_dump_json()}\n" for result in results)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", newline="")
+        partial.replace(path)
+    except OSError as error:
+        raise DataError("results cannot be written", where=path, got=error, fix="choose another file") from error
+    finally:
+        with suppress(OSError):  # it is gone already where all went well
+            partial.unlink()
+
+
+def load_results(path: Path | str) -> list[Result]:
+    """Read what ``save_results`` wrote.
+
+    Args:
+        path: File of JSON lines; empty lines are skipped.
+
+    Returns:
+        The results in the order of the file.
+
+    Raises:
+        DataError: If the file cannot be read, or a line is not a result: the line and the field are named.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("results cannot be read", where=path, expected="a file of JSON lines", got=error) from error
+    return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def rows(results: Sequence[Result], columns: Sequence[str] = COLUMNS, *, digits: int = 1) -> list[list[str]]:
+    """Write results as text, one row a result: the body of a table.
+
+    Args:
+        results: What to show.
+        columns: Fields of ``Result``, or ``"interval"`` for low and high, or ``"extra.<name>"``.
+        digits: Decimals of value and interval, which are shown in percent.
+
+    Returns:
+        The cells, one list a result; ``"-"`` where a field is empty. The optimistic selection is marked as such.
+
+    Raises:
+        ParameterError: If a column is unknown.
+    """
+    check_int(digits, "digits", "rows", low=0)
+    for column in columns:
+        if not column.startswith("extra."):
+            check_choice(column, "columns", "rows", (*Result.model_fields, "interval"))
+    return [[_cell(result, column, digits) for column in columns] for result in results]
+
+
+def markdown_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS, *, digits: int = 1) -> str:
+    """Write results as a Markdown table.
+
+    Args:
+        results: What to show.
+        columns: As for ``rows``; they are also the heading.
+        digits: Decimals of value and interval, which are shown in percent.
+
+    Returns:
+        The table, its lines joined, without a final line break.
+
+    Raises:
+        ParameterError: If a column is unknown.
+    """
+    heading = [column.removeprefix("extra.").replace("_", " ") for column in columns]
+    lines = [heading, ["---"] * len(columns), *rows(results, columns, digits=digits)]
+    return "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def optimism_gap(honest: Result, best: Result) -> float:
+    """Best-on-test minus honest: what choosing the model by its test score adds to the number.
+
+    Args:
+        honest: A result selected by the last step or on validation videos.
+        best: The result of the same runs with ``selection="test-best"``.
+
+    Returns:
+        The gap in the unit of the metric.
+
+    Raises:
+        DataError: If the selections are not these, or the two differ in anything else that says what was measured.
+    """
+    for result, name, allowed in ((honest, "honest", ("last-step", "validation")), (best, "best", ("test-best",))):
+        if result.selection not in allowed:
+            raise DataError(
+                f"the {name} result is selected in another way",
+                where="optimism gap",
+                expected=" or ".join(allowed),
+                got=result.selection,
+                fix="compare an honest number with the best on test",
+            )
+    fields = ("dataset", "split", "modalities", "fusion", "seed", "seeds", "metric", "protocol", "parameters")
+    _require_same([honest, best], fields, where="optimism gap")
+    return best.value - honest.value
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation, sqrt(sum (x - mean)^2 / (n - 1)).
+
+    Args:
+        values: Two or more finite numbers.
+
+    Returns:
+        The mean and the deviation.
+
+    Raises:
+        DataError: If there are fewer than two values, or one is not finite.
+
+    Example:
+        >>> mean_and_deviation([1.0, 2.0, 3.0])
+        (2.0, 1.0)
+    """
+    if len(values) < 2:
+        raise DataError(
+            "a deviation needs several values",
+            expected="at least 2",
+            got=len(values),
+            fix="report the value alone, or add splits",
+        )
+    if not np.isfinite(values).all():
+        raise DataError("values are not finite", expected="finite numbers", got=list(values))
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Mean and standard deviation over splits; printed in percent.
+
+    Args:
+        mean: Mean over splits of each split's mean over seeds.
+        deviation: Sample standard deviation of the splits' means.
+        splits: Splits.
+        seeds: Results in each split.
+
+    Example:
+        >>> print(SplitSummary(0.985, 0.015, splits=10, seeds=5))
+        98.5 ± 1.5
+    """
+
+    mean: float
+    deviation: float
+    splits: int
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} ± {100 * self.deviation:.1f}"
+
+
+def summarise_splits(results: Sequence[Result]) -> SplitSummary:
+    """Summarise one method over several splits: mean and deviation of each split's mean over seeds.
+
+    Args:
+        results: One result for each split and seed (or one for each split), alike in everything else.
+
+    Returns:
+        The mean and sample standard deviation over splits.
+
+    Raises:
+        DataError: If there are fewer than two splits, a split and seed comes twice, splits differ in their number of
+            seeds, or the results differ in dataset, modalities, fusion, selection, metric or protocol.
+    """
+    _require_same(results, ("dataset", "modalities", "fusion", "selection", "metric", "protocol"), where="splits")
+    splits: dict[str, dict[int | None, float]] = {}
+    for result in results:
+        values = splits.setdefault(result.split, {})
+        if result.seed in values:
+            raise DataError(
+                "a split and seed comes twice",
+                where=f"split '{result.split}'",
+                expected="one result each",
+                got=f"seed {result.seed} twice",
+                fix="leave one out",
+            )
+        values[result.seed] = result.value
+    seeds = {name: len(values) for name, values in splits.items()}
+    if len(set(seeds.values())) > 1:
+        raise DataError("splits differ in their number of seeds", expected="as many in each", got=seeds)
+    mean, deviation = mean_and_deviation([float(np.mean(list(values.values()))) for values in splits.values()])
+    return SplitSummary(mean, deviation, splits=len(splits), seeds=next(iter(seeds.values())))
+
+
+def _parse(line: str, where: str) -> Result:
+    try:
+        return Result.model_validate_json(line)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}" for fault in error.errors())
+        raise DataError("a line is not a result", where=where, got=faults, fix="write results with save_results") from error
+
+
+def _require_same(results: Sequence[Result], fields: Sequence[str], where: str) -> None:
+    for field in fields:
+        values = list(dict.fromkeys(getattr(result, field) for result in results))
+        if len(values) > 1:
+            raise DataError(
+                f"results differ in {field}", where=where, expected=repr(values[0]), got=repr(values[1]), fix="group them"
+            )
+
+
+def _cell(result: Result, column: str, digits: int) -> str:
+    if column.startswith("extra."):
+        value = result.extra.get(column.removeprefix("extra."))
+        return "-" if value is None else str(value)
+    if column == "interval":
+        if result.low is None or result.high is None:
+            return "-"
+        return f"[{100 * result.low:.{digits}f}, {100 * result.high:.{digits}f}]"
+    value = getattr(result, column)
+    if value is None or value == ():
+        return "-"
+    if column in ("value", "low", "high"):
+        return f"{100 * value:.{digits}f}"
+    if column.endswith("_seconds"):
+        return f"{value:.2f}"
+    if column == "selection" and value == "test-best":
+        return "test-best (optimistic)"
+    if column == "modalities":
+        return " + ".join(value)
+    if column == "seeds":
+        return ", ".join(map(str, value))
+    return json.dumps(value) if column == "extra" else str(value)

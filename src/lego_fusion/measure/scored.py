@@ -1,0 +1,168 @@
+"""Videos with a score and a ground truth for every frame: what every metric of detection is computed from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Bool, Float64, Shaped
+
+from ..errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredVideo:
+    """The frames of one video with their scores and their ground truth, as S weighted runs.
+
+    The arrays are copied and made read-only.
+
+    Args:
+        video: Name of the video.
+        scores: Score per run (S,), any finite number, higher is more abnormal.
+        labels: Whether the frames of a run are abnormal (S,), bool or 0 and 1.
+        weights: Frames per run (S,), above zero.
+
+    Raises:
+        DataError: If scores or weights are not finite, labels are not boolean, or lengths differ or are zero.
+
+    Example:
+        >>> video = ScoredVideo("v01", np.array([0.1, 0.9]), labels=np.array([0, 1]), weights=np.array([16, 16]))
+        >>> video.abnormal, video.frames
+        (True, 32.0)
+    """
+
+    video: str
+    scores: Shaped[np.ndarray, " _"]  # float64, bool and float64 once built
+    labels: Shaped[np.ndarray, " _"]
+    weights: Shaped[np.ndarray, " _"]
+
+    def __post_init__(self) -> None:
+        scores = _numbers(self.scores, "scores", self.video)
+        labels = _labels(self.labels, self.video)
+        weights = _numbers(self.weights, "weights", self.video)
+        _require_equal_lengths(self.video, scores=scores, labels=labels, weights=weights)
+        if (weights <= 0).any():
+            raise DataError(
+                "a run without frames",
+                where=f"weights of video '{self.video}'",
+                expected="frame counts above 0",
+                got=weights.min(),
+                fix="leave the run out",
+            )
+        for name, array in (("scores", scores), ("labels", labels), ("weights", weights)):
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def from_frames(cls, video: str, scores: npt.ArrayLike, labels: npt.ArrayLike) -> ScoredVideo:
+        """Build from one score and one label per frame; neighbours that agree in both become one run.
+
+        Args:
+            video: Name of the video.
+            scores: Score per frame (F,).
+            labels: Ground truth per frame (F,), bool or 0 and 1.
+
+        Returns:
+            The video, whose runs hold F frames in all.
+
+        Raises:
+            DataError: As the class does.
+
+        Example:
+            >>> ScoredVideo.from_frames("v01", [0.1, 0.1, 0.9, 0.9], [0, 0, 0, 1]).weights.tolist()
+            [2.0, 1.0, 1.0]
+        """
+        score, label = _numbers(scores, "scores", video), _labels(labels, video)
+        _require_equal_lengths(video, scores=score, labels=label)
+        changes = (score[1:] != score[:-1]) | (label[1:] != label[:-1])
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+        weights = np.diff(starts, append=len(score)).astype(np.float64)
+        return cls(video, score[starts], label[starts], weights)
+
+    @property
+    def abnormal(self) -> bool:
+        """Whether the ground truth has at least one abnormal frame."""
+        return bool(self.labels.any())
+
+    @property
+    def frames(self) -> float:
+        """Frames of the video."""
+        return float(self.weights.sum())
+
+
+def require_videos(scored: Sequence[ScoredVideo]) -> None:
+    """Raise ``DataError`` unless there is at least one video and every name comes once."""
+    if not scored:
+        raise DataError("there is nothing to measure", expected="at least one scored video", got="none")
+    repeated = [name for name, count in Counter(video.video for video in scored).items() if count > 1]
+    if repeated:
+        raise DataError(
+            "a video is scored more than once",
+            where=f"video '{repeated[0]}'",
+            expected="every name once",
+            got=f"{len(repeated)} repeated names",
+            fix="join the scores of a video before measuring",
+        )
+
+
+def _require_equal_lengths(video: str, **arrays: Shaped[np.ndarray, " _"]) -> None:
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(
+            "scores and ground truth differ in length",
+            where=f"video '{video}'",
+            expected="equal lengths",
+            got=", ".join(f"{count} {name}" for name, count in lengths.items()),
+            fix="spread the scores over the frames of the video, the last partial snippet too",
+        )
+    if 0 in lengths.values():
+        raise DataError("a video without frames", where=f"video '{video}'", expected="at least one frame", got="0")
+
+
+def _one_axis(array: npt.NDArray[Any], name: str, video: str) -> None:
+    if array.ndim != 1:
+        raise DataError(
+            f"{name} have a wrong shape", where=f"video '{video}'", expected="one number per frame", got=array.shape
+        )
+
+
+def _numbers(values: npt.ArrayLike, name: str, video: str) -> Float64[np.ndarray, " s"]:
+    """A fresh float64 copy of finite numbers."""
+    where = f"video '{video}'"
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} are not numbers", where=where, expected="finite numbers", got=str(error)) from error
+    _one_axis(array, name, video)
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if wrong.size:
+        raise DataError(
+            f"{name} are not finite",
+            where=where,
+            expected="finite numbers",
+            got=f"{array[wrong[0]]} at position {wrong[0]} ({wrong.size} of {len(array)})",
+            fix="look for NaN in the features, or for a training run that diverged",
+        )
+    return array
+
+
+def _labels(values: npt.ArrayLike, video: str) -> Bool[np.ndarray, " s"]:
+    """A fresh boolean copy of labels that are bool, or integers 0 and 1."""
+    where, expected = f"video '{video}'", "bool, or integers 0 and 1"
+    try:
+        array = np.array(values)
+    except ValueError as error:
+        raise DataError("labels are not an array", where=where, expected=expected, got=str(error)) from error
+    _one_axis(array, "labels", video)
+    if array.size and array.dtype.kind not in "biu":
+        raise DataError(
+            "labels are not boolean", where=where, expected=expected, got=f"dtype {array.dtype}", fix="convert them"
+        )
+    if not np.isin(array, (0, 1)).all():
+        wrong = array[~np.isin(array, (0, 1))][0]
+        raise DataError("labels are not boolean", where=where, expected=expected, got=wrong, fix="label the frames")
+    return array.astype(np.bool_)
