@@ -78,9 +78,7 @@ def check_number(value: object, name: str, owner: str, *, low: float, high: floa
     """Return ``value`` as a float if it lies in [low, high], else raise ``ParameterError`` in one wording."""
     right = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
     if not right:
-        raise ParameterError(
-            f"The '{name}' parameter of {owner} must be a number in [{low}, {high}]. Got {value!r} instead"
-        )
+        raise ParameterError(f"The '{name}' parameter of {owner} must be a number in [{low}, {high}]. Got {value!r} instead")
     assert isinstance(value, int | float)  # noqa: S101 - narrows the type for mypy
     return float(value)
 

@@ -38,7 +38,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    modality: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    modality: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
     extractor: str
     version: str
     settings: dict[str, JsonValue] = Field(default_factory=dict)

@@ -89,6 +89,7 @@ def fit(
     *,
     validation: Bags | None = None,
     checkpoint: Path | None = None,
+    on_start: Callable[[], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> TrainingState:
     """Train a detector, whose fusion's statistics are fitted, on bags with features.
@@ -103,6 +104,7 @@ def fit(
         config: See ``TrainingConfig``.
         validation: Bags for ``selection="validation"``; never test bags.
         checkpoint: File for the state of the run.
+        on_start: Called once the start is calibrated, before the first step.
         on_step: Called with the step and the loss.
 
     Returns:
@@ -118,6 +120,8 @@ def fit(
     cached = is_cached(detector.fusion)
     if detector.fusion.start_direction() is not None:
         detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached)
+    if on_start is not None:
+        on_start()
     state = TrainingState()
     if config.steps == 0 or config.normal_only:
         return state
@@ -128,13 +132,13 @@ def fit(
 
 @torch.no_grad()
 def predict(detector: Detector, bags: Bags) -> Tensor:
-    """Segment scores in [0, 1] of bags with features, (V, N): sigmoid of the mean logit over crops."""
-    return predict_logits(detector, bags).sigmoid()
+    """Segment scores in [0, 1] of bags with features, (V, N) float64: sigmoid of the mean logit over crops."""
+    return predict_logits(detector, bags).double().sigmoid()
 
 
 @torch.no_grad()
 def predict_logits(detector: Detector, bags: Bags) -> Tensor:
-    """Segment logits of bags with features, (V, N), the mean over crops; unlike scores they never tie by rounding."""
+    """Segment logits of bags with features, (V, N), the mean over crops."""
     was_training = detector.training
     detector.eval()
     inputs = scoring_inputs(detector.fusion, bags)

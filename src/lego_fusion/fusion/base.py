@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_int
+from ..graph.operator import check_names
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Fusion(nn.Module, ABC):
         super().__init__()
         if not modalities:
             raise ParameterError("a fusion needs at least one modality", where=type(self).__name__)
+        check_names(list(modalities))  # names become parts of parameter names
         for name, width in modalities.items():
             check_int(width, f"modalities['{name}']", type(self).__name__, low=1)
         self.modalities = dict(modalities)

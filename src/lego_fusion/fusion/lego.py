@@ -95,6 +95,8 @@ class LegoFusion(Fusion):
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
+        self.reference_units: Tensor  # (K, 2): training bag and node of each reference, so that it can be shown
+        self.register_buffer("reference_units", torch.zeros(references, 2, dtype=torch.long))
         self.relation = nn.ModuleDict(
             {
                 name: Relation(width, kinds[name], references=references, centre=centre, unit_range=unit_range)
@@ -163,19 +165,16 @@ class LegoFusion(Fusion):
 
     def fit_references(
         self, features: Mapping[str, Float[Tensor, "v n _"]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
-    ) -> Float[Tensor, "k 2"]:
+    ) -> None:
         """Choose K medoids among the segments of normal training bags and keep their features as buffers.
 
-        K becomes smaller where the normal videos hold fewer distinct segments.
-
-        Returns:
-            For each reference the bag and the node it is, (K, 2) as whole numbers, so that it can be shown.
+        K becomes smaller where the normal videos hold fewer distinct segments. ``reference_units`` tells which they are.
         """
         index, _ = self._choose(features, labels, video_ids)
         for name, tensor in zip(self.modalities, self.select(features), strict=True):
             self._relation(name).set_references(tensor.flatten(0, 1), index)
         nodes = next(iter(features.values())).shape[1]
-        return torch.stack([index // nodes, index % nodes], dim=1).double()
+        self.reference_units = torch.stack([index // nodes, index % nodes], dim=1)
 
     def relations(
         self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None
@@ -211,7 +210,7 @@ class LegoFusion(Fusion):
         features: Mapping[str, Float[Tensor, "b n _"]] | None = None,
     ) -> FusionOutput:
         """Fuse graphs computed before by ``relations`` (``features`` are needed for ``rows="propagate"`` only)."""
-        graph = self.operator(relations, mask)
+        graph = self.operator(relations, mask, square=not self.wanted_references)
         return FusionOutput(mask_nodes(self._rows(graph, mask, features), mask), graph)
 
     def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor] | None) -> Tensor:
@@ -238,7 +237,10 @@ class LegoFusion(Fusion):
 
     def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
         graph: Tensor = self._relation(name)(x, references, mask)
-        return graph if self.nearest is None else k_nearest(graph, min(self.nearest, graph.shape[-1]))
+        if self.nearest is None:
+            return graph
+        square = references is None and not self.wanted_references
+        return k_nearest(graph, min(self.nearest, graph.shape[-1]), mask=mask, square=square)
 
     def _relation(self, name: str) -> Relation:
         relation = self.relation[name]

@@ -70,7 +70,7 @@ class Relation(nn.Module):
         if self.kind == "dot":
             return dot_graph(x, references, scale=self.scale, centre=self.centre, mask=mask)
         graph = cosine_graph(x, references, centre=self.centre if self.centred else None, mask=mask)
-        return to_unit_range(graph, mask) if self.unit_range else graph
+        return to_unit_range(graph, mask, square=references is None) if self.unit_range else graph
 
     def dissimilarity(self, units: Float[Tensor, "u d"]) -> Float[Tensor, "u u"]:
         """Non-negative dissimilarity with zero diagonal that orders pairs as the relation does, for choosing references.

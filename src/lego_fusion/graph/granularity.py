@@ -106,6 +106,9 @@ def pool_reference_relations(
 
     Returns:
         (B, N, K); a node without units has a zero row.
+
+    Raises:
+        ParameterError: If ``most_novel`` is below 1 or a node index is outside the range.
     """
     _check_nodes(nodes, num_nodes)
     if most_novel is not None:
@@ -150,7 +153,7 @@ def _group_max(values: Tensor, nodes: Tensor, num_nodes: int) -> Tensor:
 
 
 def _check_nodes(nodes: Tensor, num_nodes: int) -> None:
-    check_int(num_nodes, "num_nodes", "pool_relations", low=1)
+    check_int(num_nodes, "num_nodes", "pooling", low=1)
     if nodes.numel() and (nodes.min() < NO_NODE or nodes.max() >= num_nodes):
         raise ParameterError(
             "a unit names a node that does not exist",

@@ -7,7 +7,7 @@
     random-pair  one shared A; each training step draws one pair, evaluation averages all pairs
 
 (``*`` is the elementwise product.) For two graphs and rank min(P, Q) + 1 the joint form reaches every A. A is not symmetric
-between its two graphs: rows belong to the one named first.
+between its two graphs: rows belong to the one named first. Graphs are found by name; only ``names`` has an order.
 """
 
 from __future__ import annotations
@@ -20,32 +20,39 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..errors import ParameterError, check_choice, check_int
-from .expansion import Expansion, Normalisation, ZeroOrder, powers
+from ..errors import ParameterError, check_choice, check_int, check_number
+from .expansion import Expansion, Normalisation, ZeroOrder, powers, require_square
 from .kernels import bivariate_polynomial, product_polynomial
-from .relationship import apply_mask
+from .relationship import apply_mask, columns_are_nodes
 
 Form = Literal["full", "joint", "rank1", "all-pairs", "random-pair"]
 FORMS: tuple[Form, ...] = ("full", "joint", "rank1", "all-pairs", "random-pair")
+JOINT_FORMS = ("joint", "rank1")
 
 
 class GraphOperator(nn.Module):
     """Learnable mixture of graph powers.
 
-    It starts as the mean of the first powers, G = mean_m R_m (in the pair forms: of the pair's two), plus noise of standard
-    deviation ``noise`` on every coefficient that could not otherwise learn apart from its equals.
+    It starts as the mean of the first powers, G = mean_m R_m (``random-pair``: of the pair's two); with ``identity``, where
+    that would be zero off the diagonal, as their product (pair forms: its mean over pairs). A joint form with fewer terms than
+    graphs starts as prod_m (R_m^(0) + R_m) / 2. Noise of standard deviation ``noise`` is added to every coefficient: without
+    it, terms of the joint form that start equal never part and spare ones stay zero.
 
     Args:
-        names: Names of the graphs, M >= 1, in the order that orients A.
+        names: Names of the graphs, M >= 1, in the order that orients A. A name is part of parameter names, so it holds no
+            ``.`` or ``:`` and is no attribute of ``torch.nn.ParameterDict``.
         order: Highest power of each graph, P >= 0; an int for all, or one per name.
         form: One of the forms above; with a single graph every form is the plain polynomial sum_p a_p R^(p).
-        rank: Rank of the joint form; by default the number of graphs plus one.
+        rank: Rank of the joint form, by default the number of graphs plus one; the other forms have none to choose.
         expansion: ``"hadamard"`` or ``"matrix"``.
         zero_order: R^(0), ``"ones"`` or ``"identity"``.
         normalisation: Of the graphs before matrix powers.
-        symmetric: Use (A + A^T) / 2 in the pair forms; needs equal orders.
-        noise: Standard deviation of the random part of the start.
+        symmetric: Use (A + A^T) / 2; for the forms that have an A, with equal orders.
+        noise: Standard deviation of the random part of the start, >= 0.
         seed: Seed of the start and of the drawn pairs.
+
+    Raises:
+        ParameterError: If an option is unknown, out of range or not defined for the form, or a name cannot be used.
 
     Source: the paper's fusion operator; the joint form for more than two graphs is ours.
 
@@ -71,7 +78,7 @@ class GraphOperator(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names = check_names(names)
         self.orders = _orders(self.names, order)
         check_choice(form, "form", "GraphOperator", FORMS)
         check_choice(expansion, "expansion", "GraphOperator", ("hadamard", "matrix"))
@@ -84,21 +91,23 @@ class GraphOperator(nn.Module):
                 got=", ".join(self.names),
                 fix="use form='joint', 'all-pairs' or 'random-pair'",
             )
+        if symmetric and form in JOINT_FORMS and len(self.names) > 1:
+            raise ParameterError(f"form='{form}' has no A to symmetrise", fix="use symmetric=False, or another form")
         self.form: Form = "rank1" if len(self.names) == 1 else form
         self.expansion, self.zero_order, self.normalisation = expansion, zero_order, normalisation
         self.symmetric, self.seed = symmetric, seed
-        if self.form in ("joint", "rank1"):
+        if self.form in JOINT_FORMS:
             wanted = len(self.names) + 1 if rank is None else rank
             self.rank = 1 if self.form == "rank1" else check_int(wanted, "rank", "GraphOperator", low=1)
-        self._start(noise)
+        self._start(check_number(noise, "noise", "GraphOperator", low=0.0))
 
     def _start(self, noise: float) -> None:
         generator = torch.Generator().manual_seed(self.seed)
 
         def random(*shape: int) -> Tensor:
-            return noise * torch.randn(*shape, generator=generator)
+            return torch.randn(*shape, generator=generator).mul_(noise)
 
-        if self.form in ("joint", "rank1"):
+        if self.form in JOINT_FORMS:
             self.factors = nn.ParameterDict()
             for m, name in enumerate(self.names):
                 self.factors[name] = nn.Parameter(random(self.rank, self.orders[m] + 1) + self._joint_start(m))
@@ -109,9 +118,12 @@ class GraphOperator(nn.Module):
         starts = []
         for a, b in pairs:
             start = random(self.orders[a] + 1, self.orders[b] + 1)
-            share = 0.5 / len(pairs)
-            start[min(1, self.orders[a]), 0] += share
-            start[0, min(1, self.orders[b])] += share
+            first_a, first_b = min(1, self.orders[a]), min(1, self.orders[b])
+            if self.zero_order == "identity":
+                start[first_a, first_b] += 1 / len(pairs)
+            else:
+                start[first_a, 0] += 0.5 / len(pairs)
+                start[0, first_b] += 0.5 / len(pairs)
             starts.append(start)
         for (a, b), start in zip(pairs, starts, strict=True):
             self.register_parameter(self._pair_name(a, b), nn.Parameter(start))
@@ -120,17 +132,39 @@ class GraphOperator(nn.Module):
             self.register_buffer("draws", torch.zeros((), dtype=torch.long))
 
     def _joint_start(self, m: int) -> Tensor:
-        """Term r < M is R_r / M; with fewer terms than graphs, each is the product of the mean polynomials."""
+        """Coefficients of graph m: term r < M is R_r / M times R^(0) (``identity``: times R) of the others."""
         start = torch.zeros(self.rank, self.orders[m] + 1)
+        first = min(1, self.orders[m])
         if self.rank >= len(self.names):
-            for r in range(len(self.names)):
-                start[r, min(1, self.orders[m]) if r == m else 0] = 1 / len(self.names) if r == m else 1
-            if self.orders[m] == 0:
-                start[m, 0] = 1 / len(self.names)
+            background = first if self.zero_order == "identity" else 0
+            start[: len(self.names), background] = 1
+            start[m, background] = 0
+            start[m, first] = 1 / len(self.names)
             return start
         start[:, 0] = 0.5
-        start[:, min(1, self.orders[m])] += 0.5
-        return start / self.rank ** (1 / len(self.names))
+        start[:, first] += 0.5
+        share: float = self.rank ** (-1 / len(self.names))
+        return share * start
+
+    @torch.no_grad()
+    def weigh_first_order(self, weights: Mapping[str, float]) -> None:
+        """Multiply the coefficient of each graph's own first power by a weight, to change where the operator starts.
+
+        Args:
+            weights: One positive number per name.
+        """
+        for m, name in enumerate(self.names):
+            first = min(1, self.orders[m])
+            if self.form in JOINT_FORMS:
+                term = m if self.rank >= len(self.names) else slice(None)
+                self.factors[name][term, first] *= weights[name]
+                continue
+            for a, b in self.pairs if self.form == "all-pairs" else self.pairs[:1]:
+                coefficients = getattr(self, self._pair_name(a, b))
+                if m == a:
+                    coefficients[first, 0] *= weights[name]
+                elif m == b:
+                    coefficients[0, first] *= weights[name]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -138,13 +172,18 @@ class GraphOperator(nn.Module):
         return list(itertools.combinations(range(len(self.names)), 2))
 
     def forward(
-        self, graphs: Mapping[str, Float[Tensor, "b n k"]], mask: Bool[Tensor, "b n"] | None = None
+        self,
+        graphs: Mapping[str, Tensor],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        square: bool | None = None,
     ) -> Float[Tensor, "b n k"]:
         """Fuse the graphs.
 
         Args:
             graphs: One graph per name, all (B, N, N), or all (B, N, K) for ``hadamard`` with ``ones``; others are ignored.
-            mask: True where a node exists, (B, N); masked nodes have zero rows and columns.
+            mask: True where a node exists, (B, N); masked nodes have zero rows, and zero columns where columns are nodes.
+            square: Whether the columns are the nodes; None goes by the shape, so say False for as many references as nodes.
 
         Returns:
             G, of the graphs' shape.
@@ -153,22 +192,19 @@ class GraphOperator(nn.Module):
             ParameterError: If a graph is missing, shapes differ, or the options are not defined for the shape.
         """
         chosen = self._choose(graphs)
-        if self.form in ("joint", "rank1"):
-            fused = self._joint(chosen, [self.factors[name] for name in self.names], mask)
-        elif self.form == "random-pair":
-            fused = self._random_pair(chosen, mask)
-        else:
-            pairs = self.pairs
-            fused = torch.stack([self._pair(chosen, a, b, mask) for a, b in pairs]).sum(0)
-        return apply_mask(fused, mask)
+        square = columns_are_nodes(chosen[0], square)
+        if (self.expansion, self.zero_order) != ("hadamard", "ones"):
+            require_square(chosen[0], f"expansion='{self.expansion}' with zero_order='{self.zero_order}'", square=square)
+        fused = self._joint(chosen, mask) if self.form in JOINT_FORMS else self._pairs(chosen, mask)
+        return apply_mask(fused, mask, square=square)
 
     def dense_coefficients(self) -> Tensor:
         """The coefficient of every product of powers, (P_1 + 1, ..., P_M + 1), whatever the form.
 
         For ``random-pair`` these are the coefficients of the average that evaluation computes. Entry [p, q, ...] belongs to
-        R_1^(p) * R_2^(q) * ..., where R^(0) = 1 in the other graphs of a pair form.
+        R_1^(p) * R_2^(q) * ..., where R^(0) = 1 in the other graphs of a pair form. There are prod_m (P_m + 1) of them.
         """
-        if self.form in ("joint", "rank1"):
+        if self.form in JOINT_FORMS:
             letters = "abcdefghijklmnopqstuvwxyz"[: len(self.names)]  # r is the rank
             equation = ",".join(f"r{letter}" for letter in letters) + "->" + letters
             dense: Tensor = torch.einsum(equation, *[self.factors[name] for name in self.names])
@@ -190,39 +226,44 @@ class GraphOperator(nn.Module):
     def _pair_name(self, a: int, b: int) -> str:
         if self.form in ("full", "random-pair"):
             return "coefficients"
-        return f"coefficients_{self.names[a]}_{self.names[b]}"
+        return f"coefficients_{self.names[a]}:{self.names[b]}"
 
-    def _random_pair(self, chosen: list[Tensor], mask: Tensor | None) -> Tensor:
-        if not self.training:
-            return torch.stack([self._pair(chosen, a, b, mask) for a, b in self.pairs]).mean(0)
-        step = int(self.draws)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        a, b = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
-        self.draws += 1  # stored with the weights, so that a resumed run draws on
-        return self._pair(chosen, a, b, mask)
+    def _pairs(self, chosen: list[Tensor], mask: Tensor | None) -> Tensor:
+        """Sum over pairs; for ``random-pair`` one drawn pair in training and the mean over all in evaluation."""
+        pairs = [self._draw_pair()] if self.form == "random-pair" and self.training else self.pairs
+        if self.expansion == "matrix":  # powers once per graph, however many pairs it is in
+            used = sorted({m for pair in pairs for m in pair})
+            expanded = {m: self._matrix_powers(chosen[m], m, mask) for m in used}
+            terms = [_matrix_polynomial(expanded[a], expanded[b], self.pair_coefficients(a, b)) for a, b in pairs]
+        else:
+            terms = [self._elementwise_pair(chosen[a], chosen[b], self.pair_coefficients(a, b)) for a, b in pairs]
+        total = torch.stack(terms).sum(0)
+        return total / len(pairs) if self.form == "random-pair" else total
 
-    def _pair(self, chosen: list[Tensor], a: int, b: int, mask: Tensor | None) -> Tensor:
-        s, t, coefficients = chosen[a], chosen[b], self.pair_coefficients(a, b)
-        if self.expansion == "matrix":
-            inner = torch.einsum("pq,qbnk->pbnk", coefficients, self._matrix_powers(t, b, mask))
-            return (self._matrix_powers(s, a, mask) * inner).sum(0)
+    def _draw_pair(self) -> tuple[int, int]:
+        """The pair of this step, from seed and step alone: a resumed run draws on, as ``draws`` is stored with the weights."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.draws))
+        self.draws += 1
+        return self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
+
+    def _elementwise_pair(self, s: Tensor, t: Tensor, coefficients: Tensor) -> Tensor:
         if self.zero_order == "ones":
             return bivariate_polynomial(s, t, coefficients)
-        higher = torch.zeros_like(coefficients)
-        higher[1:, 1:] = coefficients[1:, 1:]
+        higher = nn.functional.pad(coefficients[1:, 1:], (1, 0, 1, 0))  # zero where p = 0 or q = 0
         on_diagonal = bivariate_polynomial(_diagonal(s), _diagonal(t), coefficients)
         return _replace_diagonal(bivariate_polynomial(s, t, higher), on_diagonal)
 
-    def _joint(self, chosen: list[Tensor], factors: list[Tensor], mask: Tensor | None) -> Tensor:
+    def _joint(self, chosen: list[Tensor], mask: Tensor | None) -> Tensor:
+        factors = [self.factors[name] for name in self.names]
         if self.expansion == "matrix":
-            mixed = [
-                torch.einsum("rp,pbnk->rbnk", factor, self._matrix_powers(graph, m, mask))
-                for m, (graph, factor) in enumerate(zip(chosen, factors, strict=True))
-            ]
+            mixed = []
+            for m, (graph, factor) in enumerate(zip(chosen, factors, strict=True)):
+                expanded = self._matrix_powers(graph, m, mask)
+                mixed.append(torch.einsum("rp,pbnk->rbnk", factor.to(graph.dtype), expanded))
             return torch.stack(mixed).prod(0).sum(0)
         if self.zero_order == "ones":
             return product_polynomial(chosen, factors)
-        higher = [torch.cat([torch.zeros_like(factor[:, :1]), factor[:, 1:]], dim=1) for factor in factors]
+        higher = [nn.functional.pad(factor[:, 1:], (1, 0)) for factor in factors]  # zero where p = 0
         on_diagonal = product_polynomial([_diagonal(graph) for graph in chosen], factors)
         return _replace_diagonal(product_polynomial(chosen, higher), on_diagonal)
 
@@ -246,17 +287,26 @@ class GraphOperator(nn.Module):
                     expected=f"{tuple(chosen[0].shape)} {chosen[0].dtype}",
                     got=f"{tuple(graph.shape)} {graph.dtype}",
                 )
-        if chosen[0].shape[-1] != chosen[0].shape[-2] and (self.expansion, self.zero_order) != ("hadamard", "ones"):
-            raise ParameterError(
-                f"expansion='{self.expansion}' with zero_order='{self.zero_order}' is not defined for reference units",
-                got=f"graphs of shape {tuple(chosen[0].shape)}",
-                fix="use expansion='hadamard' with zero_order='ones', or no references",
-            )
         return chosen
 
     def _require_equal_orders(self) -> None:
         if len(set(self.orders)) > 1:
             raise ParameterError("a shared or symmetric A needs the same order for every graph", got=str(self.orders))
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names as a tuple, if each can be part of the name of a parameter."""
+    if isinstance(names, str):
+        raise ParameterError("graph names must be a list", got=repr(names), fix=f"use [{names!r}]")
+    reserved = nn.ParameterDict()
+    for name in names:
+        if not name or "." in name or ":" in name or hasattr(reserved, name):
+            raise ParameterError(
+                f"a graph cannot be called '{name}'",
+                expected="a name without '.' or ':' that is no attribute of torch.nn.ParameterDict",
+                fix=f"rename the modality, for example '{name.replace('.', '_').replace(':', '_')}_features'",
+            )
+    return tuple(names)
 
 
 def _orders(names: Sequence[str], order: int | Mapping[str, int]) -> tuple[int, ...]:
@@ -269,6 +319,12 @@ def _orders(names: Sequence[str], order: int | Mapping[str, int]) -> tuple[int, 
             raise ParameterError("one order per graph is needed", expected=", ".join(names), got=", ".join(order))
         return tuple(check_int(order[name], f"order['{name}']", "GraphOperator", low=0) for name in names)
     return tuple(check_int(order, "order", "GraphOperator", low=0) for _ in names)
+
+
+def _matrix_polynomial(s_powers: Tensor, t_powers: Tensor, coefficients: Tensor) -> Tensor:
+    """sum_p X_p * (sum_q A_pq Y_q) of powers (P+1, B, N, N) and (Q+1, B, N, N)."""
+    inner = torch.einsum("pq,qbnk->pbnk", coefficients.to(t_powers.dtype), t_powers)
+    return (s_powers * inner).sum(0)
 
 
 def _diagonal(graph: Tensor) -> Tensor:

@@ -26,15 +26,20 @@ def joint_distance(dissimilarities: Sequence[Float[Tensor, "u u"]]) -> Float[Ten
     Args:
         dissimilarities: One (U, U) matrix per modality, non-negative with zero diagonal.
 
+    Raises:
+        DataError: If no matrix is given.
+
     Example:
         >>> joint_distance([torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.tensor([[0.0, 30.0], [30.0, 0.0]])])
         tensor([[0., 2.],
                 [2., 0.]])
     """
+    if not dissimilarities:
+        raise DataError("there is no modality to measure distances in", expected="one (U, U) matrix per modality")
     total = torch.zeros_like(dissimilarities[0])
     for matrix in dissimilarities:
         mean = matrix.mean()
-        total += matrix / torch.where(mean > 0, mean, torch.ones_like(mean))
+        total = total + matrix / torch.where(mean > 0, mean, torch.ones_like(mean))
     return total / len(dissimilarities)
 
 
@@ -50,6 +55,9 @@ def farthest_points(distance: Float[Tensor, "u u"], count: int) -> Int[Tensor, "
 
     Returns:
         Indices of the chosen units, in order of choice, all different.
+
+    Raises:
+        DataError: If there is no unit.
 
     Example:
         >>> positions = torch.tensor([0.0, 1.0, 1.0, 9.0])

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_int
 
+NEVER_ALIKE = 1e9  # a distance, in bandwidths, at which a Gaussian is zero in every dtype
+
 
 def cosine_graph(
     x: Float[Tensor, "b n d"],
@@ -33,10 +35,13 @@ def cosine_graph(
         x: Features of the nodes, (B, N, D).
         y: Features of the reference units, (B or 1, K, D); None relates the nodes to each other.
         centre: Mean of the training features, (D,). Uncentred cosines of one camera's embeddings are all near 1.
-        mask: True where a node exists, (B, N); a masked node has zero rows and columns.
+        mask: True where a node exists, (B, N); a masked node has a zero row, and a zero column where columns are nodes.
 
     Returns:
         The graph, (B, N, N) with a unit diagonal, or (B, N, K).
+
+    Raises:
+        ParameterError: If the centre has another width than the features.
 
     Source: the paper's relationship graph; centring is ours.
 
@@ -51,7 +56,7 @@ def cosine_graph(
     graph = (unit_x @ unit_y.transpose(-1, -2)).clamp(-1, 1)
     if y is None:
         graph = _with_diagonal(graph, 1.0)
-    return apply_mask(graph, mask)
+    return apply_mask(graph, mask, square=y is None)
 
 
 def gaussian_graph(
@@ -66,19 +71,25 @@ def gaussian_graph(
     Args:
         x: Features of the nodes, (B, N, D).
         y: Features of the reference units, (B or 1, K, D); None relates the nodes to each other.
-        bandwidth: s > 0, in the unit of the features; by default of the method the median distance, ``median_distance``.
+        bandwidth: s > 0, in the unit of the features; the method's own choice is ``median_distance``.
         mask: True where a node exists, (B, N).
 
     Returns:
-        The graph, (B, N, N) or (B, N, K).
+        The graph, (B, N, N) with a unit diagonal, or (B, N, K).
+
+    Raises:
+        ParameterError: If the bandwidth is not positive.
 
     Example:
         >>> gaussian_graph(torch.tensor([[[0.0], [2.0]]]), bandwidth=1.0)[0, 0, 1].item()  # doctest: +ELLIPSIS
         0.1353...
     """
-    others = x if y is None else y.expand(x.shape[0], -1, -1)
-    distance = torch.cdist(x, others, compute_mode="donot_use_mm_for_euclid_dist") / bandwidth
-    return apply_mask(torch.exp(-0.5 * distance.square()), mask, square=y is None)
+    _require_positive(bandwidth, "bandwidth", "gaussian_graph")
+    scaled = x / bandwidth  # before squaring, which could leave the range of floats
+    others = scaled if y is None else (y / bandwidth).expand(x.shape[0], -1, -1)
+    distance = torch.cdist(scaled, others, compute_mode="donot_use_mm_for_euclid_dist")
+    similarity = torch.exp(-0.5 * distance.clamp(max=NEVER_ALIKE).square())
+    return apply_mask(similarity, mask, square=y is None)
 
 
 def dot_graph(
@@ -98,12 +109,20 @@ def dot_graph(
         centre: c, the point that counts as nothing, (D,); None is the origin.
         mask: True where a node exists, (B, N).
 
+    Returns:
+        The graph, (B, N, N) or (B, N, K); the diagonal of a square one is |x_i - c|^2 / scale.
+
+    Raises:
+        ParameterError: If the scale is not positive, or the centre has another width than the features.
+
     Example:
         >>> dot_graph(torch.tensor([[[1.0], [2.0]]]), scale=2.0)
         tensor([[[0.5000, 1.0000],
                  [1.0000, 2.0000]]])
     """
+    _require_positive(scale, "scale", "dot_graph")
     if centre is not None:
+        _require_width(centre, x)
         x, y = x - centre, None if y is None else y - centre
     others = x if y is None else y
     return apply_mask(x @ others.transpose(-1, -2) / scale, mask, square=y is None)
@@ -117,42 +136,65 @@ def apply_mask(
     Args:
         graph: (B, N, N) or (B, N, K).
         mask: True where a node exists; None leaves the graph alone.
-        square: Whether the columns are the nodes; by default, whether the graph is square.
+        square: Whether the columns are the nodes; None goes by the shape, so say False for as many references as nodes.
     """
     if mask is None:
         return graph
     graph = graph.masked_fill(~mask[:, :, None], 0.0)
-    if square if square is not None else graph.shape[-1] == graph.shape[-2]:
+    if columns_are_nodes(graph, square):
         graph = graph.masked_fill(~mask[:, None, :], 0.0)
     return graph
 
 
-def to_unit_range(graph: Float[Tensor, "b n k"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n k"]:
-    """Map a cosine graph from [-1, 1] to [0, 1] by (R + 1) / 2; masked nodes stay zero."""
-    return apply_mask((graph + 1) / 2, mask)
+def columns_are_nodes(graph: Float[Tensor, "b n k"], square: bool | None) -> bool:
+    """``square`` where it is said, else whether the graph's shape is square."""
+    return graph.shape[-1] == graph.shape[-2] if square is None else square
 
 
-def k_nearest(graph: Float[Tensor, "b n k"], neighbours: int) -> Float[Tensor, "b n k"]:
+def to_unit_range(
+    graph: Float[Tensor, "b n k"], mask: Bool[Tensor, "b n"] | None = None, *, square: bool | None = None
+) -> Float[Tensor, "b n k"]:
+    """Map a cosine graph from [-1, 1] to [0, 1] by (R + 1) / 2; masked nodes stay zero (``square`` as in ``apply_mask``)."""
+    return apply_mask((graph + 1) / 2, mask, square=square)
+
+
+def k_nearest(
+    graph: Float[Tensor, "b n k"],
+    neighbours: int,
+    *,
+    mask: Bool[Tensor, "b n"] | None = None,
+    square: bool | None = None,
+) -> Float[Tensor, "b n k"]:
     """Keep the ``neighbours`` largest entries of each row, with their exact values, and set the others to zero.
 
-    In a square graph an edge stays if either end keeps it, so a symmetric graph stays symmetric.
+    Where columns are nodes, an edge stays if either end keeps it, so a symmetric graph stays symmetric.
+
+    Args:
+        graph: (B, N, N), whose diagonal counts as a neighbour, or (B, N, K).
+        neighbours: How many entries a row keeps, in [1, number of columns].
+        mask: True where a node exists, (B, N): a masked node is nobody's neighbour, though its zeros exceed a negative entry.
+        square: Whether the columns are the nodes; None goes by the shape, so say False for as many references as nodes.
 
     Raises:
         ParameterError: If ``neighbours`` is not between 1 and the number of columns.
     """
     check_int(neighbours, "neighbours", "k_nearest", low=1, high=graph.shape[-1])
+    square = columns_are_nodes(graph, square)
+    graph = apply_mask(graph, mask, square=square)
+    ranked = graph.masked_fill(~mask[:, None, :], float("-inf")) if square and mask is not None else graph
     kept = torch.zeros_like(graph, dtype=torch.bool)
-    kept.scatter_(-1, graph.topk(neighbours, dim=-1).indices, True)
-    if graph.shape[-1] == graph.shape[-2]:
-        kept |= kept.transpose(-1, -2)
+    kept.scatter_(-1, ranked.topk(neighbours, dim=-1).indices, True)
+    if square:
+        kept = kept | kept.transpose(-1, -2)
     return graph.masked_fill(~kept, 0.0)
 
 
 def median_distance(x: Float[Tensor, "n d"], *, at_most: int = 2048) -> Float[Tensor, ""]:
     """Median Euclidean distance over all pairs of different rows: the bandwidth of the Gaussian relation.
 
-    Where more than ``at_most`` rows are given, that many evenly spaced ones stand for them. Where more than half of the pairs
-    coincide, the mean of the non-zero distances is used; where all do, 1.
+    Where more than ``at_most`` rows are given, that many evenly spaced ones stand for them. Of an even number of pairs the
+    lower middle one is taken. Where half of the pairs or more coincide, the mean of the non-zero distances is used; where all
+    do, 1.
 
     Raises:
         DataError: If fewer than two rows are given or a value is not finite.
@@ -174,25 +216,29 @@ def mean_squared_norm(x: Float[Tensor, "n d"], centre: Float[Tensor, " d"] | Non
     """Mean of |x - c|^2 over rows: the scale of the dot-product relation (1 where all rows are zero).
 
     Raises:
-        DataError: If a value is not finite.
+        DataError: If a value is not finite, or the squares leave the range of the features' dtype.
     """
     _require_finite(x)
     shifted = x.double() if centre is None else x.double() - centre.double()
     mean = shifted.square().sum(-1).mean()
-    return torch.where(mean > 0, mean, torch.ones_like(mean)).to(x.dtype)
+    scale = torch.where(mean > 0, mean, torch.ones_like(mean)).to(x.dtype)
+    if not 0 < scale < float("inf"):
+        raise DataError(
+            "features cannot be squared", expected="|x|^2 in the range of floats", got=f"{mean:.3g}", fix="rescale them"
+        )
+    return scale
 
 
 def _unit_vectors(x: Float[Tensor, "b n d"], centre: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
-    """Rows of length 1 seen from ``centre``; rows that are the centre up to rounding become zero."""
-    rounding = torch.zeros_like(x[..., :1])
-    if centre is not None:
-        if centre.shape[-1] != x.shape[-1]:
-            raise ParameterError("the centre has another width", expected=str(x.shape[-1]), got=str(centre.shape[-1]))
-        magnitude = x.abs().amax(-1, keepdim=True) + centre.abs().amax()
-        rounding = 8 * torch.finfo(x.dtype).eps * magnitude
+    """Rows of length 1 seen from ``centre``; rows that are the centre up to the rounding of each number become zero."""
+    if centre is None:
+        nothing = (x == 0).all(-1, keepdim=True)
+    else:
+        _require_width(centre, x)
+        rounding = 8 * torch.finfo(x.dtype).eps * (x.abs() + centre.abs())
         x = x - centre
-    largest = x.abs().amax(-1, keepdim=True)  # dividing by it first keeps squares in range
-    nothing = largest <= rounding
+        nothing = (x.abs() <= rounding).all(-1, keepdim=True)
+    largest = x.detach().abs().amax(-1, keepdim=True)  # dividing by it first keeps squares in range
     scaled = x / torch.where(nothing, torch.ones_like(largest), largest)
     unit = scaled / torch.where(nothing, torch.ones_like(largest), scaled.norm(dim=-1, keepdim=True))
     return unit.masked_fill(nothing, 0.0)
@@ -201,6 +247,16 @@ def _unit_vectors(x: Float[Tensor, "b n d"], centre: Float[Tensor, " d"] | None)
 def _with_diagonal(graph: Float[Tensor, "b n n"], value: float) -> Float[Tensor, "b n n"]:
     diagonal = torch.eye(graph.shape[-1], dtype=torch.bool, device=graph.device)
     return graph.masked_fill(diagonal, value)
+
+
+def _require_width(centre: Tensor, x: Tensor) -> None:
+    if centre.shape[-1] != x.shape[-1]:
+        raise ParameterError("the centre has another width", expected=str(x.shape[-1]), got=str(centre.shape[-1]))
+
+
+def _require_positive(value: Tensor | float, name: str, owner: str) -> None:
+    if not value > 0:
+        raise ParameterError(f"The '{name}' parameter of {owner} must be above 0. Got {float(value)} instead")
 
 
 def _require_finite(x: Tensor) -> None:

@@ -1,0 +1,72 @@
+"""What every benchmark here shares: timings taken side by side in one run, the machine they came from, and where they go."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def alternating(candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of every call, each candidate once per round, so that whatever slows the machine meets all of them alike.
+
+    Args:
+        candidates: Functions without arguments, by name; a call must not return before its work is done.
+        rounds: How often each is timed.
+        warmup: Rounds before those, not timed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(-warmup, rounds):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """Median over rounds of how many times faster ``fast`` was than ``slow`` in the same round."""
+    return median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, cores, versions and threads: what a reader needs to judge a timing, and nothing that names the machine."""
+    facts: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def store(name: str, result: Mapping[str, Any]) -> Path:
+    """Write ``result`` with the machine's facts to ``results/<name>.json``, whole or not at all."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    beside = path.with_suffix(".json.partial")
+    beside.write_text(json.dumps({"machine": machine_facts(), **result}, indent=2) + "\n", encoding="utf-8")
+    return beside.replace(path)
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"

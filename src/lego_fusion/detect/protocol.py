@@ -1,0 +1,225 @@
+"""How a number comes about: which videos train and test, which method, which seed, which step is taken.
+
+Nothing here looks at a test video before the model is final, except ``watch_test``, which exists to measure how optimistic
+picking the best test step would have been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..data.manifest import Manifest
+from ..data.segments import rows_to_frames, segments_to_rows
+from ..errors import DataError, check_choice, check_int, check_number
+from ..fusion.base import Fusion
+from ..fusion.elementwise import Concat
+from ..fusion.lego import LegoFusion
+from ..fusion.relation import RelationKind
+from ..measure.scored import ScoredVideo
+from .bags import Bags, fit_statistics
+from .detector import Detector
+from .novelty import column_scores, nearest_neighbour_scores
+from .train import TrainingConfig, fit, predict
+
+LearnedMethod = Literal["lego", "lego-paper", "concat"]
+UnlearnedMethod = Literal["nearest-neighbours", "flow-energy"]
+LEARNED: tuple[LearnedMethod, ...] = ("lego", "lego-paper", "concat")
+UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "flow-energy")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of training, test and (held out of training) validation videos."""
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+
+
+@dataclass
+class Run:
+    """One method trained and scored on one split with one seed.
+
+    Args:
+        node_scores: Segment scores of each test video, (N,) float64.
+        detector: The trained detector; None for a reference that learns nothing.
+        watched: With ``watch_test``, the test scores at each look, by step; step 0 is the untrained start.
+    """
+
+    node_scores: dict[str, Tensor]
+    detector: Detector | None
+    parameters: int
+    train_seconds: float
+    score_seconds: float
+    watched: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def own_split(dataset: Dataset, name: str = "own") -> Split:
+    """The split in ``videos.csv``: ``train`` and ``test`` rows, and ``validation`` rows if there are any."""
+    parts = {part: tuple(record.video for record in dataset.select(split=part)) for part in ("train", "test", "validation")}
+    if not parts["train"]:
+        raise DataError("no video is marked for training", where="videos.csv", expected="'train' in the split column")
+    return Split(name, parts["train"], parts["test"], parts["validation"])
+
+
+def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
+    """Random splits with as many normal and abnormal training videos as the dataset's own split, the rest for testing.
+
+    Args:
+        dataset: A dataset whose own split says how many of each to train on.
+        count: How many splits.
+        seed: Split i is drawn from (seed, i), so that more splits do not change the first ones.
+    """
+    check_int(count, "count", "resplits", low=1)
+    own = own_split(dataset)
+    everyone = (*own.train, *own.test, *own.validation)
+    drawn = []
+    for index in range(count):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        train: list[str] = []
+        for label in ("normal", "abnormal"):
+            group = [video for video in everyone if dataset.record(video).label == label]
+            wanted = sum(dataset.record(video).label == label for video in own.train)
+            order = torch.randperm(len(group), generator=generator)
+            train += [group[int(place)] for place in order[:wanted]]
+        test = tuple(video for video in everyone if video not in set(train))
+        drawn.append(Split(f"resplit-{seed}-{index}", tuple(train), test))
+    return drawn
+
+
+def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> Split:
+    """Move a share of the training videos of each label, at least one, to validation.
+
+    Raises:
+        DataError: If a label has fewer than two training videos.
+    """
+    check_number(share, "share", "hold_out", low=0.0, high=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    kept, held = [], []
+    for label in ("normal", "abnormal"):
+        group = [video for video in split.train if dataset.record(video).label == label]
+        if len(group) < 2:
+            got = f"{len(group)} {label}"
+            raise DataError("too few training videos to hold some out", expected="at least 2 of each label", got=got)
+        count = max(1, round(share * len(group)))
+        order = [group[int(place)] for place in torch.randperm(len(group), generator=generator)]
+        held += order[:count]
+        kept += order[count:]
+    return Split(split.name, tuple(kept), split.test, tuple(held))
+
+
+def relation_for(manifest: Manifest) -> RelationKind:
+    """The relation that suits what a feature is: a distance where magnitude is the signal, else the cosine."""
+    return "gaussian" if manifest.nature == "magnitude" else "cosine"
+
+
+def make_default_fusion(method: LearnedMethod, manifests: Mapping[str, Manifest], *, nodes: int = 32, seed: int = 0) -> Fusion:
+    """A fusion in the configuration fixed for all data.
+
+    ``lego``: reference units, the relation each feature calls for, R^(0) = 1, joint form of order 2, sorted rows, signed
+    start. ``lego-paper``: the paper's reading. ``concat``: concatenation.
+    """
+    check_choice(method, "method", "make_default_fusion", LEARNED)
+    widths = {name: manifest.width for name, manifest in manifests.items()}
+    if method == "concat":
+        return Concat(widths)
+    if method == "lego-paper":
+        return LegoFusion.paper(widths, nodes=nodes, seed=seed)
+    relations = {name: relation_for(manifest) for name, manifest in manifests.items()}
+    return LegoFusion(widths, nodes=nodes, relations=relations, seed=seed)
+
+
+def run_method(
+    dataset: Dataset,
+    bags: Bags,
+    split: Split,
+    modalities: Sequence[str],
+    method: str,
+    config: TrainingConfig,
+    *,
+    nodes: int = 32,
+    watch_test: bool = False,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Run:
+    """Train a method on a split's training videos and score its test videos.
+
+    Args:
+        dataset: Where the bags come from.
+        bags: Of all videos of the split, with features of at least ``modalities``.
+        split: Which of them train and test.
+        modalities: Which of their features to use, in the order that orients the operator.
+        method: One of ``LEARNED`` or ``UNLEARNED``.
+        config: Of the training; its seed is the run's.
+        nodes: N, as in the bags.
+        watch_test: Also keep the test scores of the start and of every ``config.check_every`` steps.
+        checkpoint: Where a killed run can go on from.
+        on_step: Called with step and loss.
+    """
+    check_choice(method, "method", "run_method", (*LEARNED, *UNLEARNED))
+    bags = bags.with_modalities(modalities)
+    train, test = bags.named(split.train), bags.named(split.test)
+    if method in UNLEARNED:
+        started = time.perf_counter()
+        scores = _unlearned(dataset, train, test, method)
+        return Run(_by_video(test, scores), None, 0, 0.0, time.perf_counter() - started)
+    started = time.perf_counter()
+    manifests = {name: dataset.modalities[name] for name in modalities}
+    fusion = make_default_fusion(cast(LearnedMethod, method), manifests, nodes=nodes, seed=config.seed)
+    fit_statistics(fusion, train)
+    detector = Detector(fusion, seed=config.seed)
+    validation = bags.named(split.validation) if split.validation else None
+    watched: dict[int, dict[str, Tensor]] = {}
+
+    def look(step: int) -> None:
+        if watch_test and step % config.check_every == 0:
+            watched[step] = _by_video(test, predict(detector, test))
+
+    def stepped(step: int, loss: float) -> None:
+        look(step)
+        if on_step is not None:
+            on_step(step, loss)
+
+    fit(detector, train, config, validation=validation, checkpoint=checkpoint, on_start=lambda: look(0), on_step=stepped)
+    train_seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    by_video = _by_video(test, predict(detector, test))
+    score_seconds = time.perf_counter() - started
+    return Run(by_video, detector, detector.parameter_count(), train_seconds, score_seconds, watched)
+
+
+def scored_videos(dataset: Dataset, node_scores: Mapping[str, Tensor]) -> list[ScoredVideo]:
+    """Spread segment scores over frames and set them beside the ground truth."""
+    return [
+        ScoredVideo.from_frames(video, frame_scores(dataset, video, scores), dataset.frame_labels(video))
+        for video, scores in node_scores.items()
+    ]
+
+
+def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
+    """Segment scores (N,) -> frame scores (frames,): mean over the nodes of each snippet, spread over its frames."""
+    rows = segments_to_rows(node_scores.double().numpy(), dataset.rows(video))
+    frames = rows_to_frames(rows, dataset.record(video).frames, dataset.config.snippet_frames, dataset.config.stride)
+    return torch.from_numpy(frames)
+
+
+def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:
+    if method == "nearest-neighbours":
+        return nearest_neighbour_scores(train, test)
+    moving = [name for name in test.inputs if dataset.modalities[name].extractor == "motion"]
+    if not moving:
+        raise DataError("flow energy needs a modality of the 'motion' extractor", got=", ".join(test.inputs))
+    return column_scores(test, moving[0], 0)
+
+
+def _by_video(bags: Bags, scores: Tensor) -> dict[str, Tensor]:
+    return dict(zip(bags.videos, scores.double(), strict=True))

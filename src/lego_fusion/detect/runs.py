@@ -1,0 +1,300 @@
+"""Run folders: train a detector on a dataset folder, take up a killed run, evaluate it, score new videos with it.
+
+my-run/
+  request.json          what was asked for; the same request goes on or is done, another one is refused
+  checkpoint.safetensors  state of an unfinished run
+  config.json, model.safetensors  the detector
+  history.csv           loss by step
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from pydantic import JsonValue
+
+from .. import __version__
+from ..data.annotations import labels_from_intervals, read_intervals
+from ..data.dataset import Dataset
+from ..data.files import written_whole
+from ..data.segments import rows_to_frames, segment_bounds, segments_to_rows, to_segments
+from ..errors import CheckpointError, DataError, ParameterError
+from ..extract.base import SidecarExtractor
+from ..extract.describe import describe_video
+from ..extract.registry import extractor_for
+from ..fusion.lego import LegoFusion
+from .bags import Bags, fit_statistics, load_bags
+from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
+from .detector import Detector
+from .protocol import LearnedMethod, Split, hold_out, make_default_fusion, own_split
+from .train import TrainingConfig, TrainingState, fit, predict
+
+
+@dataclass(frozen=True, eq=False)
+class VideoScores:
+    """Scores of one video.
+
+    Args:
+        video: Name.
+        fps: Frames per second.
+        times: Time of each frame in seconds, (frames,).
+        scores: Score of each frame in [0, 1], (frames,).
+        truth: True where a frame is known to be abnormal, or None where nothing is known.
+        warnings: What a person should know, one line each.
+    """
+
+    video: str
+    fps: float
+    times: Float64[np.ndarray, " frames"]
+    scores: Float64[np.ndarray, " frames"]
+    truth: Bool[np.ndarray, " frames"] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def train_run(
+    dataset: Dataset,
+    folder: Path,
+    *,
+    modalities: Sequence[str] = (),
+    method: LearnedMethod = "lego",
+    training: TrainingConfig | None = None,
+    nodes: int = 32,
+    hidden: int = 32,
+    validation: float = 0.0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> RunConfig:
+    """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
+
+    Args:
+        dataset: With a split, and labels for the training videos.
+        folder: Run folder; made if it is not there.
+        modalities: Feature sets to fuse, in the order that orients the operator; all of the dataset's by default.
+        method: ``"lego"``, ``"lego-paper"`` or ``"concat"``.
+        training: Training configuration.
+        nodes: N, segments per video.
+        hidden: Width of the head.
+        validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
+        on_step: Called with the step and the loss.
+
+    Raises:
+        DataError: If data are missing or wrong.
+        CheckpointError: If the folder holds another run.
+    """
+    training = training or TrainingConfig()
+    names = tuple(modalities) or tuple(dataset.modalities)
+    split = own_split(dataset)
+    split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
+    _check_labelled(dataset, split)
+    request = _request(dataset, names, method, training, nodes, hidden, split)
+    if _is_finished(folder, request):
+        return read_run_config(folder)
+    bags = load_bags(dataset, names, (*split.train, *split.validation), nodes=nodes)
+    train = bags.named(split.train)
+    if training.normal_only:
+        train = train.select((~train.labels).nonzero()[:, 0])
+    manifests = {name: dataset.modalities[name] for name in names}
+    detector = Detector(_fitted(method, manifests, nodes, training, train), hidden=hidden, seed=training.seed)
+    held_out = bags.named(split.validation) if split.validation else None
+    checkpoint = folder / "checkpoint.safetensors"
+    state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, on_step=on_step)
+    _write_history(folder / "history.csv", state)
+    config = RunConfig(
+        format=FORMAT,
+        lego_fusion=__version__,
+        detector=detector.config(),
+        nodes=nodes,
+        manifests=manifests,
+        training=training.model_dump(mode="json"),
+        dataset=cast(dict[str, JsonValue], request["dataset"]),
+        references=_describe_references(detector, train, dataset, nodes),
+    )
+    save_detector(folder, detector, config)
+    checkpoint.unlink(missing_ok=True)
+    return read_run_config(folder)
+
+
+def score_dataset(folder: Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
+    """Score videos of a dataset folder with a saved detector; features made in another way are refused."""
+    detector, config = load_detector(folder)
+    for name, manifest in config.manifests.items():
+        if name not in dataset.modalities:
+            raise DataError(
+                f"modality '{name}' is missing",
+                where=f"dataset '{dataset.name}'",
+                expected=", ".join(config.manifests),
+                got=", ".join(dataset.modalities) or "no modality",
+                fix=f"extract '{name}' for this dataset, or use a model trained without it",
+            )
+        manifest.require_same(dataset.modalities[name], where=f"dataset '{dataset.name}'")
+    bags = load_bags(dataset, list(config.manifests), videos, nodes=config.nodes)
+    node_scores = predict(detector, bags).numpy()
+    results = []
+    for video, scores in zip(videos, node_scores, strict=True):
+        record = dataset.record(video)
+        truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
+        frames = _frame_scores(scores, dataset.rows(video), record.frames, config)
+        results.append(VideoScores(video, record.fps, np.arange(record.frames) / record.fps, frames, truth))
+    return results
+
+
+def score_video(
+    folder: Path,
+    video: Path,
+    *,
+    captions: Path | None = None,
+    networks: Mapping[str, Path] | None = None,
+    intervals: Path | None = None,
+) -> VideoScores:
+    """Score a video file with a saved detector: the extractors are made again from the manifests it was trained on.
+
+    Args:
+        folder: Run folder.
+        video: Video file.
+        captions: Caption sidecar, for models with a text modality.
+        networks: For each modality whose extractor is a network on disk, where it lies.
+        intervals: ``intervals.csv`` with ground truth for this video, if known.
+
+    Raises:
+        ParameterError: If something the model needs is missing, or captions are given to a model without text.
+        VideoError: If the video cannot be decoded.
+    """
+    detector, config = load_detector(folder)
+    networks = networks or {}
+    unknown = [name for name in networks if name not in config.manifests]
+    if unknown:
+        got = ", ".join(config.manifests)
+        raise ParameterError(
+            f"the model was not trained on modality '{unknown[0]}'", where=folder, expected=got, got=unknown[0]
+        )
+    extractors = {name: extractor_for(manifest, model=networks.get(name)) for name, manifest in config.manifests.items()}
+    sidecars = [name for name, extractor in extractors.items() if isinstance(extractor, SidecarExtractor)]
+    if captions is not None and not sidecars:
+        got = ", ".join(extractors)
+        raise ParameterError("captions are given, but the model was not trained on text", where=folder, got=f"a model of {got}")
+    if captions is None and sidecars:
+        fix = "give the captions, or use a model trained without text"
+        raise ParameterError(f"the model needs captions for modality '{sidecars[0]}'", where=folder, fix=fix)
+    first = next(iter(config.manifests.values()))
+    described = describe_video(video, extractors, captions=captions, snippet_frames=first.snippet_frames, stride=first.stride)
+    decoded = described.decoded
+    segments = {
+        name: torch.from_numpy(to_segments(features.values, config.nodes))[None]
+        for name, features in described.features.items()
+    }
+    bags = Bags((video.stem,), torch.zeros(1, dtype=torch.bool), 1, segments)
+    rows = len(next(iter(described.features.values())).values)
+    scores = _frame_scores(predict(detector, bags)[0].numpy(), rows, decoded.frames, config)
+    warnings = tuple(note for note in (decoded.problem, *decoded.notes) if note)
+    times = np.asarray(decoded.times, dtype=np.float64)
+    truth = _known_truth(intervals, video.stem, decoded.frames)
+    return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings)
+
+
+def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
+    first = next(iter(config.manifests.values()))
+    return rows_to_frames(segments_to_rows(node_scores, rows), frames, first.snippet_frames, first.stride)
+
+
+def _fitted(
+    method: LearnedMethod, manifests: Mapping[str, object], nodes: int, training: TrainingConfig, train: Bags
+) -> LegoFusion:
+    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed)  # type: ignore[arg-type]
+    fit_statistics(fusion, train)
+    return fusion  # type: ignore[return-value]
+
+
+def _request(
+    dataset: Dataset,
+    modalities: Sequence[str],
+    method: str,
+    training: TrainingConfig,
+    nodes: int,
+    hidden: int,
+    split: Split,
+) -> dict[str, JsonValue]:
+    """Everything that decides the final weights, as JSON values."""
+    data: dict[str, JsonValue] = {"name": dataset.name, "hash": dataset.hash, "train": list(split.train)}
+    data["validation"] = list(split.validation)
+    return {
+        "lego_fusion": __version__,
+        "method": method,
+        "modalities": list(modalities),
+        "manifests": {name: dataset.modalities[name].hash for name in modalities if name in dataset.modalities},
+        "nodes": nodes,
+        "hidden": hidden,
+        "training": training.model_dump(mode="json"),
+        "dataset": data,
+    }
+
+
+def _is_finished(folder: Path, request: dict[str, JsonValue]) -> bool:
+    """Whether the folder holds the finished run of this request; a new folder gets the request written."""
+    path = folder / "request.json"
+    if path.is_file():
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError("the request of this run cannot be read", where=path, fix="use another folder") from error
+        if there != request:
+            changed = [key for key in request if not isinstance(there, dict) or there.get(key) != request[key]]
+            raise CheckpointError(
+                "the folder holds another run",
+                where=folder,
+                expected="the same command",
+                got=f"another {', '.join(changed)}",
+                fix="use another folder, or delete this one",
+            )
+        return (folder / "config.json").is_file()
+    if folder.exists() and any(folder.iterdir()):
+        raise CheckpointError("the folder is not empty and holds no run", where=folder, fix="use a new folder")
+    with written_whole(path) as file:
+        file.write(json.dumps(request, indent=2).encode())
+    return False
+
+
+def _check_labelled(dataset: Dataset, split: Split) -> None:
+    for video in (*split.train, *split.validation):
+        if dataset.record(video).label not in ("normal", "abnormal"):
+            raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
+
+
+def _describe_references(detector: Detector, train: Bags, dataset: Dataset, nodes: int) -> list[dict[str, JsonValue]]:
+    """Video and frames of each reference unit, so that it can be shown."""
+    if not isinstance(detector.fusion, LegoFusion):
+        return []
+    described: list[dict[str, JsonValue]] = []
+    stride = dataset.config.stride
+    for bag, node in detector.fusion.reference_units.tolist():
+        video = train.videos[bag // train.crops]
+        rows = dataset.rows(video)
+        bounds = segment_bounds(rows, nodes)
+        first = min(int(bounds[node]), rows - 1)
+        last = max(int(bounds[node + 1]), first + 1)
+        end = min(dataset.record(video).frames, (last - 1) * stride + dataset.config.snippet_frames)
+        described.append({"video": video, "start_frame": first * stride, "end_frame": end})
+    return described
+
+
+def _write_history(path: Path, state: TrainingState) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["step", "loss", "validation_loss"], restval="")
+    writer.writeheader()
+    writer.writerows(state.history)
+    with written_whole(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _known_truth(intervals: Path | None, video: str, frames: int) -> Bool[np.ndarray, " frames"] | None:
+    if intervals is None:
+        return None
+    known = read_intervals(intervals)
+    return labels_from_intervals(known.get(video, ()), frames)

@@ -1,0 +1,247 @@
+"""One contract for everything that turns a video, or what is written about it, into rows of numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from pydantic import JsonValue
+
+from ..data.manifest import Manifest, Nature
+from ..data.video import Frame
+from ..errors import DataError, MissingExtraError, check_int
+from .captions import Caption, Gaps
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """One modality of one video, with the time of each row.
+
+    Args:
+        values: One row per snippet, (T, D) or (T, C, D) with C crops.
+        spans: Seconds [start, end) that each row describes, (T, 2).
+
+    Raises:
+        DataError: Numbers of rows differ, or a value is not finite.
+    """
+
+    values: Float32[np.ndarray, "snippets ..."]
+    spans: Float64[np.ndarray, "rows 2"]
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.spans) or self.values.ndim not in (2, 3):
+            raise DataError(
+                "features and times do not fit", expected="(T, D) or (T, C, D)", got=(self.values.shape, len(self.spans))
+            )
+        if not np.isfinite(self.values).all():
+            row = int(np.flatnonzero(~np.isfinite(self.values).reshape(len(self.values), -1).all(axis=1))[0])
+            raise DataError("features are not finite", where=f"row {row}", expected="finite numbers", got="NaN or infinity")
+
+
+class Extractor(ABC):
+    """What every extractor says about itself; its numbers change only with ``version``, ``settings`` or the weights.
+
+    Attributes:
+        name: Name of the extractor, for the manifest.
+        version: Version of its output.
+        nature: ``"direction"`` or ``"magnitude"``, see Manifest.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    nature: ClassVar[Nature]
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, JsonValue]:
+        """Everything that was chosen and changes the numbers."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, numbers per row."""
+
+    @property
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the network's weights; None where there is no network."""
+        return None
+
+    def manifest(self, modality: str, snippet_frames: int = 16, stride: int = 16) -> Manifest:
+        """Write down how this extractor makes the features of ``modality``."""
+        return Manifest(
+            modality=modality,
+            extractor=self.name,
+            version=self.version,
+            settings=self.settings,
+            weights_hash=self.weights_hash,
+            width=self.width,
+            snippet_frames=snippet_frames,
+            stride=stride,
+            nature=self.nature,
+        )
+
+
+class FrameExtractor(Extractor):
+    """Look at pictures. Without memory from one snippet to the next, so that streaming and offline agree."""
+
+    @abstractmethod
+    def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
+        """Describe one snippet by D numbers.
+
+        Args:
+            frames: The frames of the snippet, at least one.
+            before: The frame just before it; None at the start of a video.
+        """
+
+
+class SidecarExtractor(Extractor):
+    """Look at what is written about a video; ``gaps`` says what a snippet without a caption is."""
+
+    gaps: Gaps = "error"
+
+    @abstractmethod
+    def rows(
+        self, captions: Sequence[Caption], frames: int, snippet_frames: int, stride: int
+    ) -> Float32[np.ndarray, "snippets width"]:
+        """Describe every snippet of a video of ``frames`` frames by D numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snippet:
+    """The frames of one row: ``frames`` and the one ``before`` them (None at the start of the video)."""
+
+    index: int
+    frames: tuple[Frame, ...]
+    before: Frame | None
+
+
+def snippet_spans(frames: int, snippet_frames: int = 16, stride: int = 16) -> Int64[np.ndarray, "snippets 2"]:
+    """List the frames [start, end) of every snippet: ``[t stride, min(t stride + snippet_frames, frames))``.
+
+    The last, partial snippet is kept, so that every frame up to the last belongs to a row where stride <= snippet_frames.
+
+    Example:
+        >>> snippet_spans(20, snippet_frames=16, stride=8).tolist()
+        [[0, 16], [8, 20], [16, 20]]
+    """
+    check_int(frames, "frames", "snippet_spans", low=1)
+    check_int(snippet_frames, "snippet_frames", "snippet_spans", low=1)
+    check_int(stride, "stride", "snippet_spans", low=1)
+    starts = np.arange(0, frames, stride, dtype=np.int64)
+    return np.stack([starts, np.minimum(starts + snippet_frames, frames)], axis=1)
+
+
+def iterate_snippets(frames: Iterable[Frame], snippet_frames: int = 16, stride: int = 16) -> Iterator[Snippet]:
+    """Group frames, also of a running stream, into snippets; each is handed on with its last frame.
+
+    Holds at most ``snippet_frames + 1`` frames. The snippets are those of ``snippet_spans``.
+    """
+    check_int(snippet_frames, "snippet_frames", "iterate_snippets", low=1)
+    check_int(stride, "stride", "iterate_snippets", low=1)
+    kept: list[Frame] = []  # the frames from number `first` on
+    first = index = seen = 0
+    for frame in frames:
+        kept.append(frame)
+        seen += 1
+        if seen == index * stride + snippet_frames:
+            yield _cut(kept, first, index, stride)
+            index += 1
+        useless = min(index * stride - 1, seen) - first  # only the frame before the next snippet is needed still
+        if useless > 0:
+            del kept[:useless]
+            first += useless
+    while index * stride < seen:
+        yield _cut(kept, first, index, stride)
+        index += 1
+
+
+def _cut(kept: list[Frame], first: int, index: int, stride: int) -> Snippet:
+    start = index * stride - first
+    return Snippet(index, tuple(kept[start:]), kept[start - 1] if start else None)
+
+
+def seconds_of_spans(
+    spans: Int64[np.ndarray, "snippets 2"], times: Float[np.ndarray, " frames"], fps: float
+) -> Float64[np.ndarray, "snippets 2"]:
+    """Turn spans of frames into seconds: a span ends where the next frame starts, the last one frame after its start.
+
+    Args:
+        spans: Frames [start, end) of each row, (T, 2).
+        times: Seconds of each frame, (frames,).
+        fps: Frames per second, for the end of the last frame.
+
+    Example:
+        >>> seconds_of_spans(np.array([[0, 2], [2, 3]]), np.array([0.0, 0.5, 1.0]), fps=2.0).tolist()
+        [[0.0, 1.0], [1.0, 1.5]]
+    """
+    starts = np.append(times, times[-1] + 1.0 / fps).astype(np.float64)
+    return np.asarray(starts[spans], dtype=np.float64)
+
+
+def check_row(values: object, *, width: int, where: str) -> Float32[np.ndarray, " width"]:
+    """Return an extractor's row as float32 if it is (D,) and finite, else raise ``DataError`` that names the place."""
+    row = np.asarray(values)
+    if row.shape != (width,):
+        raise DataError("an extractor gave a row of the wrong shape", where=where, expected=(width,), got=row.shape)
+    row = row.astype(np.float32)
+    if not np.isfinite(row).all():
+        column = int(np.flatnonzero(~np.isfinite(row))[0])
+        raise DataError(
+            "an extractor gave a number that is not finite",
+            where=f"{where}, column {column}",
+            expected="finite numbers",
+            got=row[column],
+            fix="look at the pictures there, or leave this extractor out",
+        )
+    return row
+
+
+def sample_evenly(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """Pick at most ``count`` frames in the middles of as many equal spans.
+
+    Example:
+        >>> pictures = np.zeros((16, 2, 2, 3), np.uint8)
+        >>> [frame.index for frame in sample_evenly([Frame(i, i / 25, p) for i, p in enumerate(pictures)], 4)]
+        [2, 6, 10, 14]
+    """
+    count = min(count, len(frames))
+    return [frames[(2 * place + 1) * len(frames) // (2 * count)] for place in range(count)]
+
+
+def reduced_size(image: UInt8[np.ndarray, "h w 3"], longest_side: int) -> tuple[int, int]:
+    """Give the (width, height) of a picture whose longer side may have ``longest_side`` pixels; never enlarged.
+
+    Example:
+        >>> reduced_size(np.zeros((240, 360, 3), np.uint8), 240)
+        (240, 160)
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, longest_side / max(height, width))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def load_package(package: str, *, module: str | None = None, extra: str) -> ModuleType:
+    """Import an optional package where it is used, or raise ``MissingExtraError`` that says what to install."""
+    try:
+        return importlib.import_module(module or package)
+    except ImportError as error:
+        raise MissingExtraError(package, extra) from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_opencv() -> Any:
+    """Import OpenCV or say which extra brings it."""
+    return load_package("opencv-python-headless", module="cv2", extra="video")

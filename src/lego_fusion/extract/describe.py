@@ -1,0 +1,194 @@
+"""One video, decoded once: every extractor describes its snippets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from ..data.video import Frame, VideoReader
+from ..errors import DataError, ParameterError
+from .base import (
+    Extractor,
+    Features,
+    FrameExtractor,
+    SidecarExtractor,
+    check_row,
+    iterate_snippets,
+    seconds_of_spans,
+    snippet_spans,
+)
+from .captions import Caption, captions_per_frame, read_captions
+
+CaptionSource = Path | tuple[str | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What one pass over a video gave.
+
+    Args:
+        values: Features of the frame extractors by modality, (T, D) each.
+        fps: Frames per second.
+        times: Seconds of each frame after the first, (frames,).
+        problem: What is wrong with the file, or None; the frames before it are described all the same.
+        notes: What is unusual about the file but handled.
+        seconds: Time spent by modality, and ``"decode"``.
+    """
+
+    values: dict[str, Float32[np.ndarray, "snippets width"]]
+    fps: float
+    times: Float64[np.ndarray, " frames"]
+    problem: str | None
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.times)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFeatures:
+    """The features of one video by modality, with its frames, rate and problem as in Decoded."""
+
+    features: dict[str, Features]
+    decoded: Decoded
+
+
+def extract_video(
+    path: str | Path,
+    extractors: Mapping[str, Extractor],
+    *,
+    snippet_frames: int = 16,
+    stride: int = 16,
+    captions: str | Path | None = None,
+) -> dict[str, Features]:
+    """Describe one video by every extractor, as extract_dataset would; see describe_video for its frames and rate.
+
+    Args:
+        path: The video file.
+        extractors: By modality.
+        snippet_frames: Frames that a row describes.
+        stride: Frames from one row to the next.
+        captions: Its caption file, for extractors that read one.
+
+    Raises:
+        VideoError: Not a video.
+        DataError: Captions missing or malformed, or an extractor gave NaN.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lego_fusion.data.synthetic import render_scenes
+        >>> from lego_fusion.extract.motion import Motion
+        >>> with TemporaryDirectory() as folder:
+        ...     scenes = render_scenes(folder, videos=2, frames=(20, 20), size=(64, 96), fps=10.0)
+        ...     features = extract_video(scenes.videos[0].path, {"motion": Motion()})
+        >>> features["motion"].values.shape, features["motion"].spans.round(3).tolist()
+        ((2, 248), [[0.0, 1.6], [1.6, 2.0]])
+    """
+    described = describe_video(path, extractors, snippet_frames=snippet_frames, stride=stride, captions=captions)
+    return described.features
+
+
+def describe_video(
+    path: str | Path,
+    extractors: Mapping[str, Extractor],
+    *,
+    snippet_frames: int = 16,
+    stride: int = 16,
+    captions: str | Path | None = None,
+) -> VideoFeatures:
+    """As extract_video, with the video's frames, rate and problem."""
+    path = Path(path)
+    on_frames, on_captions = by_kind(extractors)
+    decoded = decode_video(path, on_frames, snippet_frames=snippet_frames, stride=stride)
+    values = dict(decoded.values)
+    for modality, extractor in on_captions.items():
+        given = Path(captions) if captions is not None else None
+        values[modality] = sidecar_rows(extractor, given, decoded, snippet_frames, stride, where=str(path))
+    spans = seconds_of_spans(snippet_spans(decoded.frames, snippet_frames, stride), decoded.times, decoded.fps)
+    return VideoFeatures({modality: Features(values[modality], spans) for modality in extractors}, decoded)
+
+
+def decode_video(
+    path: Path, extractors: Mapping[str, FrameExtractor], *, snippet_frames: int = 16, stride: int = 16
+) -> Decoded:
+    """Decode a video once and let all frame extractors look at each snippet; without any, only count its frames."""
+    rows: dict[str, list[np.ndarray]] = {modality: [] for modality in extractors}
+    seconds = dict.fromkeys(extractors, 0.0)
+    times: list[float] = []
+    started = time.perf_counter()
+    with VideoReader(path) as reader:
+        if not extractors:
+            times = [moment for moment, _ in reader.decode()]
+        else:
+            frames = _noting_times(reader, times)
+            for snippet in iterate_snippets(frames, snippet_frames, stride):
+                for modality, extractor in extractors.items():
+                    before = time.perf_counter()
+                    where = f"{path.name}, modality '{modality}', row {snippet.index}"
+                    row = extractor.snippet(snippet.frames, snippet.before)
+                    rows[modality].append(check_row(row, width=extractor.width, where=where))
+                    seconds[modality] += time.perf_counter() - before
+        seconds["decode"] = time.perf_counter() - started - sum(seconds.values())
+        return Decoded(
+            values={modality: np.stack(described) for modality, described in rows.items()},
+            fps=(len(times) - 1) / times[-1] if times[-1] > 0 else reader.declared_fps,
+            times=np.array(times, dtype=np.float64),
+            problem=reader.problem,
+            notes=reader.notes,
+            seconds=seconds,
+        )
+
+
+def _noting_times(reader: VideoReader, times: list[float]) -> Iterator[Frame]:
+    for frame in reader:
+        times.append(frame.time)
+        yield frame
+
+
+def by_kind(
+    extractors: Mapping[str, Extractor],
+) -> tuple[dict[str, FrameExtractor], dict[str, SidecarExtractor]]:
+    """Part extractors into those that look at pictures and those that read captions."""
+    if not extractors:
+        raise ParameterError("no extractor given", fix="name at least one, for example motion")
+    on_frames = {name: one for name, one in extractors.items() if isinstance(one, FrameExtractor)}
+    on_captions = {name: one for name, one in extractors.items() if isinstance(one, SidecarExtractor)}
+    for name, one in extractors.items():
+        if name not in on_frames and name not in on_captions:
+            raise ParameterError(
+                "not an extractor", where=name, expected="a FrameExtractor or a SidecarExtractor", got=type(one).__name__
+            )
+    return on_frames, on_captions
+
+
+def sidecar_rows(
+    extractor: SidecarExtractor,
+    captions: CaptionSource | None,
+    decoded: Decoded,
+    snippet_frames: int,
+    stride: int,
+    *,
+    where: str,
+) -> Float32[np.ndarray, "snippets width"]:
+    """Describe the captions of a decoded video; errors name ``where`` it is."""
+    if captions is None:
+        raise DataError("the video has no captions", where=where, fix=f"add a caption file, or leave out '{extractor.name}'")
+    spoken: tuple[Caption, ...]
+    if isinstance(captions, Path):
+        spoken, where = read_captions(captions, decoded, gaps=extractor.gaps), str(captions)
+    else:
+        spoken = captions_per_frame(captions, decoded.frames, where=where, gaps=extractor.gaps)
+    try:
+        rows = extractor.rows(spoken, decoded.frames, snippet_frames, stride)
+    except DataError as error:
+        place = where if error.where is None else f"{where}, {error.where}"
+        raise DataError(error.what, where=place, expected=error.expected, got=error.got, fix=error.fix) from error
+    return np.stack([check_row(row, width=extractor.width, where=f"{where}, row {t}") for t, row in enumerate(rows)])

@@ -1,0 +1,63 @@
+"""Extractors by name, and the way back from a manifest to the extractor that writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..data.manifest import Manifest
+from ..errors import DataError, ManifestError, ParameterError
+from .appearance import Appearance
+from .base import Extractor
+from .motion import Motion
+from .onnx import OnnxImage
+from .text import Text
+
+EXTRACTORS: dict[str, type[Extractor]] = {extractor.name: extractor for extractor in (Motion, Appearance, OnnxImage, Text)}
+
+
+def extractor_for(manifest: Manifest, *, model: str | Path | None = None) -> Extractor:
+    """Make the extractor whose manifest is ``manifest``, to describe another video in the same way.
+
+    Args:
+        manifest: Of the features that a dataset or model has.
+        model: Where the network lies on this machine: the file for ``onnx``, the folder for ``text`` where it is not
+            the installed package.
+
+    Raises:
+        ParameterError: The extractor is not one of lego-fusion's, or needs ``model``.
+        ManifestError: What it would write differs, for example because the network is another one.
+
+    Example:
+        >>> extractor_for(Motion(bins=4).manifest("flow")).settings["bins"]
+        4
+    """
+    kind = EXTRACTORS.get(manifest.extractor)
+    if kind is None:
+        raise ParameterError(
+            "no such extractor", where=manifest.modality, expected=", ".join(EXTRACTORS), got=manifest.extractor
+        )
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in manifest.settings.items()
+    }
+    if kind is OnnxImage:
+        file = settings.pop("file", None)
+        if model is None:
+            raise ParameterError("the extractor needs its network", where=manifest.modality, expected=f"the file {file}")
+        settings["path"] = model
+    elif kind is Text and model is not None:
+        settings["model"] = model
+    try:
+        extractor = kind(**settings)
+    except TypeError as error:
+        raise DataError("the manifest has settings of another version", where=manifest.modality, got=error) from error
+    mine = extractor.manifest(manifest.modality, manifest.snippet_frames, manifest.stride)
+    if mine != manifest:
+        raise ManifestError(
+            "the extractor here would describe a video in another way",
+            where=manifest.modality,
+            expected="the same manifest",
+            got="; ".join(manifest.differences(mine)),
+            fix="give the same network, or extract and train again",
+        )
+    return extractor

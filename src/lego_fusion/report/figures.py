@@ -1,0 +1,89 @@
+"""Figures through matplotlib, drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from ..data.annotations import intervals_from_labels
+from ..data.files import written_whole
+from ..errors import DataError, MissingExtraError
+
+CURVE = "#0072B2"  # Okabe and Ito's palette, told apart without colour vision
+TRUTH = "#E69F00"
+
+
+def score_curve(
+    path: str | Path,
+    scores: Float64[np.ndarray, " frames"],
+    *,
+    fps: float,
+    truth: Bool[np.ndarray, " frames"] | None = None,
+    title: str = "",
+) -> None:
+    """Draw the score of every frame over time, with the abnormal spans behind it where they are known.
+
+    Args:
+        path: PNG or SVG file to write.
+        scores: Frame scores in [0, 1].
+        fps: Frames per second, > 0.
+        truth: True where a frame is abnormal.
+        title: Above the curve.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        DataError: If scores and truth differ in length.
+    """
+    score_curves(path, [(title, scores, truth)], fps=fps)
+
+
+def score_curves(
+    path: str | Path,
+    curves: Sequence[tuple[str, Float64[np.ndarray, " frames"], Bool[np.ndarray, " frames"] | None]],
+    *,
+    fps: float,
+    columns: int = 1,
+) -> None:
+    """Draw several videos' curves in one figure: (title, scores, truth or None) each, ``columns`` beside each other."""
+    figure_class, canvas = _matplotlib()
+    rows = -(-len(curves) // columns)
+    figure = figure_class(figsize=(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows), layout="constrained")
+    canvas(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (title, scores, truth) in zip(axes, curves, strict=False):
+        _draw_curve(axis, title, scores, truth, fps)
+    for axis in axes[len(curves) :]:
+        axis.set_visible(False)
+    handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    path = Path(path)
+    with written_whole(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+
+
+def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | None, fps: float) -> None:
+    if truth is not None and len(truth) != len(scores):
+        raise DataError("scores and ground truth differ in length", where=title, expected=len(scores), got=len(truth))
+    seconds = np.arange(len(scores) + 1) / fps
+    if truth is not None:
+        for number, span in enumerate(intervals_from_labels(title or "video", truth)):
+            label = "abnormal (ground truth)" if number == 0 else None
+            axis.axvspan(span.start_frame / fps, span.end_frame / fps, color=TRUTH, alpha=0.3, lw=0, label=label)
+    axis.stairs(scores, seconds, color=CURVE, lw=1.6, baseline=None, label="abnormality score")
+    axis.set(xlim=(0, seconds[-1]), ylim=(-0.02, 1.02), xlabel="seconds")
+    axis.set_ylabel("score")
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _matplotlib() -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "report") from error
+    return Figure, FigureCanvasAgg
