@@ -64,9 +64,7 @@ def test_the_same_scene_enlarged_gives_the_same(texture: np.ndarray, make_frames
     np.testing.assert_allclose(list(small.values()), list(large.values()), atol=2e-3)
 
 
-def test_a_snippet_is_the_mean_of_its_sampled_frames_whatever_came_before(
-    texture: np.ndarray, make_frames: MakeFrames
-) -> None:
+def test_a_snippet_is_the_mean_of_its_sampled_frames_whatever_came_before(texture: np.ndarray, make_frames: MakeFrames) -> None:
     pictures = np.stack([texture[i : i + 40, 3 * i : 3 * i + 60] for i in range(8)])
     frames = make_frames(pictures)
     extractor = Appearance(frames_per_snippet=4)

@@ -97,7 +97,7 @@ def test_half_precision_networks_are_fed_half_precision(tmp_path: Path, make_fra
 
 def test_an_output_is_chosen_by_name(colours: Path) -> None:
     assert OnnxImage(colours, output="out").width == 3
-    with pytest.raises(DataError, match="no such output .*expected out, got logits"):
+    with pytest.raises(DataError, match=r"no such output .*expected out, got logits"):
         _ = OnnxImage(colours, output="logits").width
 
 

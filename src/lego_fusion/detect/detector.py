@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,8 +14,7 @@ from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 
 
-@dataclass(frozen=True)
-class DetectorOutput:
+class DetectorOutput(NamedTuple):
     """Segment logits (B, N), higher is more abnormal (sigmoid gives the segment score), and the fused graph if there is one."""
 
     logits: Float[Tensor, "b n"]

@@ -16,6 +16,7 @@ from .base import FrameExtractor, load_opencv, reduced_size, sample_evenly
 
 _DIRECTIONS = 9
 _CLIP = 0.2  # the share of one direction in a block is limited, as in the source
+_FLAT = 0.1  # a block with less gradient in all than this is taken for flat, so that noise is not blown up
 
 
 class Appearance(FrameExtractor):
@@ -125,6 +126,6 @@ def _normalised_blocks(cells: Float64[np.ndarray, "rows columns directions"]) ->
     parts = [cells[:-1, :-1], cells[:-1, 1:], cells[1:, :-1], cells[1:, 1:]]
     blocks = np.concatenate(parts, axis=-1).reshape(-1, 4 * cells.shape[-1])
     for limit in (_CLIP, np.inf):
-        length = np.sqrt((blocks**2).sum(axis=1, keepdims=True) + 1e-4)
+        length = np.sqrt((blocks**2).sum(axis=1, keepdims=True) + _FLAT**2)
         blocks = np.minimum(blocks / length, limit)
     return np.asarray(blocks.ravel() / np.sqrt(len(blocks)))

@@ -69,7 +69,7 @@ class _Timed:
     where: str
 
 
-def read_captions(path: str | Path, timeline: Timeline, *, gaps: Gaps = "error") -> tuple[Caption, ...]:
+def read_captions(path: str | Path, timeline: Timeline, *, gaps: str = "error") -> tuple[Caption, ...]:
     """Read the captions of one video, in frames.
 
     Formats by suffix, all UTF-8: ``.json`` (one text or null per frame; ``{"captions": [...]}`` with start and end in
@@ -88,12 +88,12 @@ def read_captions(path: str | Path, timeline: Timeline, *, gaps: Gaps = "error")
         DataError: Malformed (the line is named), not UTF-8 (the byte is named), or of another length than the video.
     """
     path = Path(path)
-    check_choice(gaps, "gaps", "read_captions", GAPS)
+    way: Gaps = check_choice(gaps, "gaps", "read_captions", GAPS)
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise DataError("no such caption format", where=path, expected=" ".join(CAPTION_SUFFIXES), got=path.suffix or "none")
-    captions = read(_text_of(path), str(path), timeline, gaps)
-    return _within(captions, timeline.frames, gaps, str(path))
+    captions = read(_text_of(path), str(path), timeline, way)
+    return _within(captions, timeline.frames, way, str(path))
 
 
 def captions_per_frame(texts: Sequence[str | None], frames: int, *, where: str, gaps: Gaps = "error") -> tuple[Caption, ...]:

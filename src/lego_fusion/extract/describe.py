@@ -139,7 +139,7 @@ def decode_video(
         seconds["decode"] = time.perf_counter() - started - sum(seconds.values())
         return Decoded(
             values={modality: np.stack(described) for modality, described in rows.items()},
-            fps=(len(times) - 1) / times[-1] if times[-1] > 0 else reader.declared_fps,
+            fps=round((len(times) - 1) / times[-1] if times[-1] > 0 else reader.declared_fps, 9),
             times=np.array(times, dtype=np.float64),
             problem=reader.problem,
             notes=reader.notes,

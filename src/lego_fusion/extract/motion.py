@@ -41,9 +41,10 @@ class Motion(FrameExtractor):
     counts as half the median.
 
     Columns, in this order (``columns()`` names them), over all pixels and pairs of the snippet:
-    0 the root mean square speed (it ranks as the flow energy, the mean of its square, does); the mean speed; its quantiles .5 .9 .99 .999; the fraction of moving
-    pixels; the mean speed of the fastest cell; then for each cell of a grid: ``bins`` oriented-flow sums (speed, split
-    linearly between the two nearest directions, mean over the cell, so that they sum to the cell's mean speed;
+    0 the root mean square speed (it ranks as the flow energy, the mean of its square, does); the mean speed; its
+    quantiles .5 .9 .99 .999; the fraction of moving pixels; the mean speed of the fastest cell;
+    then for each cell of a grid: ``bins`` oriented-flow sums (speed, split linearly between the two nearest directions,
+    mean over the cell, so that they sum to the cell's mean speed;
     direction 0 is to the right, the next ones turn clockwise on the screen), the mean speed, and the largest speed
     of a 5 x 5 neighbourhood. A video of one frame has no pair and gives zeros.
 

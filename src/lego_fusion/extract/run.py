@@ -95,12 +95,14 @@ class _Run:
     snippet_frames: int
     stride: int
     known: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # frames, fps, problem by video
+    source_hashes: dict[str, str] = field(default_factory=dict)  # by video
     failures: list[Failure] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def job(self, video: SourceVideo) -> _Job:
         """Find out what of a video has to be extracted."""
         source_hash, captions_hash = file_hash(video.path), _captions_hash(video.captions)
+        self.source_hashes[video.name] = source_hash
         pending = []
         known: Mapping[str, Any] = {}
         for modality in self.extractors:
@@ -229,7 +231,7 @@ def extract_dataset(
         )
     config = DatasetConfig(name=listing.name, snippet_frames=snippet_frames, stride=stride, modalities={**kept, **manifests})
     dataset = write_dataset(output, config, records, [one for one in truth if one.video not in failed])
-    warnings = [*listing.warnings, *warnings, *_damaged(run)]
+    warnings = [*listing.warnings, *warnings, *_outdated(run, [name for name in kept if name not in manifests]), *_damaged(run)]
     reused = len(records) - len(extracted - failed)
     return ExtractionReport(dataset, tuple(run.failures), tuple(warnings), len(extracted - failed), reused, run.seconds)
 
@@ -391,6 +393,23 @@ def _truth_inside(run: _Run, truth: Mapping[str, tuple[Interval, ...]], warnings
             if one.start_frame < frames
         ]
     return kept
+
+
+def _outdated(run: _Run, kept: Sequence[str]) -> list[str]:
+    """Warn of features that stay although their video is another file now."""
+    warnings = []
+    for modality in kept:
+        changed = []
+        for video, source_hash in sorted(run.source_hashes.items()):
+            record = read_provenance(run.output, modality, video) or {}
+            if record.get("source_sha256", source_hash) != source_hash:
+                changed.append(video)
+        if changed:
+            warnings.append(
+                f"{modality}: the features of {len(changed)} videos were made from another file, "
+                f"extract it again: {', '.join(changed[:5])}"
+            )
+    return warnings
 
 
 def _damaged(run: _Run) -> list[str]:

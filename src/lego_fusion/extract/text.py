@@ -52,7 +52,7 @@ class Text(SidecarExtractor):
         self,
         model: str | Path = DEFAULT_MODEL,
         *,
-        gaps: Gaps = "error",
+        gaps: str = "error",
         download: bool = False,
         batch_size: int = 64,
         device: str = "cpu",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,8 +14,7 @@ from ..errors import DataError, ParameterError, check_int
 from ..graph.operator import check_names
 
 
-@dataclass(frozen=True)
-class FusionOutput:
+class FusionOutput(NamedTuple):
     """What a fusion returns.
 
     Args:

@@ -1,0 +1,65 @@
+"""From a manifest back to the extractor that writes it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.video import Frame
+from lego_fusion.errors import DataError, ManifestError, ParameterError
+from lego_fusion.extract.appearance import Appearance
+from lego_fusion.extract.base import Extractor, FrameExtractor
+from lego_fusion.extract.motion import Motion
+from lego_fusion.extract.onnx import OnnxImage
+from lego_fusion.extract.registry import EXTRACTORS, extractor_for
+from lego_fusion.extract.text import Text
+
+MADE = [Motion(bins=4, per="frame"), Appearance(cells=(3, 5), frames_per_snippet=2)]
+
+
+@pytest.mark.parametrize("extractor", MADE, ids=lambda one: one.name)
+def test_the_way_back_gives_the_same_manifest(extractor: Extractor) -> None:
+    manifest = Manifest.model_validate_json(extractor.manifest("any", 8, 4).model_dump_json())
+    assert extractor_for(manifest).manifest("any", 8, 4) == manifest
+
+
+def test_networks_are_found_where_they_lie_and_must_be_the_same(
+    shared_data: Path, tiny_text_model: Path, tmp_path: Path
+) -> None:
+    path = shared_data / "weights" / "squeezenet_v1.0_embedding.onnx"
+    pytest.importorskip("onnxruntime", reason="pip install 'lego-fusion[onnx]'")
+    image, text = OnnxImage(path, frames_per_snippet=2).manifest("a"), Text(tiny_text_model).manifest("t")
+    assert extractor_for(image, model=path).manifest("a") == image
+    assert extractor_for(text, model=tiny_text_model).manifest("t") == text
+    with pytest.raises(ParameterError, match=r"needs its network \(a\): expected the file squeezenet"):
+        extractor_for(image)
+    with pytest.raises(ManifestError, match=r"another way .*weights_hash"):
+        extractor_for(image.model_copy(update={"weights_hash": "0" * 64}), model=path)
+
+
+def test_unknown_extractors_settings_and_versions_are_refused() -> None:
+    manifest = Motion().manifest("m")
+    with pytest.raises(ParameterError, match=r"no such extractor .*motion, appearance, onnx, text, got imported"):
+        extractor_for(manifest.model_copy(update={"extractor": "imported"}))
+    with pytest.raises(DataError, match="settings of another version"):
+        extractor_for(manifest.model_copy(update={"settings": {"speed": 1}}))
+    with pytest.raises(ManifestError, match="version: '0' against '1'"):
+        extractor_for(manifest.model_copy(update={"version": "0"}))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EXTRACTORS.values() if kind in (Motion, Appearance)])
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_every_extractor_without_a_network_keeps_the_contract(
+    kind: type[FrameExtractor], count: int, texture: np.ndarray, make_frames: Callable[..., list[Frame]]
+) -> None:
+    frames = make_frames(np.stack([texture[i : i + 60, 2 * i : 2 * i + 90] for i in range(count)]))
+    extractor = kind()
+    first, second = extractor.snippet(frames, None), kind().snippet(frames, None)
+    assert first.shape == (extractor.width,)
+    assert first.dtype == np.float32
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+    assert extractor.manifest("m").width == extractor.width
+    assert len(extractor.columns()) == extractor.width
