@@ -100,6 +100,8 @@ def load_bags(
                 got=", ".join(dataset.modalities) or "no modality",
                 fix="extract it, or leave it out",
             )
+    if not videos or not modalities:
+        raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
     counts = {dataset.modalities[modality].crops for modality in modalities} - {1}
     if len(counts) > 1:
         raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))

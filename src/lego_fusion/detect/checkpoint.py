@@ -107,12 +107,12 @@ def load_detector(folder: Path) -> tuple[Detector, RunConfig]:
     if hashlib.sha256(path.read_bytes()).hexdigest() != config.weights_hash:
         raise CheckpointError("the weights do not belong to this configuration", where=path, fix="train again")
     tensors, _ = _read_tensors(path)
-    fusion: Any = config.detector["fusion"]
-    head: Any = config.detector["head"]
     try:
+        fusion: Any = config.detector["fusion"]
+        head: Any = config.detector["head"]
         detector = Detector(make_fusion(fusion["kind"], fusion["config"]), **head)
         detector.load_state_dict(tensors)
-    except (LegoFusionError, TypeError, KeyError, RuntimeError) as error:
+    except (LegoFusionError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise CheckpointError("the model cannot be rebuilt", where=folder, got=str(error), fix="train again") from error
     return detector.eval(), config
 
@@ -136,17 +136,18 @@ def load_training_state(path: Path, detector: Detector, optimiser: torch.optim.O
     tensors, metadata = _read_tensors(path)
     if metadata.get("format") != str(FORMAT) or "state" not in metadata:
         raise CheckpointError("this is not the checkpoint of a run", where=path, fix="delete it to start again")
+    entries: dict[int, dict[str, Tensor]] = {}
     try:
         detector.load_state_dict(_under("model/", tensors))
-    except RuntimeError as error:
+        for name, tensor in _under("optimiser/", tensors).items():
+            index, _, key = name.partition("/")
+            entries.setdefault(int(index), {})[key] = tensor
+        optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["random"])
+        facts = json.loads(metadata["state"])
+    except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError("the checkpoint is of another model", where=path, fix="delete it to start again") from error
-    entries: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under("optimiser/", tensors).items():
-        index, _, key = name.partition("/")
-        entries.setdefault(int(index), {})[key] = tensor
-    optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random"])
-    for name, value in json.loads(metadata["state"]).items():
+    for name, value in facts.items():
         setattr(state, name, value)
     state.best = _under("best/", tensors)
 

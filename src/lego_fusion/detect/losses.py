@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import DataError, check_choice, check_int
+from ..graph.relationship import columns_are_nodes
 
 Pooling = Literal["top-k", "max", "mean"]
 
@@ -77,6 +78,7 @@ def degree_variance(
     *,
     threshold: float = 0.8,
     k: int = 17,
+    square: bool | None = None,
 ) -> Float[Tensor, ""]:
     """Squared difference between the labels' mean variance of node degrees.
 
@@ -84,6 +86,14 @@ def degree_variance(
     degree of an abnormal bag; loss = (mean over normal bags - mean over abnormal bags)^2. With the 1/K (K columns that exist)
     it does not grow with the size of the graph. It compares the labels of one batch, so it needs both; it does not change
     with the order of bags, nor when all are repeated.
+
+    Args:
+        graph: The fused graph, (B, N, N) or (B, N, K).
+        labels: True where the bag is abnormal, (B,).
+        mask: True where a node exists, (B, N).
+        threshold: Entries below it do not count.
+        k: Nodes of an abnormal bag that count; all it has where it has fewer.
+        square: Whether the columns are the nodes; None goes by the shape, so say False for as many references as nodes.
 
     Raises:
         DataError: If the bags have one label only.
@@ -98,7 +108,7 @@ def degree_variance(
             fix="sample batches by label, or set its weight to 0",
         )
     columns: Tensor | int = graph.shape[-1]
-    if mask is not None and graph.shape[-1] == graph.shape[-2]:
+    if mask is not None and columns_are_nodes(graph, square):
         columns = mask.sum(1, keepdim=True).clamp_min(1)
     degree = (graph * (graph >= threshold)).sum(-1) / columns
     exists = torch.ones_like(degree, dtype=torch.bool) if mask is None else mask

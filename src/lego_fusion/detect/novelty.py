@@ -28,13 +28,15 @@ def nearest_neighbour_scores(train: Bags, test: Bags, *, neighbours: int = 3) ->
     normal = ~train.bag_labels
     if not bool(normal.any()):
         raise DataError("nearest neighbours need normal training videos", expected="at least one", got="none")
+    test = test.with_modalities(list(train.inputs))
     total: Tensor | float = 0.0
     for name, tensor in train.inputs.items():
         known = torch.unique(tensor[normal].flatten(0, 1), dim=0)
         deviation = known.std(0, unbiased=False)
         scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation)) * tensor.shape[-1] ** 0.5
         rows = test.inputs[name].flatten(0, 1) / scale
-        distance = torch.cdist(rows, known / scale).topk(min(neighbours, len(known)), largest=False).values.mean(-1)
+        distances = torch.cdist(rows, known / scale, compute_mode="donot_use_mm_for_euclid_dist")  # exact far from 0, too
+        distance = distances.topk(min(neighbours, len(known)), largest=False).values.mean(-1)
         typical = torch.pdist(known / scale).mean() if len(known) > 1 else torch.ones(())
         total = total + distance / typical
     if not isinstance(total, Tensor):

@@ -97,7 +97,7 @@ def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
 
 
 def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> Split:
-    """Move a share of the training videos of each label, at least one, to validation.
+    """Move a share of the training videos of each label to validation: at least one, and never all.
 
     Raises:
         DataError: If a label has fewer than two training videos.
@@ -110,7 +110,7 @@ def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> 
         if len(group) < 2:
             got = f"{len(group)} {label}"
             raise DataError("too few training videos to hold some out", expected="at least 2 of each label", got=got)
-        count = max(1, round(share * len(group)))
+        count = min(len(group) - 1, max(1, round(share * len(group))))
         order = [group[int(place)] for place in torch.randperm(len(group), generator=generator)]
         held += order[:count]
         kept += order[count:]
@@ -161,7 +161,7 @@ def run_method(
         method: One of ``LEARNED`` or ``UNLEARNED``.
         config: Of the training; its seed is the run's.
         nodes: N, as in the bags.
-        watch_test: Also keep the test scores of the start and of every ``config.check_every`` steps.
+        watch_test: Also keep the test scores of the start, of every ``config.check_every`` steps and of the last step.
         checkpoint: Where a killed run can go on from.
         on_step: Called with step and loss.
     """
@@ -172,6 +172,8 @@ def run_method(
         started = time.perf_counter()
         scores = _unlearned(dataset, train, test, method)
         return Run(_by_video(test, scores), None, 0, 0.0, time.perf_counter() - started)
+    if config.normal_only:  # abnormal videos must not reach the statistics either
+        train = train.select((~train.labels).nonzero()[:, 0])
     started = time.perf_counter()
     manifests = {name: dataset.modalities[name] for name in modalities}
     fusion = make_default_fusion(cast(LearnedMethod, method), manifests, nodes=nodes, seed=config.seed)
@@ -179,10 +181,14 @@ def run_method(
     detector = Detector(fusion, seed=config.seed)
     validation = bags.named(split.validation) if split.validation else None
     watched: dict[int, dict[str, Tensor]] = {}
+    watching = 0.0
 
     def look(step: int) -> None:
-        if watch_test and step % config.check_every == 0:
+        nonlocal watching
+        if watch_test and (step % config.check_every == 0 or step == config.steps):
+            began = time.perf_counter()
             watched[step] = _by_video(test, predict(detector, test))
+            watching += time.perf_counter() - began
 
     def stepped(step: int, loss: float) -> None:
         look(step)
@@ -190,7 +196,7 @@ def run_method(
             on_step(step, loss)
 
     fit(detector, train, config, validation=validation, checkpoint=checkpoint, on_start=lambda: look(0), on_step=stepped)
-    train_seconds = time.perf_counter() - started
+    train_seconds = time.perf_counter() - started - watching
     started = time.perf_counter()
     by_video = _by_video(test, predict(detector, test))
     score_seconds = time.perf_counter() - started

@@ -91,7 +91,7 @@ def train_run(
     """
     training = training or TrainingConfig()
     names = tuple(modalities) or tuple(dataset.modalities)
-    split = own_split(dataset)
+    split = training_split(dataset)
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     _check_labelled(dataset, split)
     request = _request(dataset, names, method, training, nodes, hidden, split)
@@ -118,7 +118,8 @@ def train_run(
         references=_describe_references(detector, train, dataset, nodes),
     )
     save_detector(folder, detector, config)
-    checkpoint.unlink(missing_ok=True)
+    for leftover in (checkpoint, *folder.glob(".*.partial")):  # what a kill in the middle of writing left
+        leftover.unlink(missing_ok=True)
     return read_run_config(folder)
 
 
@@ -195,8 +196,30 @@ def score_video(
     scores = _frame_scores(predict(detector, bags)[0].numpy(), rows, decoded.frames, config)
     warnings = tuple(note for note in (decoded.problem, *decoded.notes) if note)
     times = np.asarray(decoded.times, dtype=np.float64)
-    truth = _known_truth(intervals, video.stem, decoded.frames)
+    truth = _known_truth(intervals, video, decoded.frames)
     return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings)
+
+
+def read_method(folder: Path, config: RunConfig) -> str:
+    """Name of the method that was asked for; without the request, the kind of the fusion."""
+    request = _read_request(folder) if (folder / "request.json").is_file() else {}
+    fusion = config.detector.get("fusion")
+    kind = fusion.get("kind") if isinstance(fusion, dict) else None
+    return str(request.get("method") or kind or "unknown")
+
+
+def training_split(dataset: Dataset) -> Split:
+    """The dataset's own split; where no video is in any split, all labelled videos train.
+
+    Raises:
+        DataError: If there are splits but nothing to train on, or no video has a label.
+    """
+    if any(record.split for record in dataset.videos):
+        return own_split(dataset)
+    labelled = tuple(record.video for record in dataset.videos if record.label)
+    if not labelled:
+        raise DataError("no video has a label", where=dataset.root, expected="normal or abnormal", fix="edit videos.csv")
+    return Split("all", labelled, ())
 
 
 def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
@@ -237,15 +260,17 @@ def _request(
 
 
 def _is_finished(folder: Path, request: dict[str, JsonValue]) -> bool:
-    """Whether the folder holds the finished run of this request; a new folder gets the request written."""
-    path = folder / "request.json"
-    if path.is_file():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError("the request of this run cannot be read", where=path, fix="use another folder") from error
-        if there != request:
-            changed = [key for key in request if not isinstance(there, dict) or there.get(key) != request[key]]
+    """Whether the folder holds the finished run of this request; otherwise the request is there afterwards.
+
+    The request of a run that left no checkpoint gives way to another one, since nothing is lost with it.
+    """
+    finished, started = (folder / "config.json").is_file(), (folder / "checkpoint.safetensors").is_file()
+    if (folder / "request.json").is_file():
+        there = _read_request(folder)
+        if there == request:
+            return finished
+        if finished or started:
+            changed = [key for key in request if there.get(key) != request[key]]
             raise CheckpointError(
                 "the folder holds another run",
                 where=folder,
@@ -253,12 +278,22 @@ def _is_finished(folder: Path, request: dict[str, JsonValue]) -> bool:
                 got=f"another {', '.join(changed)}",
                 fix="use another folder, or delete this one",
             )
-        return (folder / "config.json").is_file()
-    if folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise CheckpointError("the folder is not empty and holds no run", where=folder, fix="use a new folder")
-    with written_whole(path) as file:
+    with written_whole(folder / "request.json") as file:
         file.write(json.dumps(request, indent=2).encode())
     return False
+
+
+def _read_request(folder: Path) -> dict[str, JsonValue]:
+    path = folder / "request.json"
+    try:
+        request = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError("the request of this run cannot be read", where=path, fix="use another folder") from error
+    if not isinstance(request, dict):
+        raise CheckpointError("the request of this run is not a table", where=path, fix="use another folder")
+    return request
 
 
 def _check_labelled(dataset: Dataset, split: Split) -> None:
@@ -293,8 +328,8 @@ def _write_history(path: Path, state: TrainingState) -> None:
         file.write(text.getvalue().encode())
 
 
-def _known_truth(intervals: Path | None, video: str, frames: int) -> Bool[np.ndarray, " frames"] | None:
+def _known_truth(intervals: Path | None, video: Path, frames: int) -> Bool[np.ndarray, " frames"] | None:
     if intervals is None:
         return None
     known = read_intervals(intervals)
-    return labels_from_intervals(known.get(video, ()), frames)
+    return labels_from_intervals((*known.get(video.stem, ()), *known.get(video.name, ())), frames)

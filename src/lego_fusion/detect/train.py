@@ -24,9 +24,10 @@ class TrainingConfig(BaseModel):
     Args:
         steps: Optimiser steps; 0 leaves the start as it is.
         learning_rate: Of Adam.
-        prior: Strength of the pull towards the start, in bags: with V training bags the loss gains
-            prior / (2 V) * mean((theta - start)^2 / scale^2) over all parameters, scale being each tensor's own size at the
-            start. Few bags leave a signed start nearly alone, many bags move it. Only for fusions with a start direction.
+        prior: Strength of the pull towards the start: with V training bags the loss gains
+            prior / (2 V) * sum((theta - start)^2 / scale^2) over all parameters, scale being each tensor's root mean square at
+            the start. This is the maximum a posteriori under a normal prior of deviation scale / sqrt(prior) around the
+            start: few bags leave a signed start nearly alone, many move it. Only for fusions with a start direction.
         weight_decay: Decoupled pull towards zero, for fusions without a start direction.
         batch_size: Bags per step, drawn by label in the proportion of the training set; None takes all.
         pooling: Bag score, ``"top-k"``, ``"max"`` or ``"mean"``.
@@ -50,7 +51,7 @@ class TrainingConfig(BaseModel):
 
     steps: int = Field(default=300, ge=0)
     learning_rate: float = Field(default=1e-3, gt=0)
-    prior: float = Field(default=100.0, ge=0)
+    prior: float = Field(default=30.0, ge=0)
     weight_decay: float = Field(default=5e-3, ge=0)
     batch_size: int | None = Field(default=None, ge=2)
     pooling: Pooling = "top-k"
@@ -141,10 +142,10 @@ def predict_logits(detector: Detector, bags: Bags) -> Tensor:
     """Segment logits of bags with features, (V, N), the mean over crops."""
     was_training = detector.training
     detector.eval()
-    inputs = scoring_inputs(detector.fusion, bags)
+    inputs = scoring_inputs(detector.fusion, _on_device(bags, next(detector.parameters()).device))
     logits = detector(inputs.inputs, cached=is_cached(detector.fusion)).logits
     detector.train(was_training)
-    return mean_over_crops(logits, bags.crops)
+    return mean_over_crops(logits, bags.crops).cpu()
 
 
 def _optimise(
@@ -162,12 +163,12 @@ def _optimise(
     prior = _Prior(detector, config, len(bags.videos))
     decay = 0.0 if prior.active else config.weight_decay
     adam = torch.optim.AdamW(detector.parameters(), lr=config.learning_rate, weight_decay=decay)
+    model, optimiser = fabric.setup(detector, adam)
     if checkpoint is not None and checkpoint.exists():
         load_training_state(checkpoint, detector, adam, state)
-    model, optimiser = fabric.setup(detector, adam)
     prior.to(fabric.device)
     bags = _on_device(bags, fabric.device)
-    held_out = None if validation is None else _on_device(scoring_inputs(detector.fusion, validation), fabric.device)
+    held_out = None if validation is None else scoring_inputs(detector.fusion, _on_device(validation, fabric.device))
     batches = _batches(bags, config)
     model.train()
     while state.step < config.steps and not _out_of_patience(state, config):
@@ -191,14 +192,14 @@ def _optimise(
 
 
 class _Prior:
-    """The Gaussian prior around the start: prior / (2 V) * mean of squared deviations in units of each tensor's size."""
+    """The Gaussian prior around the start: prior / (2 V) * sum of squared deviations in units of each tensor's size."""
 
     def __init__(self, detector: Detector, config: TrainingConfig, bags: int) -> None:
         self.active = detector.fusion.start_direction() is not None and config.prior > 0
         self.parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
         self.starts = [parameter.detach().clone() for parameter in self.parameters]
         self.scales = [float(start.square().mean().sqrt().clamp_min(1e-3)) for start in self.starts]
-        self.strength = config.prior / (2 * bags * sum(start.numel() for start in self.starts))
+        self.strength = config.prior / (2 * bags)
 
     def to(self, device: torch.device) -> None:
         self.starts = [start.to(device) for start in self.starts]

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from ..data.manifest import Nature
 from ..data.video import Frame
-from ..errors import check_choice, check_int, check_number
+from ..errors import ParameterError, check_choice, check_int, check_number
 from .base import FrameExtractor, load_opencv, reduced_size
 
 STATISTICS = (
@@ -40,18 +40,22 @@ class Motion(FrameExtractor):
     measures 0.2 pixels (99 % quantile). An interval shorter than half the snippet's median (repeated time stamps)
     counts as half the median.
 
-    Columns, in this order (``columns()`` names them), over all pixels and pairs of the snippet:
-    0 the root mean square speed (it ranks as the flow energy, the mean of its square, does); the mean speed; its
-    quantiles .5 .9 .99 .999; the fraction of moving pixels; the mean speed of the fastest cell;
-    then for each cell of a grid: ``bins`` oriented-flow sums (speed, split linearly between the two nearest directions,
-    mean over the cell, so that they sum to the cell's mean speed;
-    direction 0 is to the right, the next ones turn clockwise on the screen), the mean speed, and the largest speed
-    of a 5 x 5 neighbourhood. A video of one frame has no pair and gives zeros.
+    The picture is cut into ``rows`` x ``columns`` cells, each with an oriented-flow histogram per pair of frames (speed,
+    split linearly between the two nearest of ``bins`` directions, mean over the cell; direction 0 is to the right, the
+    next ones turn clockwise on the screen), and into ``bands`` of rows: seen from above a walkway, a band is a distance
+    from the camera. What moves along a band is the same event wherever it is, so cells are pooled over each band.
+
+    Columns, in this order (``columns()`` names them): over all pixels and pairs, the root mean square speed (it ranks as the
+    flow energy, the mean of its square, does), the mean speed, quantiles .5 .9 .99 .999, the fraction of moving pixels, and
+    the speed of the fastest cell (mean over pairs); then for each band and direction the mean over its cells, and for
+    each band and direction the largest of its cells (mean over pairs): a small fast object fills one cell, and a mean over
+    the band would hide it. A video of one frame has no pair and gives zeros.
 
     Args:
         longest_side: Pixels of the longer side that flow is computed at, in [32, 1024]; pictures are never enlarged.
-        rows: Cells from top to bottom, in [1, 64].
+        rows: Cells from top to bottom, in [1, 64], a multiple of ``bands``.
         columns: Cells from left to right, in [1, 64].
+        bands: Bands from top to bottom, in [1, 64].
         bins: Directions, in [2, 36].
         preset: DIS preset, ``"ultrafast"``, ``"fast"`` or ``"medium"``. The faster ones stop at a quarter of the
             resolution and lose objects of 20 pixels, such as a person far away; ``"medium"`` stops at half.
@@ -64,19 +68,20 @@ class Motion(FrameExtractor):
 
     Example:
         >>> Motion().width, Motion().columns()[0], Motion().columns()[8:10]
-        (248, 'speed_rms', ('cell_0_0_direction_0', 'cell_0_0_direction_45'))
+        (72, 'speed_rms', ('band_0_direction_0_mean', 'band_0_direction_45_mean'))
     """
 
     name: ClassVar[str] = "motion"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     nature: ClassVar[Nature] = "magnitude"
 
     def __init__(
         self,
         *,
         longest_side: int = 360,
-        rows: int = 4,
-        columns: int = 6,
+        rows: int = 8,
+        columns: int = 12,
+        bands: int = 4,
         bins: int = 8,
         preset: str = "medium",
         dead_zone: float = 0.2,
@@ -87,6 +92,9 @@ class Motion(FrameExtractor):
             check_int(rows, "rows", "Motion", low=1, high=64),
             check_int(columns, "columns", "Motion", low=1, high=64),
         )
+        self.bands = check_int(bands, "bands", "Motion", low=1, high=64)
+        if rows % bands:
+            raise ParameterError(f"The 'rows' parameter of Motion must be a multiple of bands={bands}. Got {rows} instead")
         self.bins = check_int(bins, "bins", "Motion", low=2, high=36)
         self.preset = str(check_choice(preset, "preset", "Motion", _PRESETS))
         self.dead_zone = check_number(dead_zone, "dead_zone", "Motion", low=0.0, high=10.0)
@@ -99,6 +107,7 @@ class Motion(FrameExtractor):
             "longest_side": self.longest_side,
             "rows": self.grid[0],
             "columns": self.grid[1],
+            "bands": self.bands,
             "bins": self.bins,
             "preset": self.preset,
             "dead_zone": self.dead_zone,
@@ -107,14 +116,14 @@ class Motion(FrameExtractor):
 
     @property
     def width(self) -> int:
-        """D = 8 + rows columns (bins + 2)."""
-        return len(STATISTICS) + self.grid[0] * self.grid[1] * (self.bins + 2)
+        """D = 8 + 2 bands bins."""
+        return len(STATISTICS) + 2 * self.bands * self.bins
 
     def columns(self) -> tuple[str, ...]:
-        """Name the D columns; cells are (row from the top, column from the left), directions degrees clockwise."""
+        """Name the D columns; bands count from the top, directions are degrees clockwise."""
         angles = [f"direction_{360 * place / self.bins:g}" for place in range(self.bins)]
-        cells = [f"cell_{row}_{column}" for row in range(self.grid[0]) for column in range(self.grid[1])]
-        return STATISTICS + tuple(f"{cell}_{what}" for cell in cells for what in (*angles, "mean", "peak"))
+        pooled = [f"band_{band}_{angle}" for band in range(self.bands) for angle in angles]
+        return STATISTICS + tuple(f"{name}_{what}" for what in ("mean", "peak") for name in pooled)
 
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
         """Describe one snippet by D numbers, see the class."""
@@ -124,17 +133,17 @@ class Motion(FrameExtractor):
         speed = np.hypot(flow[..., 0], flow[..., 1])
         speed[speed < self.dead_zone] = 0.0
         speed *= self._percent_per_unit(frames, before, max(flow.shape[1:3]))[:, None, None]
-        histograms = self._oriented_histograms(flow, speed)
-        means = histograms.sum(axis=1)
+        cells = self._oriented_histograms(flow, speed)  # (pairs, rows, columns, bins)
         statistics = [
             np.sqrt(np.square(speed, dtype=np.float64).mean()),
             speed.mean(dtype=np.float64),
             *np.quantile(speed, (0.5, 0.9, 0.99, 0.999)),
             np.count_nonzero(speed) / speed.size,
-            means.max(),
+            cells.sum(axis=3).max(axis=(1, 2)).mean(),
         ]
-        cells = np.concatenate([histograms, means[:, None], self._peaks(speed)[:, None]], axis=1)
-        return np.concatenate([statistics, cells.ravel()]).astype(np.float32)
+        banded = cells.reshape(len(cells), self.bands, -1, self.bins)
+        pooled = [banded.mean(axis=(0, 2)), banded.max(axis=2).mean(axis=0)]
+        return np.concatenate([statistics, *(part.ravel() for part in pooled)]).astype(np.float32)
 
     def flow(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, "pairs h w 2"]:
         """Estimate (u, v) in reduced pixels per pair, u to the right and v down, for each neighbouring pair of frames."""
@@ -159,26 +168,20 @@ class Motion(FrameExtractor):
 
     def _oriented_histograms(
         self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
-    ) -> Float64[np.ndarray, "cells bins"]:
+    ) -> Float64[np.ndarray, "pairs rows columns bins"]:
+        shape = (len(speed), *self.grid, self.bins)
         cell_of_pixel = _cell_of_pixel(speed.shape[1], speed.shape[2], *self.grid)
         cells = self.grid[0] * self.grid[1]
         pair, y, x = np.nonzero(speed)
-        moving, cell = speed[pair, y, x].astype(np.float64), cell_of_pixel[y, x]
+        moving, cell = speed[pair, y, x].astype(np.float64), pair * cells + cell_of_pixel[y, x]
         place = np.arctan2(flow[pair, y, x, 1], flow[pair, y, x, 0]).astype(np.float64) * (self.bins / (2 * np.pi))
         low = np.floor(place).astype(np.int64)
         share = place - low  # of the next direction
-        sums = np.zeros(cells * self.bins)
+        sums = np.zeros(len(speed) * cells * self.bins)
         for direction, weight in ((low, moving * (1 - share)), (low + 1, moving * share)):
-            sums += np.bincount(cell * self.bins + direction % self.bins, weights=weight, minlength=cells * self.bins)
-        pixels = np.bincount(cell_of_pixel.ravel(), minlength=cells) * len(speed)
-        return sums.reshape(cells, self.bins) / np.maximum(pixels, 1)[:, None]
-
-    def _peaks(self, speed: Float32[np.ndarray, "pairs h w"]) -> Float64[np.ndarray, " cells"]:
-        cv2 = load_opencv()
-        largest = np.max([cv2.blur(picture, (5, 5), borderType=cv2.BORDER_REPLICATE) for picture in speed], axis=0)
-        peaks = np.zeros(self.grid[0] * self.grid[1])
-        np.maximum.at(peaks, _cell_of_pixel(largest.shape[0], largest.shape[1], *self.grid).ravel(), largest.ravel())
-        return peaks
+            sums += np.bincount(cell * self.bins + direction % self.bins, weights=weight, minlength=len(sums))
+        pixels = np.bincount(cell_of_pixel.ravel(), minlength=cells).reshape(*self.grid, 1)
+        return sums.reshape(shape) / np.maximum(pixels, 1)
 
 
 def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:

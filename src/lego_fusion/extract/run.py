@@ -205,6 +205,8 @@ def extract_dataset(
     """
     output = Path(output)
     check_int(workers, "workers", "extract_dataset", low=1, high=1024)
+    check_int(snippet_frames, "snippet_frames", "extract_dataset", low=1)
+    check_int(stride, "stride", "extract_dataset", low=1)
     _, on_captions = by_kind(extractors)
     listing = list_source(source, layout=layout, labels=labels, intervals=intervals, captions=captions)
     if on_captions and all(video.captions is None for video in listing.videos):

@@ -131,10 +131,15 @@ class LegoFusion(Fusion):
         return sum(self.modalities.values()) if self.rows == "propagate" else self.columns
 
     def start_direction(self) -> Tensor | None:
-        """With references: less similar to every known normal is more abnormal, -1/K for each column."""
-        if not self.wanted_references or self.rows not in ("sorted", "ordered"):
+        """With sorted rows against references: less similar to the nearest known normals is more abnormal.
+
+        Column j of a sorted row, the j-th most similar reference, starts with a weight proportional to -1 / (j + 1): the
+        nearest count most, as among nearest neighbours, and none is left out.
+        """
+        if not self.wanted_references or self.rows != "sorted":
             return None
-        return torch.full((self.columns,), -1.0 / self.columns)
+        weights = 1 / torch.arange(1, self.columns + 1)
+        return -weights / weights.sum()
 
     def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> None:
         """Let every modality's relation vary alike among known normals: its first-order coefficient is divided by its spread.
@@ -159,7 +164,7 @@ class LegoFusion(Fusion):
     ) -> None:
         """Fit centres and scales on all training bags, and choose the references among the normal ones."""
         for name, tensor in zip(self.modalities, self.select(features), strict=True):
-            self._relation(name).fit(tensor)
+            self._relation(name).fit(tensor, ~labels)
         if self.wanted_references:
             self.fit_references(features, labels, video_ids)
 
@@ -173,7 +178,7 @@ class LegoFusion(Fusion):
         index, _ = self._choose(features, labels, video_ids)
         for name, tensor in zip(self.modalities, self.select(features), strict=True):
             self._relation(name).set_references(tensor.flatten(0, 1), index)
-        nodes = next(iter(features.values())).shape[1]
+        nodes = features[next(iter(self.modalities))].shape[1]
         self.reference_units = torch.stack([index // nodes, index % nodes], dim=1)
 
     def relations(

@@ -27,14 +27,15 @@ class Relation(nn.Module):
 
     Args:
         width: D.
-        kind: ``"cosine"``, ``"gaussian"`` (bandwidth: median training distance) or ``"dot"`` (scale: training mean of squared
-            norms).
+        kind: ``"cosine"``, ``"gaussian"`` (bandwidth: median training distance over half-scaled columns) or ``"dot"`` (scale:
+            training mean of squared norms).
         references: K; 0 relates the nodes to each other.
         centre: Whether cosine and dot subtract the mean of all training features.
         unit_range: Whether a cosine graph is mapped to [0, 1].
     """
 
     centre: Tensor
+    column_scale: Tensor
     scale: Tensor
     references: Tensor
 
@@ -43,16 +44,27 @@ class Relation(nn.Module):
         self.kind: RelationKind = check_choice(kind, "relation", "LegoFusion", RELATION_KINDS)
         self.centred, self.unit_range = centre, unit_range
         self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("column_scale", torch.ones(width))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("references", torch.zeros(references, width))
 
-    def fit(self, features: Float[Tensor, "v n d"]) -> None:
-        """Set the centre and the scale from all training bags, normal and abnormal."""
+    def fit(self, features: Float[Tensor, "v n d"], normal: Bool[Tensor, " v"]) -> None:
+        """Set centre and scales from the training bags: what is usual from all of them, what varies from the normal ones.
+
+        The Gaussian relation divides column j by sqrt(v_j + mean_j v_j), v_j its variance over normal bags (over all where
+        none is normal). Columns that hardly move among normals, such as motion against the stream, then count for more than
+        their size, yet never for more than a column of average variance would: full scaling would let the noise of the
+        rarest columns rule.
+        """
         rows = features.reshape(-1, features.shape[-1])
         if self.centred:
             self.centre.copy_(rows.double().mean(0))
         if self.kind == "gaussian":
-            self.scale.copy_(median_distance(rows))
+            known = features[normal] if bool(normal.any()) else features
+            variance = known.reshape(-1, features.shape[-1]).double().var(0, unbiased=False)
+            scale = (variance + variance.mean()).sqrt()
+            self.column_scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+            self.scale.copy_(median_distance(rows / self.column_scale))
         elif self.kind == "dot":
             self.scale.copy_(mean_squared_norm(rows, self.centre))
 
@@ -66,7 +78,8 @@ class Relation(nn.Module):
         if references is None and self.references.shape[0] > 0:
             references = self.references[None]
         if self.kind == "gaussian":
-            return gaussian_graph(x, references, bandwidth=self.scale, mask=mask)
+            others = None if references is None else references / self.column_scale
+            return gaussian_graph(x / self.column_scale, others, bandwidth=self.scale, mask=mask)
         if self.kind == "dot":
             return dot_graph(x, references, scale=self.scale, centre=self.centre, mask=mask)
         graph = cosine_graph(x, references, centre=self.centre if self.centred else None, mask=mask)
@@ -75,12 +88,13 @@ class Relation(nn.Module):
     def dissimilarity(self, units: Float[Tensor, "u d"]) -> Float[Tensor, "u u"]:
         """Non-negative dissimilarity with zero diagonal that orders pairs as the relation does, for choosing references.
 
-        cosine: 1 - R_ij; gaussian: |x_i - x_j|^2 / s^2; dot: |x_i - x_j|^2 / scale.
+        cosine: 1 - R_ij; gaussian: |x_i - x_j|^2 / s^2 over scaled columns; dot: |x_i - x_j|^2 / scale.
         """
         if self.kind == "cosine":
             result = 1 - cosine_graph(units[None], centre=self.centre if self.centred else None)[0]
         else:
-            distance = torch.cdist(units, units, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+            scaled = units / self.column_scale
+            distance = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist") ** 2
             result = distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
         return result.clamp_min(0).masked_fill(result < 1e-6, 0.0)  # copies of one segment are one segment
 
