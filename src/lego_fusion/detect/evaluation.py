@@ -109,10 +109,11 @@ def _measurable(dataset: Dataset, split: str) -> tuple[list[str], list[str]]:
 def _score(folder: Path, dataset: Dataset, videos: Sequence[str]) -> _ScoredRun:
     detector, config = load_detector(folder)
     started = time.perf_counter()
-    scored = []
-    for one in score_dataset(folder, dataset, videos):
-        if one.truth is not None:  # always: the videos are those with ground truth
-            scored.append(ScoredVideo.from_frames(one.video, one.scores, one.truth))
+    scored = [
+        ScoredVideo.from_frames(one.video, one.scores, one.truth)
+        for one in score_dataset(folder, dataset, videos)
+        if one.truth is not None  # always: the videos are those with ground truth
+    ]
     return _ScoredRun(config, read_method(folder, config), detector.parameter_count(), time.perf_counter() - started, scored)
 
 

@@ -114,6 +114,7 @@ def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> 
         order = [group[int(place)] for place in torch.randperm(len(group), generator=generator)]
         held += order[:count]
         kept += order[count:]
+    kept += [video for video in split.train if not dataset.record(video).label]
     return Split(split.name, tuple(kept), split.test, tuple(held))
 
 
@@ -206,7 +207,7 @@ def run_method(
 def scored_videos(dataset: Dataset, node_scores: Mapping[str, Tensor]) -> list[ScoredVideo]:
     """Spread segment scores over frames and set them beside the ground truth."""
     return [
-        ScoredVideo.from_frames(video, frame_scores(dataset, video, scores), dataset.frame_labels(video))
+        ScoredVideo.from_frames(video, frame_scores(dataset, video, scores).numpy(), dataset.frame_labels(video))
         for video, scores in node_scores.items()
     ]
 

@@ -26,11 +26,13 @@ from .. import __version__
 from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
 from ..data.files import written_whole
+from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segment_bounds, segments_to_rows, to_segments
 from ..errors import CheckpointError, DataError, ParameterError
 from ..extract.base import SidecarExtractor
 from ..extract.describe import describe_video
 from ..extract.registry import extractor_for
+from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from .bags import Bags, fit_statistics, load_bags
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
@@ -228,11 +230,11 @@ def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunCo
 
 
 def _fitted(
-    method: LearnedMethod, manifests: Mapping[str, object], nodes: int, training: TrainingConfig, train: Bags
-) -> LegoFusion:
-    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed)  # type: ignore[arg-type]
+    method: LearnedMethod, manifests: Mapping[str, Manifest], nodes: int, training: TrainingConfig, train: Bags
+) -> Fusion:
+    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed)
     fit_statistics(fusion, train)
-    return fusion  # type: ignore[return-value]
+    return fusion
 
 
 def _request(

@@ -142,7 +142,7 @@ def predict_logits(detector: Detector, bags: Bags) -> Tensor:
     """Segment logits of bags with features, (V, N), the mean over crops."""
     was_training = detector.training
     detector.eval()
-    inputs = scoring_inputs(detector.fusion, _on_device(bags, next(detector.parameters()).device))
+    inputs = scoring_inputs(detector.fusion, _like(bags, detector))
     logits = detector(inputs.inputs, cached=is_cached(detector.fusion)).logits
     detector.train(was_training)
     return mean_over_crops(logits, bags.crops).cpu()
@@ -168,7 +168,7 @@ def _optimise(
         load_training_state(checkpoint, detector, adam, state)
     prior.to(fabric.device)
     bags = _on_device(bags, fabric.device)
-    held_out = None if validation is None else scoring_inputs(detector.fusion, _on_device(validation, fabric.device))
+    held_out = None if validation is None else scoring_inputs(detector.fusion, _like(validation, detector))
     batches = _batches(bags, config)
     model.train()
     while state.step < config.steps and not _out_of_patience(state, config):
@@ -279,6 +279,13 @@ def _nth(group: Tensor, position: int, seed: int, label: int) -> Tensor:
 def _on_device(bags: Bags, device: torch.device) -> Bags:
     inputs = {name: tensor.to(device) for name, tensor in bags.inputs.items()}
     return Bags(bags.videos, bags.labels.to(device), bags.crops, inputs)
+
+
+def _like(bags: Bags, detector: Detector) -> Bags:
+    """Bags on the device and in the precision of a detector."""
+    weights = next(detector.parameters())
+    bags = _on_device(bags, weights.device)
+    return Bags(bags.videos, bags.labels, bags.crops, {name: tensor.to(weights) for name, tensor in bags.inputs.items()})
 
 
 def _check_labels(train: Bags, config: TrainingConfig, validation: Bags | None) -> None:

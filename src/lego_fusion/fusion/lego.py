@@ -35,6 +35,7 @@ class LegoFusion(Fusion):
         references: K >= 2 reference units, or 0 to relate the nodes to each other.
         centre: Subtract the training mean before cosines and dot products.
         unit_range: Map cosines to [0, 1].
+        scale_columns: Divide feature columns by how much they vary among normals (``relation.Relation``).
         nearest: Keep only this many entries of each row of each graph; None keeps all.
         order: Highest power P, for all graphs or by name.
         form: Form of the operator (``graph.operator``).
@@ -68,6 +69,7 @@ class LegoFusion(Fusion):
         references: int = 32,
         centre: bool = True,
         unit_range: bool = False,
+        scale_columns: bool = True,
         nearest: int | None = None,
         order: int | Mapping[str, int] = 2,
         form: Form = "joint",
@@ -94,12 +96,15 @@ class LegoFusion(Fusion):
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
+        self._config |= {"scale_columns": scale_columns}
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
         self.reference_units: Tensor  # (K, 2): training bag and node of each reference, so that it can be shown
         self.register_buffer("reference_units", torch.zeros(references, 2, dtype=torch.long))
         self.relation = nn.ModuleDict(
             {
-                name: Relation(width, kinds[name], references=references, centre=centre, unit_range=unit_range)
+                name: Relation(
+                    width, kinds[name], references=references, centre=centre, unit_range=unit_range, scale_columns=scale_columns
+                )
                 for name, width in self.modalities.items()
             }
         )
@@ -109,7 +114,13 @@ class LegoFusion(Fusion):
     def paper(cls, modalities: Mapping[str, int], *, nodes: int = 32, order: int = 2, seed: int = 0) -> LegoFusion:
         """The paper's reading: cosine inside one video, R^(0) = I, full A (random pairs for more than two), rows in order."""
         form: Form = "full" if len(modalities) <= 2 else "random-pair"
-        options: dict[str, Any] = {"centre": False, "zero_order": "identity", "rows": "ordered", "references": 0}
+        options: dict[str, Any] = {
+            "centre": False,
+            "scale_columns": False,
+            "zero_order": "identity",
+            "rows": "ordered",
+            "references": 0,
+        }
         return cls(modalities, nodes=nodes, order=order, form=form, seed=seed, **options)
 
     def config(self) -> dict[str, Any]:

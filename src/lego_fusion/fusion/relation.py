@@ -20,6 +20,7 @@ from ..graph.relationship import (
 
 RelationKind = Literal["cosine", "gaussian", "dot"]
 RELATION_KINDS: tuple[RelationKind, ...] = ("cosine", "gaussian", "dot")
+SHRINKAGE: dict[RelationKind, float] = {"cosine": 0.1, "gaussian": 1.0}
 
 
 class Relation(nn.Module):
@@ -32,6 +33,9 @@ class Relation(nn.Module):
         references: K; 0 relates the nodes to each other.
         centre: Whether cosine and dot subtract the mean of all training features.
         unit_range: Whether a cosine graph is mapped to [0, 1].
+        scale_columns: Whether cosine and Gaussian divide column j by sqrt(v_j + shrinkage * mean_j v_j), v_j its variance
+            over normal training bags. Columns that hardly vary among normals then count for more than their size, but are
+            never blown up to pure noise; the shrinkage is 0.1 for cosine and 1 for Gaussian, where size is the signal.
     """
 
     centre: Tensor
@@ -39,31 +43,36 @@ class Relation(nn.Module):
     scale: Tensor
     references: Tensor
 
-    def __init__(self, width: int, kind: RelationKind, *, references: int, centre: bool, unit_range: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        kind: RelationKind,
+        *,
+        references: int,
+        centre: bool = True,
+        unit_range: bool = False,
+        scale_columns: bool = True,
+    ) -> None:
         super().__init__()
         self.kind: RelationKind = check_choice(kind, "relation", "LegoFusion", RELATION_KINDS)
         self.centred, self.unit_range = centre, unit_range
+        self.scale_columns = scale_columns and kind in SHRINKAGE
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("column_scale", torch.ones(width))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("references", torch.zeros(references, width))
 
     def fit(self, features: Float[Tensor, "v n d"], normal: Bool[Tensor, " v"]) -> None:
-        """Set centre and scales from the training bags: what is usual from all of them, what varies from the normal ones.
-
-        The Gaussian relation divides column j by sqrt(v_j + mean_j v_j), v_j its variance over normal bags (over all where
-        none is normal). Columns that hardly move among normals, such as motion against the stream, then count for more than
-        their size, yet never for more than a column of average variance would: full scaling would let the noise of the
-        rarest columns rule.
-        """
+        """Set the centre from all training bags, the column scales from the normal ones (all where none is), the scale last."""
         rows = features.reshape(-1, features.shape[-1])
         if self.centred:
             self.centre.copy_(rows.double().mean(0))
-        if self.kind == "gaussian":
+        if self.scale_columns:
             known = features[normal] if bool(normal.any()) else features
             variance = known.reshape(-1, features.shape[-1]).double().var(0, unbiased=False)
-            scale = (variance + variance.mean()).sqrt()
-            self.column_scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+            deviation = (variance + SHRINKAGE[self.kind] * variance.mean()).sqrt()
+            self.column_scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+        if self.kind == "gaussian":
             self.scale.copy_(median_distance(rows / self.column_scale))
         elif self.kind == "dot":
             self.scale.copy_(mean_squared_norm(rows, self.centre))
@@ -77,12 +86,13 @@ class Relation(nn.Module):
         """Relate the nodes to the references given, else to the fitted ones, else (where there are none) to each other."""
         if references is None and self.references.shape[0] > 0:
             references = self.references[None]
-        if self.kind == "gaussian":
-            others = None if references is None else references / self.column_scale
-            return gaussian_graph(x / self.column_scale, others, bandwidth=self.scale, mask=mask)
         if self.kind == "dot":
             return dot_graph(x, references, scale=self.scale, centre=self.centre, mask=mask)
-        graph = cosine_graph(x, references, centre=self.centre if self.centred else None, mask=mask)
+        x = x / self.column_scale
+        others = None if references is None else references / self.column_scale
+        if self.kind == "gaussian":
+            return gaussian_graph(x, others, bandwidth=self.scale, mask=mask)
+        graph = cosine_graph(x, others, centre=self._scaled_centre(), mask=mask)
         return to_unit_range(graph, mask, square=references is None) if self.unit_range else graph
 
     def dissimilarity(self, units: Float[Tensor, "u d"]) -> Float[Tensor, "u u"]:
@@ -90,10 +100,10 @@ class Relation(nn.Module):
 
         cosine: 1 - R_ij; gaussian: |x_i - x_j|^2 / s^2 over scaled columns; dot: |x_i - x_j|^2 / scale.
         """
+        scaled = units / self.column_scale
         if self.kind == "cosine":
-            result = 1 - cosine_graph(units[None], centre=self.centre if self.centred else None)[0]
+            result = 1 - cosine_graph(scaled[None], centre=self._scaled_centre())[0]
         else:
-            scaled = units / self.column_scale
             distance = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist") ** 2
             result = distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
         return result.clamp_min(0).masked_fill(result < 1e-6, 0.0)  # copies of one segment are one segment
@@ -101,3 +111,6 @@ class Relation(nn.Module):
     def set_references(self, units: Float[Tensor, "u d"], index: Int[Tensor, " k"]) -> None:
         """Keep the features of the chosen units as references."""
         self.references = units[index].clone()
+
+    def _scaled_centre(self) -> Tensor | None:
+        return self.centre / self.column_scale if self.centred else None
