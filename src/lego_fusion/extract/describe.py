@@ -90,7 +90,7 @@ def extract_video(
         ...     scenes = render_scenes(folder, videos=2, frames=(20, 20), size=(64, 96), fps=10.0)
         ...     features = extract_video(scenes.videos[0].path, {"motion": Motion()})
         >>> features["motion"].values.shape, features["motion"].spans.round(3).tolist()
-        ((2, 248), [[0.0, 1.6], [1.6, 2.0]])
+        ((2, 72), [[0.0, 1.6], [1.6, 2.0]])
     """
     described = describe_video(path, extractors, snippet_frames=snippet_frames, stride=stride, captions=captions)
     return described.features

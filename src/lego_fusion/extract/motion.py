@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 from pydantic import JsonValue
 
 from ..data.manifest import Nature
@@ -138,7 +138,7 @@ class Motion(FrameExtractor):
             np.sqrt(np.square(speed, dtype=np.float64).mean()),
             speed.mean(dtype=np.float64),
             *np.quantile(speed, (0.5, 0.9, 0.99, 0.999)),
-            np.count_nonzero(speed) / speed.size,
+            np.count_nonzero(speed > 0) / speed.size,
             cells.sum(axis=3).max(axis=(1, 2)).mean(),
         ]
         banded = cells.reshape(len(cells), self.bands, -1, self.bins)
@@ -169,19 +169,21 @@ class Motion(FrameExtractor):
     def _oriented_histograms(
         self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
     ) -> Float64[np.ndarray, "pairs rows columns bins"]:
-        shape = (len(speed), *self.grid, self.bins)
-        cell_of_pixel = _cell_of_pixel(speed.shape[1], speed.shape[2], *self.grid)
+        pairs, height, width = speed.shape
         cells = self.grid[0] * self.grid[1]
-        pair, y, x = np.nonzero(speed)
-        moving, cell = speed[pair, y, x].astype(np.float64), pair * cells + cell_of_pixel[y, x]
-        place = np.arctan2(flow[pair, y, x, 1], flow[pair, y, x, 0]).astype(np.float64) * (self.bins / (2 * np.pi))
+        cell_of_pixel = _cell_of_pixel(height, width, *self.grid)
+        moving = np.flatnonzero(speed > 0)  # few pixels move, and only they cost time
+        pair, pixel = np.divmod(moving, height * width)
+        first = (pair * cells + cell_of_pixel[pixel]) * self.bins  # where the pixel's histogram starts
+        u, v = flow.reshape(-1, 2)[moving].T
+        place = np.arctan2(v, u).astype(np.float64) * (self.bins / (2 * np.pi))
         low = np.floor(place).astype(np.int64)
         share = place - low  # of the next direction
-        sums = np.zeros(len(speed) * cells * self.bins)
-        for direction, weight in ((low, moving * (1 - share)), (low + 1, moving * share)):
-            sums += np.bincount(cell * self.bins + direction % self.bins, weights=weight, minlength=len(sums))
-        pixels = np.bincount(cell_of_pixel.ravel(), minlength=cells).reshape(*self.grid, 1)
-        return sums.reshape(shape) / np.maximum(pixels, 1)
+        sums = np.zeros(pairs * cells * self.bins)
+        for direction, part in ((low, 1 - share), (low + 1, share)):
+            sums += np.bincount(first + direction % self.bins, speed.ravel()[moving] * part, minlength=len(sums))
+        pixels = np.bincount(cell_of_pixel, minlength=cells).reshape(*self.grid, 1)
+        return sums.reshape(pairs, *self.grid, self.bins) / np.maximum(pixels, 1)
 
 
 def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:
@@ -192,7 +194,7 @@ def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:
     return np.ascontiguousarray(cv2.copyMakeBorder(gray, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
 
 
-def _cell_of_pixel(height: int, width: int, rows: int, columns: int) -> np.ndarray:
+def _cell_of_pixel(height: int, width: int, rows: int, columns: int) -> Int64[np.ndarray, " pixels"]:
     """Number the cell of every pixel, row by row; a picture of fewer pixels than cells leaves cells empty."""
     row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
-    return row[:, None] * columns + column[None, :]
+    return (row[:, None] * columns + column[None, :]).ravel()
