@@ -64,13 +64,13 @@ def save_detector(folder: Path, detector: Detector, config: RunConfig) -> None:
         file.write(stored.model_dump_json(indent=2).encode())
 
 
-def read_run_config(folder: Path) -> RunConfig:
+def read_run_config(folder: str | Path) -> RunConfig:
     """Read and check ``config.json`` of a run folder.
 
     Raises:
         CheckpointError: If it is missing, damaged, has an unknown key or comes from another format version.
     """
-    path = folder / "config.json"
+    path = Path(folder) / "config.json"
     if not path.is_file():
         raise CheckpointError("there is no trained model here", where=folder, expected="config.json", fix="train one first")
     try:
@@ -94,14 +94,14 @@ def read_run_config(folder: Path) -> RunConfig:
         raise CheckpointError(f"the configuration is wrong at '{place}'", where=path, got=first["msg"]) from error
 
 
-def load_detector(folder: Path) -> tuple[Detector, RunConfig]:
+def load_detector(folder: str | Path) -> tuple[Detector, RunConfig]:
     """Load a detector from a run folder, ready to score.
 
     Raises:
         CheckpointError: If a file is missing, damaged, of another version, or does not belong to the other.
     """
     config = read_run_config(folder)
-    path = folder / "model.safetensors"
+    path = Path(folder) / "model.safetensors"
     if not path.is_file():
         raise CheckpointError("the weights are missing", where=path, fix="train again")
     if hashlib.sha256(path.read_bytes()).hexdigest() != config.weights_hash:

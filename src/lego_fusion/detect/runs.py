@@ -64,7 +64,7 @@ class VideoScores:
 
 def train_run(
     dataset: Dataset,
-    folder: Path,
+    folder: str | Path,
     *,
     modalities: Sequence[str] = (),
     method: LearnedMethod = "lego",
@@ -91,7 +91,7 @@ def train_run(
         DataError: If data are missing or wrong.
         CheckpointError: If the folder holds another run.
     """
-    training = training or TrainingConfig()
+    folder, training = Path(folder), training or TrainingConfig()
     names = tuple(modalities) or tuple(dataset.modalities)
     split = training_split(dataset)
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
@@ -125,9 +125,9 @@ def train_run(
     return read_run_config(folder)
 
 
-def score_dataset(folder: Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
+def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
     """Score videos of a dataset folder with a saved detector; features made in another way are refused."""
-    detector, config = load_detector(folder)
+    detector, config = load_detector(Path(folder))
     for name, manifest in config.manifests.items():
         if name not in dataset.modalities:
             raise DataError(
@@ -150,12 +150,12 @@ def score_dataset(folder: Path, dataset: Dataset, videos: Sequence[str]) -> list
 
 
 def score_video(
-    folder: Path,
-    video: Path,
+    folder: str | Path,
+    video: str | Path,
     *,
-    captions: Path | None = None,
+    captions: str | Path | None = None,
     networks: Mapping[str, Path] | None = None,
-    intervals: Path | None = None,
+    intervals: str | Path | None = None,
 ) -> VideoScores:
     """Score a video file with a saved detector: the extractors are made again from the manifests it was trained on.
 
@@ -170,8 +170,8 @@ def score_video(
         ParameterError: If something the model needs is missing, or captions are given to a model without text.
         VideoError: If the video cannot be decoded.
     """
+    folder, video, networks = Path(folder), Path(video), networks or {}
     detector, config = load_detector(folder)
-    networks = networks or {}
     unknown = [name for name in networks if name not in config.manifests]
     if unknown:
         got = ", ".join(config.manifests)
@@ -330,7 +330,7 @@ def _write_history(path: Path, state: TrainingState) -> None:
         file.write(text.getvalue().encode())
 
 
-def _known_truth(intervals: Path | None, video: Path, frames: int) -> Bool[np.ndarray, " frames"] | None:
+def _known_truth(intervals: str | Path | None, video: Path, frames: int) -> Bool[np.ndarray, " frames"] | None:
     if intervals is None:
         return None
     known = read_intervals(intervals)

@@ -43,7 +43,7 @@ def score_curve(
 
 def score_curves(
     path: str | Path,
-    curves: Sequence[tuple[str, Float64[np.ndarray, " frames"], Bool[np.ndarray, " frames"] | None]],
+    curves: Sequence[tuple[str, Float64[np.ndarray, " _"], Bool[np.ndarray, " _"] | None]],
     *,
     fps: float,
     columns: int = 1,
@@ -70,7 +70,7 @@ def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | N
         raise DataError("scores and ground truth differ in length", where=title, expected=len(scores), got=len(truth))
     seconds = np.arange(len(scores) + 1) / fps
     if truth is not None:
-        for number, span in enumerate(intervals_from_labels(title or "video", truth)):
+        for number, span in enumerate(intervals_from_labels("video", truth)):
             label = "abnormal (ground truth)" if number == 0 else None
             axis.axvspan(span.start_frame / fps, span.end_frame / fps, color=TRUTH, alpha=0.3, lw=0, label=label)
     axis.stairs(scores, seconds, color=CURVE, lw=1.6, baseline=None, label="abnormality score")

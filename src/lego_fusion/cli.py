@@ -1,0 +1,64 @@
+"""The command ``lego-fusion``: from a folder of videos to scores, one verb a step.
+
+This module and the verbs import nothing heavy before they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .commands.demo import demo
+from .commands.doctor import doctor
+from .commands.evaluate import evaluate
+from .commands.extract import extract
+from .commands.score import score
+from .commands.train import train
+
+app = typer.Typer(
+    name="lego-fusion",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _paragraphs(text: str | None) -> str:
+    """A docstring with each paragraph in one line, since Typer keeps the line breaks of all but the first."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
+
+
+for verb in (demo, extract, doctor, train, evaluate, score):
+    app.command(help=_paragraphs(verb.__doc__))(verb)
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"lego-fusion {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Find what is abnormal in video from video-level labels, fuse feature sets by their relations, and show why.
+
+    Start with [bold]lego-fusion demo[/bold]. On your own videos: extract, doctor, train, evaluate, score.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

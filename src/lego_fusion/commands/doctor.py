@@ -1,0 +1,37 @@
+"""``doctor``: what is wrong with a dataset folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal import USER_ERROR, one_line_errors, print_json, print_table
+
+
+@one_line_errors
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Dataset folder, as 'extract' writes it.", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Find what is missing, damaged or contradictory in a dataset folder.
+
+    Exit code 2 if something would make training or evaluation fail or be wrong, 0 if there are warnings only.
+
+    Example: lego-fusion doctor my-dataset
+    """
+    from ..data.doctor import diagnose
+
+    findings = diagnose(folder)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if json:
+        print_json({"folder": str(folder), "errors": errors, "findings": [vars(finding) for finding in findings]})
+    elif findings:
+        rows = [(one.severity, one.check, one.where, one.message, one.fix) for one in findings]
+        print_table(("severity", "check", "where", "what is wrong", "what to do"), rows, left=5)
+        typer.echo(f"{errors} errors, {len(findings) - errors} warnings in {folder}")
+    else:
+        typer.echo(f"nothing wrong in {folder}")
+    if errors:
+        raise typer.Exit(USER_ERROR)

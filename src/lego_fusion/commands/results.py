@@ -1,0 +1,59 @@
+"""Result records as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from .terminal import print_table
+
+if TYPE_CHECKING:
+    from ..measure.result import Result
+
+_METRICS = {
+    "micro_auc": "micro AUC",
+    "abnormal_auc": "AUC, abnormal videos only",
+    "macro_auc": "macro AUC",
+    "average_precision": "average precision",
+}
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """Show a row per method and metric, and under the table how they were measured."""
+    rows = [(_method(one), _METRICS.get(one.metric, one.metric), *_percent(one)) for one in results]
+    print_table(("method", "metric", "%", "interval"), rows, left=2)
+    for line in dict.fromkeys(f"{_method(one)}: {_made(one)}; {one.protocol}" for one in results if one.metric == "micro_auc"):
+        typer.echo(line)
+
+
+def print_comparison(results: Sequence[Result]) -> None:
+    """Show a row per method: its size, the two AUCs and the time of training."""
+    methods: dict[str, dict[str, Result]] = {}
+    for result in results:
+        methods.setdefault(result.fusion, {})[result.metric] = result
+    rows = []
+    for method, found in methods.items():
+        one = found["micro_auc"]
+        aucs = [" ".join(_percent(found[name])) if name in found else "-" for name in ("micro_auc", "abnormal_auc")]
+        seconds = f"{one.train_seconds:.1f}" if one.train_seconds else "-"
+        rows.append([method, f"{one.parameters or 0:,}", *aucs, seconds])
+    print_table(("method", "parameters", "micro AUC %", "abnormal videos %", "training s"), rows)
+    for line in dict.fromkeys(f"{one.protocol}" for one in results if one.metric == "micro_auc"):
+        typer.echo(line)
+
+
+def _method(result: Result) -> str:
+    return f"{result.fusion} on {' + '.join(result.modalities)}"
+
+
+def _made(result: Result) -> str:
+    seeds = ", ".join(map(str, result.seeds)) or str(result.seed)
+    return f"{result.parameters or 0:,} parameters, seeds {seeds}, {result.selection}"
+
+
+def _percent(result: Result) -> tuple[str, str]:
+    if result.low is None or result.high is None:
+        return f"{100 * result.value:.1f}", ""
+    return f"{100 * result.value:.1f}", f"[{100 * result.low:.1f}, {100 * result.high:.1f}]"

@@ -1,0 +1,131 @@
+"""``score``: one video to a score per frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .terminal import as_text, one_line_errors, print_json, print_table, progress, warn
+
+if TYPE_CHECKING:
+    from ..detect.checkpoint import RunConfig
+    from ..detect.runs import VideoScores
+
+_MOST_SPANS = 5
+
+
+@one_line_errors
+def score(
+    video: Annotated[Path, typer.Argument(help="Video file.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="Run folder, as 'train' writes it.", show_default=False)],
+    captions: Annotated[
+        Path | None, typer.Option(help="Its captions. Default: captions/<video>.* beside the video or its folder.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="The image network that appearance was extracted with.")] = None,
+    text_model: Annotated[Path | None, typer.Option(help="The folder of the sentence embedding, if it was a folder.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Ground truth. Default: intervals.csv beside the video, if it names it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for <video>.csv, .json and .png.")] = Path("scores"),
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Score every frame of a video and draw the curve, with the ground truth where it is known.
+
+    Example: lego-fusion score door.mp4 --model my-run --captions door.srt
+    """
+    from ..detect.checkpoint import read_run_config
+    from ..detect.runs import score_video
+    from ..errors import MissingExtraError
+    from ..report.scores import save_scores, scores_document
+
+    config = read_run_config(model)
+    networks = _networks(config, onnx, text_model)
+    with_text = any(manifest.extractor == "text" for manifest in config.manifests.values())
+    found = _beside(video, "captions") if captions is None and with_text else captions
+    with progress(f"scoring {video.name}") as tell:
+        scores = score_video(model, video, captions=found, networks=networks, intervals=truth or _truth_beside(video))
+        tell(1, 1)
+    warnings = list(scores.warnings)
+    if truth is not None and scores.truth is not None and not scores.truth.any():
+        warnings.append(f"{truth} has no interval of {video.stem}: all its frames count as normal")
+    try:
+        files = save_scores(out, scores)
+    except MissingExtraError as missing:
+        warnings.append(f"no picture is drawn: {missing}")
+        files = save_scores(out, scores, picture=False)
+    if json:
+        print_json(scores_document(scores) | {"warnings": warnings, "model": str(model), "files": as_text(files)})
+        return
+    warn(warnings)
+    _tell(scores, files)
+
+
+def _networks(config: RunConfig, onnx: Path | None, text_model: Path | None) -> dict[str, Path]:
+    """The network of each modality that needs one from this machine."""
+    from ..errors import ParameterError
+
+    networks: dict[str, Path] = {}
+    for option, extractor, path in (("--onnx", "onnx", onnx), ("--text-model", "text", text_model)):
+        using = [name for name, manifest in config.manifests.items() if manifest.extractor == extractor]
+        if path is not None and not using:
+            got = ", ".join(f"{name} by {manifest.extractor}" for name, manifest in config.manifests.items())
+            raise ParameterError(f"{option} is given, but the model uses no such network", got=got, fix="leave it out")
+        if path is None and using and extractor == "onnx":
+            file = config.manifests[using[0]].settings.get("file")
+            fix = "give it with --onnx"
+            raise ParameterError(f"the model needs the network of '{using[0]}'", expected=f"the file {file}", fix=fix)
+        networks |= {name: path for name in using if path is not None}
+    return networks
+
+
+def _beside(video: Path, folder: str) -> Path | None:
+    """The caption file of a video in ``captions/`` beside it or beside its folder."""
+    from ..extract.captions import CAPTION_SUFFIXES
+
+    for parent in (video.parent, video.parent.parent):
+        for suffix in CAPTION_SUFFIXES:
+            path = parent / folder / f"{video.stem}{suffix}"
+            if path.is_file():
+                return path
+    return None
+
+
+def _truth_beside(video: Path) -> Path | None:
+    """The ``intervals.csv`` beside a video or its folder, if it names the video."""
+    from ..data.annotations import read_intervals
+
+    for parent in (video.parent, video.parent.parent):
+        path = parent / "intervals.csv"
+        if path.is_file() and {video.stem, video.name} & set(read_intervals(path)):
+            return path
+    return None
+
+
+def _tell(scores: VideoScores, files: dict[str, Path]) -> None:
+    from ..measure.detection import micro_auc
+    from ..measure.scored import ScoredVideo
+    from ..report.scores import high_spans
+
+    place = int(scores.scores.argmax())
+    at = f"{scores.times[place]:.1f} s"
+    typer.echo(f"{scores.video}: {len(scores.scores)} frames, highest score {scores.scores[place]:.2f} at {at}")
+    spans = high_spans(scores)
+    if spans:
+        rows = [
+            (
+                f"{one.start_seconds:.1f} to {one.end_seconds:.1f}",
+                f"{one.start_frame} to {one.end_frame - 1}",
+                f"{one.peak:.2f}",
+            )
+            for one in spans[:_MOST_SPANS]
+        ]
+        typer.echo(f"spans scored 0.5 or more, the highest {len(rows)} of {len(spans)}:")
+        print_table(("seconds", "frames", "peak"), rows)
+    else:
+        typer.echo("no frame is scored 0.5 or more")
+    if scores.truth is not None and scores.truth.any() and not scores.truth.all():
+        auc = micro_auc([ScoredVideo.from_frames(scores.video, scores.scores, scores.truth)])
+        typer.echo(f"against the ground truth: AUC {100 * auc:.1f} % over the frames of this video")
+    typer.echo("written: " + ", ".join(map(str, files.values())))

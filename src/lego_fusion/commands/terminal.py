@@ -1,0 +1,119 @@
+"""What all verbs share: results on stdout, progress and remarks on stderr, one line for a person's mistake."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import typer
+
+from ..errors import LegoFusionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+P = ParamSpec("P")
+R = TypeVar("R")
+USER_ERROR = 2
+STOPPED = 130
+_PLAIN_WIDTH = 140  # of tables that are not shown on a terminal
+
+
+def one_line_errors(verb: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a person can mend into one line on stderr and exit code 2; anything else is a fault of ours and is raised."""
+
+    @functools.wraps(verb)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except LegoFusionError as error:
+            line = str(error)
+        except BrokenPipeError:  # the reader of our output left, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except OSError as error:
+            line = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on where it was", err=True)
+            raise typer.Exit(STOPPED) from None
+        typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(USER_ERROR)
+
+    return guarded
+
+
+def remark(line: str) -> None:
+    """Say something beside the results."""
+    typer.echo(line, err=True)
+
+
+def warn(lines: Sequence[str]) -> None:
+    """Say what a person should know, one line each."""
+    for line in lines:
+        remark(f"warning: {line}")
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document on stdout."""
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """Show a table on stdout; the first ``left`` columns are words, the others numbers."""
+    from rich.table import Table
+
+    table = Table()
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _console(stderr=False).print(table)
+
+
+@contextmanager
+def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while something long runs, and one line when it is done; call with how many of how many are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = _console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task(doing, total=None)
+    if not console.is_terminal:
+        remark(f"{doing} ...")
+    started, last = time.perf_counter(), 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        last = done
+        bar.update(task, completed=done, total=total)
+
+    with bar:
+        yield tell
+    remark(f"{doing}: {last} done in {time.perf_counter() - started:.1f} s")
+
+
+def names(text: str) -> list[str]:
+    """Split a list of names at its commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def as_text(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Paths as JSON values."""
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, markup=False, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PLAIN_WIDTH
+    return console

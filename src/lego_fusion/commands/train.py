@@ -1,0 +1,97 @@
+"""``train``: a dataset folder to a run folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .terminal import names, one_line_errors, print_json, progress, warn
+
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
+    from ..detect.evaluation import Evaluation
+    from ..detect.train import TrainingConfig
+
+
+@one_line_errors
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, as 'extract' writes it.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run folder to write, or to go on with after a stop.", show_default=False)],
+    modalities: Annotated[str, typer.Option(help="Which feature sets to fuse, with commas. Default: all.")] = "",
+    fusion: Annotated[str, typer.Option(help="lego, lego-paper (the paper's reading) or concat.")] = "lego",
+    seed: Annotated[int | None, typer.Option(help="Of the start and the batches. Default: 0.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, such as steps: 500.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 keeps the calibrated start.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    normal_only: Annotated[bool, typer.Option("--normal-only", help="Learn from normal videos alone.")] = False,
+    validation: Annotated[
+        float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them is kept.")
+    ] = 0.0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train a detector from video-level labels; the same command goes on where it was stopped.
+
+    Trains on the videos whose split is 'train' (on all labelled ones if no video has a split) and, where there are test
+    videos with ground truth, measures on them. Settings on the command line go before those of the file.
+
+    Example: lego-fusion train my-dataset my-run --modalities motion,text --seed 1
+    """
+    from ..data.dataset import Dataset
+    from ..detect.evaluation import evaluate_runs
+    from ..detect.runs import train_run
+    from ..errors import check_choice
+    from ..measure.result import save_results
+
+    settings = _settings(config, validation, seed=seed, steps=steps, learning_rate=learning_rate, normal_only=normal_only)
+    method: Any = check_choice(fusion, "fusion", "train", ("lego", "lego-paper", "concat"))
+    data = Dataset.open(dataset)
+    started, whole = time.perf_counter(), not run.exists()
+    with progress(f"training {method}") as tell:
+        trained = train_run(
+            data,
+            run,
+            modalities=names(modalities),
+            method=method,
+            training=settings,
+            validation=validation,
+            on_step=lambda step, loss: tell(step, settings.steps),
+        )
+    seconds = time.perf_counter() - started if whole else None
+    measured = evaluate_runs([run], data, train_seconds=seconds) if _can_measure(data) else None
+    if measured is not None:
+        save_results(run / "results.jsonl", measured.results)
+    count = len(trained.dataset["train"]) if isinstance(trained.dataset["train"], list) else 0
+    _tell(run, method, list(trained.manifests), count, measured, json=json)
+
+
+def _settings(path: Path | None, validation: float, **given: Any) -> TrainingConfig:
+    from ..detect.settings import read_training_config
+
+    chosen = {name: value for name, value in given.items() if value is not None and value is not False}
+    if validation:
+        chosen["selection"] = "validation"
+    return read_training_config(path, chosen)
+
+
+def _can_measure(dataset: Dataset) -> bool:
+    return any(dataset.has_ground_truth(record.video) for record in dataset.select(split="test"))
+
+
+def _tell(run: Path, method: str, modalities: list[str], videos: int, measured: Evaluation | None, *, json: bool) -> None:
+    from .results import print_results
+
+    if json:
+        document: dict[str, Any] = {"run": str(run), "method": method, "modalities": modalities, "training_videos": videos}
+        document["results"] = [one.model_dump(mode="json") for one in measured.results] if measured else []
+        print_json(document | {"notes": list(measured.notes) if measured else []})
+        return
+    typer.echo(f"{method} on {' + '.join(modalities)}, trained on {videos} videos, is in {run}")
+    if measured is None:
+        typer.echo("not measured: no video of the split 'test' has ground truth in time")
+    else:
+        print_results(measured.results)
+        warn(measured.notes)
+    typer.echo(f"next: lego-fusion score VIDEO --model {run}")

