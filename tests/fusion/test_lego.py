@@ -385,7 +385,7 @@ def test_the_reading_of_the_paper_learns_to_find_outliers_within_a_video():
     fit_statistics(fusion, train)
     detector = Detector(fusion)
     before = segment_auc(detector, test, odd)
-    fit(detector, train, TrainingConfig(steps=250, learning_rate=1e-2))
+    fit(detector, train, TrainingConfig(steps=150, learning_rate=1e-2))
     assert segment_auc(detector, test, odd) > max(0.95, before)
 
 
@@ -402,7 +402,7 @@ def interacting_bags(videos: int, seed: int, nodes: int = 12) -> tuple[Bags, Ten
     signs = {"motion": sign, "text": torch.where(odd, -sign, sign)}
     inputs = {}
     for name, width in (("motion", 5), ("text", 4)):
-        length = torch.randn(videos, nodes, generator=generator).mul(0.8).exp()
+        length = torch.randn(videos, nodes, generator=generator).exp()
         noise = 0.05 * torch.randn(videos, nodes, width, generator=generator)
         inputs[name] = (signs[name] * length)[:, :, None] * torch.eye(width)[0] + noise
     return Bags(tuple(f"v{i}" for i in range(videos)), labels, 1, inputs), odd
@@ -432,6 +432,6 @@ def test_a_learned_operator_finds_what_lies_between_two_modalities():
     """Only products of relations tell; sums of both modalities and each alone fall behind."""
     learned = trained_auc(["motion", "text"])
     assert learned > 0.95
-    assert learned > trained_auc(["motion", "text"], additive=True) + 0.05
+    assert learned > trained_auc(["motion", "text"], additive=True) + 0.1
     for name in ("motion", "text"):
         assert trained_auc([name]) < 0.65

@@ -102,7 +102,9 @@ class Relation(nn.Module):
         """
         scaled = units / self.column_scale
         if self.kind == "cosine":
-            result = 1 - cosine_graph(scaled[None], centre=self._scaled_centre())[0]
+            similarity = cosine_graph(scaled[None], scaled[None], centre=self._scaled_centre())[0]
+            nothing = similarity.diagonal() == 0  # units at the centre relate to nothing, yet are copies of each other
+            result = (1 - similarity).masked_fill(nothing[:, None] & nothing, 0.0).fill_diagonal_(0.0)
         else:
             distance = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist") ** 2
             result = distance / (self.scale**2 if self.kind == "gaussian" else self.scale)

