@@ -48,10 +48,8 @@ def main() -> None:
         adam.step()
     with torch.no_grad():
         right = ((head(fusion(test).nodes)[..., 0] > 0) == truth.bool()).float().mean()
-    count = sum(one.numel() for one in parameters)
-    print(
-        f"{count} parameters: {100 * right:.1f} % of the items of new bags are told right, {100 - 100 * MISMATCHED:.0f} % by chance"
-    )
+    count, chance = sum(one.numel() for one in parameters), 1 - MISMATCHED
+    print(f"{count} parameters: {100 * right:.1f} % of the items of new bags are told right, {100 * chance:.0f} % by chance")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     make demo && python examples/readme_picture.py demo-output docs/images/demo.png
 
-The video is the abnormal test video of the kind asked for (fast by default) that comes first.
+The video is the abnormal test video of the kind asked for (large by default) that comes first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def draw(scores: VideoScores, picture: np.ndarray, index: int, path: Path) -> No
 
 def main() -> None:
     demo, path = Path(sys.argv[1]), Path(sys.argv[2])
-    kind = sys.argv[3] if len(sys.argv) > 3 else "fast"
+    kind = sys.argv[3] if len(sys.argv) > 3 else "large"
     dataset = Dataset.open(demo / "dataset")
     video = next(one for one in dataset.select(split="test", label="abnormal") if one.class_name == kind)
     scores = score_dataset(demo / "runs" / "lego-seed-0", dataset, [video.video])[0]

@@ -21,6 +21,7 @@ N = 6
 
 CASES: dict[str, Callable[[dict[str, int], int, int], Fusion]] = {
     "lego-references": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=4, seed=seed),
+    "lego-as-many-references-as-nodes": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=N, seed=seed),
     "lego-nodes": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=0, seed=seed),
     "lego-gaussian-statistics": lambda widths, nodes, seed: LegoFusion(
         widths, nodes=nodes, references=0, relations="gaussian", rows="statistics", seed=seed
@@ -159,7 +160,7 @@ def test_a_full_mask_changes_nothing(case, training):
 @pytest.mark.parametrize("nodes", [4, 2])
 @pytest.mark.parametrize("training", [False, True])
 def test_padding_changes_nothing_for_the_nodes_that_exist(case, nodes, training):
-    """N real nodes against the same nodes padded to 6; with nodes = 4 there are as many nodes as references."""
+    """A few nodes against the same nodes padded to 6, against 4 references and against as many as there are nodes."""
     short, long = (fitted(case, nodes=length) for length in (nodes, N))
     long.load_state_dict(short.state_dict())
     features = features_of(nodes=nodes)

@@ -66,6 +66,25 @@ def test_the_network_by_hand(nodes, width):
     torch.testing.assert_close(network(x[None])[0], expected, rtol=1e-10, atol=1e-10)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_the_network_sees_no_padding(nodes):
+    """Also where every part of it is away from its start."""
+    network = randomised(TemporalNetwork(8)).eval()
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    mask = torch.arange(9).expand(2, 9) < nodes
+    padded = network(x, mask)
+    torch.testing.assert_close(padded[:, :nodes], network(x[:, :nodes]))
+    assert (padded[:, nodes:] == 0).all()
+
+
+@torch.no_grad()
+def test_the_non_local_block_sees_existing_nodes_only():
+    block = randomised(NonLocal(4)).eval()
+    x, mask = torch.randn(1, 4, 6, dtype=torch.float64), torch.tensor([[True, False, True, True, False, True]])
+    torch.testing.assert_close(block(x, mask)[..., mask[0]], block(x[..., mask[0]]))
+
+
 def test_the_scales_are_three_neighbours_one_two_and_four_nodes_apart():
     network = TemporalNetwork(8)
     assert [(conv.kernel_size, conv.dilation, conv.out_channels) for conv in network.local] == [

@@ -30,6 +30,7 @@ def train(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them is kept.")
     ] = 0.0,
+    threads: Annotated[int, typer.Option(help="Processor threads; more than one pays on large sets only.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train a detector from video-level labels; the same command goes on where it was stopped.
@@ -57,6 +58,7 @@ def train(
             method=method,
             training=settings,
             validation=validation,
+            threads=threads,
             on_step=lambda step, loss: tell(step, settings.steps),
         )
     seconds = time.perf_counter() - started if whole else None

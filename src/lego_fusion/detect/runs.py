@@ -12,7 +12,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -28,7 +29,7 @@ from ..data.dataset import Dataset
 from ..data.files import written_whole
 from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segment_bounds, segments_to_rows, to_segments
-from ..errors import CheckpointError, DataError, ParameterError
+from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..extract.base import SidecarExtractor
 from ..extract.describe import describe_video
 from ..extract.registry import extractor_for
@@ -72,6 +73,7 @@ def train_run(
     nodes: int = 32,
     hidden: int = 32,
     validation: float = 0.0,
+    threads: int = 1,
     on_step: Callable[[int, float], None] | None = None,
 ) -> RunConfig:
     """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
@@ -85,6 +87,8 @@ def train_run(
         nodes: N, segments per video.
         hidden: Width of the head.
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
+        threads: Processor threads of training. With one, the weights do not depend on the number of processors, and small
+            sets train many times faster than with several on a machine that is busy otherwise.
         on_step: Called with the step and the loss.
 
     Raises:
@@ -107,7 +111,8 @@ def train_run(
     detector = Detector(_fitted(method, manifests, nodes, training, train), hidden=hidden, seed=training.seed)
     held_out = bags.named(split.validation) if split.validation else None
     checkpoint = folder / "checkpoint.safetensors"
-    state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, on_step=on_step)
+    with _threads(threads):
+        state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, on_step=on_step)
     _write_history(folder / "history.csv", state)
     config = RunConfig(
         format=FORMAT,
@@ -222,6 +227,17 @@ def training_split(dataset: Dataset) -> Split:
     if not labelled:
         raise DataError("no video has a label", where=dataset.root, expected="normal or abnormal", fix="edit videos.csv")
     return Split("all", labelled, ())
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(check_int(count, "threads", "train_run", low=1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
