@@ -19,7 +19,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/lego-fusion demo
 
 test: $(VENV)/all.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from torch import Tensor
 from lego_fusion.detect.bags import Bags, fit_statistics
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.train import TrainingConfig, TrainingState, fit, predict
-from lego_fusion.errors import CheckpointError, DataError
+from lego_fusion.errors import CheckpointError, DataError, ParameterError
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
@@ -284,6 +284,12 @@ def test_one_class_only(abnormal):
         fit(detector, made_bags(abnormal=abnormal), TrainingConfig(steps=1))
     with pytest.raises(DataError, match=f"validation videos hold one class only.*none {absent}"):
         fit(detector, train, TrainingConfig(steps=1), validation=made_bags(abnormal=abnormal))
+
+
+@pytest.mark.parametrize("kind", ["lego-paper", "concat", "mtn"])
+def test_normal_only_needs_a_start_that_knows_the_sense_of_its_scores(kind):
+    with pytest.raises(ParameterError, match=r"normal_only needs a fusion that knows what is abnormal.*use method 'lego'"):
+        trained(kind, made_bags(), TrainingConfig(normal_only=True))
 
 
 def test_normal_only_needs_normal_videos():

@@ -86,6 +86,16 @@ def test_abnormal_segments_choose_no_reference(relations):
     assert torch.equal(fitted(bandwidth_kept, relations=relations, centre=False).reference_units, fusion.reference_units)
 
 
+@pytest.mark.parametrize("relations", ["cosine", "gaussian"])
+def test_how_much_a_column_varies_is_asked_of_normal_videos(relations):
+    train = features()
+    louder = {name: torch.where(LABELS[:, None, None], 50 * x, x) for name, x in train.items()}
+    for name in WIDTHS:
+        plain, loud = (fitted(given, relations=relations).relation[name] for given in (train, louder))
+        assert torch.equal(loud.column_scale, plain.column_scale)
+        assert (plain.column_scale != 1).all()
+
+
 def planted_train(bag: int = 2, node: int = 3) -> dict[str, Tensor]:
     """Ordinary segments, and one in a normal video that is like nothing else, so that it must become a reference."""
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, ParameterError
 from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs
 from .checkpoint import load_training_state, save_training_state
 from .detector import Detector
@@ -113,8 +113,12 @@ def fit(
 
     Raises:
         DataError: If the training bags hold one label only (and ``normal_only`` is off).
+        ParameterError: If ``normal_only`` meets a fusion without a signed start, which would stay at random.
     """
     if config.normal_only:
+        if detector.fusion.start_direction() is None:
+            fix = "use method 'lego', or give abnormal videos too"
+            raise ParameterError("normal_only needs a fusion that knows what is abnormal before training", fix=fix)
         train = train.select((~train.labels).nonzero()[:, 0])
     _check_labels(train, config, validation)
     bags = training_inputs(detector.fusion, train)
