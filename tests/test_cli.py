@@ -243,7 +243,7 @@ def test_videos_that_fail_are_left_out_and_listed(scenes: SceneSet, tmp_path: Pa
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--stride", "0"), "stride"),
         (("extract", "{scenes}", "{new}", "--labels", "{absent}"), "cannot be read"),
         (("train", "{absent}", "{new}"), "not a dataset folder"),
-        (("train", "{data}", "{new}", "--fusion", "glue"), "'lego', 'lego-paper', 'concat'"),
+        (("train", "{data}", "{new}", "--fusion", "glue"), "'lego', 'lego-paper', 'concat', 'add'"),
         (("train", "{data}", "{new}", "--steps", "-3"), "wrong value of 'steps'"),
         (("train", "{data}", "{new}", "--learning-rate", "0"), "wrong value of 'learning_rate'"),
         (("train", "{data}", "{new}", "--validation", "2"), "'share' parameter"),

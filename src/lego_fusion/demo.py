@@ -18,7 +18,7 @@ from .data.files import read_text, written_whole
 from .data.synthetic import render_scenes
 from .detect.bags import load_bags
 from .detect.evaluation import evaluate_runs, measure_runs
-from .detect.protocol import LearnedMethod, own_split, run_method, scored_videos
+from .detect.protocol import own_split, run_method, scored_videos
 from .detect.runs import VideoScores, score_dataset, train_run
 from .detect.train import TrainingConfig
 from .errors import DataError, MissingExtraError, check_int
@@ -29,7 +29,7 @@ from .measure.result import Result, load_results, save_results
 from .report.figures import score_curves
 from .report.scores import save_score_table
 
-METHODS: tuple[LearnedMethod, ...] = ("lego", "concat")
+METHODS = ("lego", "concat")
 REFERENCES = ("nearest-neighbours", "flow-energy")
 MODALITIES = ("motion", "text")
 _NEEDS = {"av": ("av", "video"), "cv2": ("opencv-python-headless", "video"), "matplotlib": ("matplotlib", "report")}
@@ -187,7 +187,7 @@ def _learned(folder: Path, dataset: Dataset, seeds: int, progress: ProgressBar) 
     return results
 
 
-def _train(dataset: Dataset, run: Path, method: LearnedMethod, seed: int) -> None:
+def _train(dataset: Dataset, run: Path, method: str, seed: int) -> None:
     """Train and measure one run, unless that is done; the time of a run that was taken up again is not known."""
     if (run / "results.jsonl").is_file():
         return

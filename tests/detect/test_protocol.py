@@ -28,10 +28,12 @@ from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.registry import FUSIONS, make_plain_fusion
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 
 N = 8
 MODALITIES = ("motion", "text")
+THOROUGHLY = ("lego", "lego-paper", "concat", "gated")  # of the learned methods: with and without relations, and weights
 QUICK = TrainingConfig(steps=12, learning_rate=1e-2, check_every=5)
 
 
@@ -207,7 +209,7 @@ def test_concatenation_finds_them_once_trained(planted, bags):
     assert micro_auc(scored) > 0.95
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", THOROUGHLY)
 @pytest.mark.parametrize("selection", ["last-step", "validation"])
 def test_test_videos_have_no_part_in_the_weights(planted, bags, method, selection):
     split = hold_out(planted, own_split(planted), 0.3)
@@ -219,7 +221,7 @@ def test_test_videos_have_no_part_in_the_weights(planted, bags, method, selectio
     assert same_weights(clean, run(planted, bags, method, config, split=others))
 
 
-@pytest.mark.parametrize("method", [*LEARNED, *UNLEARNED])
+@pytest.mark.parametrize("method", [*THOROUGHLY, *UNLEARNED])
 def test_a_test_video_is_scored_alike_alone(planted, bags, method):
     split = own_split(planted)
     together = run(planted, bags, method).node_scores
@@ -228,7 +230,7 @@ def test_a_test_video_is_scored_alike_alone(planted, bags, method):
         torch.testing.assert_close(alone, together[video], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", THOROUGHLY)
 def test_watching_shows_start_and_end_and_changes_nothing(planted, bags, method):
     watched = run(planted, bags, method, watch_test=True)
     assert list(watched.watched) == [0, 5, 10, 12]
@@ -254,7 +256,7 @@ def test_watching_an_untrained_model(planted, bags):
     assert same_scores(result.watched[0], result.node_scores)
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", THOROUGHLY)
 def test_seeds_decide_a_run(planted, bags, method):
     first, again = run(planted, bags, method), run(planted, bags, method)
     other = run(planted, bags, method, QUICK.model_copy(update={"seed": 1}))
@@ -299,6 +301,14 @@ def test_default_fusions(planted):
         assert fusion.modalities == {"motion": 3, "text": 5}
 
 
+@pytest.mark.parametrize("kind", sorted(set(FUSIONS) - {"lego"}))
+def test_every_baseline_is_a_method_with_default_arguments(planted, kind):
+    assert kind in LEARNED
+    manifests = {name: planted.modalities[name] for name in MODALITIES}
+    fusion = make_default_fusion(kind, manifests, nodes=N, seed=4)
+    assert fusion.config() == make_plain_fusion(kind, {"motion": 3, "text": 5}, seed=4).config()
+
+
 def test_the_relation_follows_the_nature_of_a_feature():
     """Where magnitude is the signal the relation must feel it: a vector and its double are not alike."""
     x = torch.tensor([[[1.0, 2.0], [2.0, 4.0], [0.5, 3.0], [3.0, 1.0]]])
@@ -312,7 +322,8 @@ def test_the_relation_follows_the_nature_of_a_feature():
 
 def test_errors_of_a_run(planted, bags):
     with pytest.raises(
-        ParameterError, match="'method' parameter of run_method must be one of 'lego', 'lego-paper', 'concat', 'nea"
+        ParameterError,
+        match=r"'method' parameter of run_method must be one of 'lego', 'lego-paper', 'concat', .*'score-average', 'nea",
     ):
         run(planted, bags, "lgeo")
     with pytest.raises(DataError, match="modality 'audio' is missing"):
@@ -334,7 +345,7 @@ def test_one_class_only_in_training(planted, bags, method):
 def test_crops_are_averaged_into_one_score_per_video(write_planted, tmp_path):
     dataset = write_planted(tmp_path, crops=2)
     bags = load_bags(dataset, MODALITIES, [record.video for record in dataset.videos], nodes=N)
-    for method in (*LEARNED, *UNLEARNED):
+    for method in (*THOROUGHLY, *UNLEARNED):
         result = run(dataset, bags, method)
         assert tuple(result.node_scores) == own_split(dataset).test
         assert len(scored_videos(dataset, result.node_scores)) == 6

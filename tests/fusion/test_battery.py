@@ -1,6 +1,10 @@
 """What every fusion owes the contract, whatever it does inside: one battery over all of them."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 
@@ -12,7 +16,7 @@ from torch import Tensor
 from lego_fusion.errors import DataError
 from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.fusion.lego import LegoFusion
-from lego_fusion.fusion.registry import FUSIONS, make_fusion
+from lego_fusion.fusion.registry import FUSIONS, make_fusion, make_plain_fusion
 from lego_fusion.fusion.temporal import MTN
 
 NAMES = ("motion", "text", "audio", "depth")
@@ -32,11 +36,18 @@ CASES: dict[str, Callable[[dict[str, int], int, int], Fusion]] = {
         widths, nodes=nodes, references=0, expansion="matrix", zero_order="identity", seed=seed
     ),
     "lego-paper": lambda widths, nodes, seed: LegoFusion.paper(widths, nodes=nodes, seed=seed),
-    "concat": lambda widths, nodes, seed: make_fusion("concat", {"modalities": widths}),
     "mtn-concat": lambda widths, nodes, seed: MTN(widths, seed=seed),
     "mtn-add": lambda widths, nodes, seed: MTN(widths, join="add", seed=seed),
     "mtn-product": lambda widths, nodes, seed: MTN(widths, join="product", seed=seed),
 }
+
+
+def plainly(kind: str) -> Callable[[dict[str, int], int, int], Fusion]:
+    return lambda widths, nodes, seed: make_plain_fusion(kind, widths, seed=seed)
+
+
+CASES |= {kind: plainly(kind) for kind in FUSIONS if kind not in ("lego", "mtn")}
+ANY_ORDER = sorted(set(FUSIONS) - {"lego", "concat", "mtn", "gated", "mlp", "cross-attention", "bilinear", "tensor"})
 every_fusion = pytest.mark.parametrize("case", CASES)
 every_count = pytest.mark.parametrize("count", [1, 2, 3, 4])
 
@@ -88,6 +99,8 @@ def test_shapes_for_any_number_of_modalities(case, count):
     assert torch.isfinite(output.nodes).all()
     if isinstance(fusion, LegoFusion):
         assert output.graph.shape == (3, N, fusion.columns)
+    elif case == "graph-convolution":
+        assert output.graph.shape == (3, N, N)
     else:
         assert output.graph is None
 
@@ -301,3 +314,54 @@ def test_evaluation_changes_no_state(case):
     first, second = fusion(features_of(3)), fusion(features_of(3))
     assert_same(first, second, exact=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in fusion.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ANY_ORDER)
+def test_the_order_of_modalities_does_not_matter_where_no_formula_has_one(kind):
+    """Weights go by name into a fusion that was made in another order."""
+    fusion = fitted(kind, 4)
+    other = make_plain_fusion(kind, dict(reversed(widths_of(4).items())), seed=7)
+    other.load_state_dict(fusion.state_dict(), strict=True)
+    assert_same(other.eval()(features_of(4)), fusion(features_of(4)))
+
+
+COMPILED = """
+import os, sys
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+import torch
+from lego_fusion.fusion.registry import make_plain_fusion
+worst = {}
+for kind in sys.argv[1:]:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    widths = {"motion": 5, "text": 3, "audio": 8}
+    fusion = make_plain_fusion(kind, widths)
+    train = {name: torch.randn(6, 6, width) for name, width in widths.items()}
+    fusion.fit_statistics(train, torch.arange(6) > 3, torch.arange(6))
+    fusion.eval()
+    features = {name: torch.randn(3, 6, width) for name, width in widths.items()}
+    mask = torch.arange(6).expand(3, 6) < torch.tensor([[6], [4], [5]])
+    results = []
+    for run in (fusion, torch.compile(fusion)):
+        fusion.zero_grad()
+        given = {name: x.clone().requires_grad_() for name, x in features.items()}
+        nodes = run(given, mask).nodes
+        nodes.square().sum().backward()
+        gradients = [x.grad.clone() for x in (*fusion.parameters(), *given.values()) if x.grad is not None]
+        results.append([nodes.detach(), *gradients])
+    assert len(results[0]) == len(results[1]), kind
+    for eager, compiled in zip(*results):
+        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5, msg=lambda text: kind + ": " + text)
+    print(kind)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_compiled_equals_eager(kind):
+    """Nodes and gradients; in a process of its own, as the checks of shape annotations are not for the compiler."""
+    if not any(shutil.which(compiler) for compiler in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        pytest.skip("torch.compile needs a C++ compiler, such as g++")
+    done = subprocess.run([sys.executable, "-c", COMPILED, kind], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [kind]

@@ -21,7 +21,7 @@ def train(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder, as 'extract' writes it.", show_default=False)],
     run: Annotated[Path, typer.Argument(help="Run folder to write, or to go on with after a stop.", show_default=False)],
     modalities: Annotated[str, typer.Option(help="Which feature sets to fuse, with commas. Default: all.")] = "",
-    fusion: Annotated[str, typer.Option(help="lego, lego-paper (the paper's reading) or concat.")] = "lego",
+    fusion: Annotated[str, typer.Option(help="lego, lego-paper (the paper's reading), or a baseline such as concat.")] = "lego",
     seed: Annotated[int | None, typer.Option(help="Of the start and the batches. Default: 0.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, such as steps: 500.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 keeps the calibrated start.")] = None,
@@ -42,12 +42,13 @@ def train(
     """
     from ..data.dataset import Dataset
     from ..detect.evaluation import evaluate_runs
+    from ..detect.protocol import LEARNED
     from ..detect.runs import train_run
     from ..errors import check_choice
     from ..measure.result import save_results
 
     settings = _settings(config, validation, seed=seed, steps=steps, learning_rate=learning_rate, normal_only=normal_only)
-    method: Any = check_choice(fusion, "fusion", "train", ("lego", "lego-paper", "concat"))
+    method: str = check_choice(fusion, "fusion", "train", LEARNED)
     data = Dataset.open(dataset)
     started, whole = time.perf_counter(), not run.exists()
     with progress(f"training {method}") as tell:

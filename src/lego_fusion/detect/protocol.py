@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segments_to_rows
 from ..errors import DataError, check_choice, check_int, check_number
 from ..fusion.base import Fusion
-from ..fusion.elementwise import Concat
 from ..fusion.lego import LegoFusion
+from ..fusion.registry import FUSIONS, make_plain_fusion
 from ..fusion.relation import RelationKind
 from ..measure.scored import ScoredVideo
 from .bags import Bags, fit_statistics
@@ -29,9 +29,8 @@ from .detector import Detector
 from .novelty import column_scores, nearest_neighbour_scores
 from .train import TrainingConfig, fit, predict
 
-LearnedMethod = Literal["lego", "lego-paper", "concat"]
 UnlearnedMethod = Literal["nearest-neighbours", "flow-energy"]
-LEARNED: tuple[LearnedMethod, ...] = ("lego", "lego-paper", "concat")
+LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
 UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "flow-energy")
 
 
@@ -123,20 +122,20 @@ def relation_for(manifest: Manifest) -> RelationKind:
     return "gaussian" if manifest.nature == "magnitude" else "cosine"
 
 
-def make_default_fusion(method: LearnedMethod, manifests: Mapping[str, Manifest], *, nodes: int = 32, seed: int = 0) -> Fusion:
+def make_default_fusion(method: str, manifests: Mapping[str, Manifest], *, nodes: int = 32, seed: int = 0) -> Fusion:
     """A fusion in the configuration fixed for all data.
 
     ``lego``: reference units, the relation each feature calls for, R^(0) = 1, joint form of order 2, sorted rows, signed
-    start. ``lego-paper``: the paper's reading. ``concat``: concatenation.
+    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments.
     """
     check_choice(method, "method", "make_default_fusion", LEARNED)
     widths = {name: manifest.width for name, manifest in manifests.items()}
-    if method == "concat":
-        return Concat(widths)
     if method == "lego-paper":
         return LegoFusion.paper(widths, nodes=nodes, seed=seed)
-    relations = {name: relation_for(manifest) for name, manifest in manifests.items()}
-    return LegoFusion(widths, nodes=nodes, relations=relations, seed=seed)
+    if method == "lego":
+        relations = {name: relation_for(manifest) for name, manifest in manifests.items()}
+        return LegoFusion(widths, nodes=nodes, relations=relations, seed=seed)
+    return make_plain_fusion(method, widths, seed=seed)
 
 
 def run_method(
@@ -177,7 +176,7 @@ def run_method(
         train = train.select((~train.labels).nonzero()[:, 0])
     started = time.perf_counter()
     manifests = {name: dataset.modalities[name] for name in modalities}
-    fusion = make_default_fusion(cast(LearnedMethod, method), manifests, nodes=nodes, seed=config.seed)
+    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed)
     fit_statistics(fusion, train)
     detector = Detector(fusion, seed=config.seed)
     validation = bags.named(split.validation) if split.validation else None

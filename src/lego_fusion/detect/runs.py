@@ -38,7 +38,7 @@ from ..fusion.lego import LegoFusion
 from .bags import Bags, fit_statistics, load_bags
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
-from .protocol import LearnedMethod, Split, hold_out, make_default_fusion, own_split
+from .protocol import Split, hold_out, make_default_fusion, own_split
 from .train import TrainingConfig, TrainingState, fit, predict
 
 
@@ -68,7 +68,7 @@ def train_run(
     folder: str | Path,
     *,
     modalities: Sequence[str] = (),
-    method: LearnedMethod = "lego",
+    method: str = "lego",
     training: TrainingConfig | None = None,
     nodes: int = 32,
     hidden: int = 32,
@@ -82,7 +82,7 @@ def train_run(
         dataset: With a split, and labels for the training videos.
         folder: Run folder; made if it is not there.
         modalities: Feature sets to fuse, in the order that orients the operator; all of the dataset's by default.
-        method: ``"lego"``, ``"lego-paper"`` or ``"concat"``.
+        method: One of ``protocol.LEARNED``: ``"lego"``, ``"lego-paper"`` or a baseline by name, such as ``"concat"``.
         training: Training configuration.
         nodes: N, segments per video.
         hidden: Width of the head.
@@ -245,9 +245,7 @@ def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunCo
     return rows_to_frames(segments_to_rows(node_scores, rows), frames, first.snippet_frames, first.stride)
 
 
-def _fitted(
-    method: LearnedMethod, manifests: Mapping[str, Manifest], nodes: int, training: TrainingConfig, train: Bags
-) -> Fusion:
+def _fitted(method: str, manifests: Mapping[str, Manifest], nodes: int, training: TrainingConfig, train: Bags) -> Fusion:
     fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed)
     fit_statistics(fusion, train)
     return fusion

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -135,3 +136,58 @@ class ColumnScaling(nn.Module):
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Return (x - mean) / deviation."""
         return (x - self.mean) / self.deviation
+
+
+class ScaledFusion(Fusion):
+    """Base of the fusions that read features as they are: each column scaled by its training mean and deviation.
+
+    Args:
+        modalities: Width of each modality by name.
+        arguments: The other arguments, all integers: ``seed`` at least 0, the rest at least 1. They become attributes.
+    """
+
+    width: int
+    seed: int
+
+    def __init__(self, modalities: Mapping[str, int], **arguments: int) -> None:
+        super().__init__(modalities)
+        for name, value in arguments.items():
+            setattr(self, name, check_int(value, name, type(self).__name__, low=0 if name == "seed" else 1))
+        self.arguments = arguments
+        self.scaling = nn.ModuleDict({name: ColumnScaling(width) for name, width in self.modalities.items()})
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that make an equal fusion."""
+        return {"modalities": self.modalities, **self.arguments}
+
+    def fit_statistics(
+        self,
+        features: Mapping[str, Float[Tensor, "v n _"]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Fit the column scaling of each modality on all training bags."""
+        for name, tensor in zip(self.modalities, self.select(features), strict=True):
+            self.scaling[name].fit(tensor)  # type: ignore[operator]
+
+    def scaled(
+        self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> dict[str, Float[Tensor, "b n _"]]:
+        """The features in this fusion's order, scaled; zero where masked, so that what a masked node holds goes nowhere."""
+        chosen = zip(self.modalities, self.select(features), strict=True)
+        return {name: mask_nodes(self.scaling[name](x), mask) for name, x in chosen}
+
+
+def linear_maps(modalities: Mapping[str, int], width: int) -> nn.ModuleDict:
+    """One affine map D_m -> width for each modality, by name."""
+    return nn.ModuleDict({name: nn.Linear(size, width) for name, size in modalities.items()})
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Layers made inside start from this seed; the global random numbers stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,18 +1,18 @@
-"""Fusions without relations: features side by side."""
+"""Fusions of each node by itself: side by side, summed, multiplied, gated, through a network, or as an average of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .base import ColumnScaling, Fusion, FusionOutput, mask_nodes
+from .base import FusionOutput, ScaledFusion, linear_maps, mask_nodes, seeded
 
 
-class Concat(Fusion):
+class Concat(ScaledFusion):
     """Concatenation: node_i = [x_i^1, ..., x_i^M], each column scaled by its training mean and deviation.
 
     Args:
@@ -28,26 +28,174 @@ class Concat(Fusion):
 
     def __init__(self, modalities: Mapping[str, int]) -> None:
         super().__init__(modalities)
-        self.scaling = nn.ModuleDict({name: ColumnScaling(width) for name, width in modalities.items()})
-        self.out_features = sum(modalities.values())
-
-    def config(self) -> dict[str, Any]:
-        """Arguments that make an equal fusion."""
-        return {"modalities": self.modalities}
-
-    def fit_statistics(
-        self,
-        features: Mapping[str, Float[Tensor, "v n _"]],
-        labels: Bool[Tensor, " v"],
-        video_ids: Int[Tensor, " v"],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        """Fit the column scaling of each modality on all training bags."""
-        for name, tensor in zip(self.modalities, self.select(features), strict=True):
-            self.scaling[name].fit(tensor)  # type: ignore[operator]
+        self.out_features = sum(self.modalities.values())
 
     def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
         """Scale and concatenate."""
-        scaled = [self.scaling[name](x) for name, x in zip(self.modalities, self.select(features), strict=True)]
-        return FusionOutput(mask_nodes(torch.cat(scaled, dim=-1), mask))
+        return FusionOutput(torch.cat(list(self.scaled(features, mask).values()), dim=-1))
+
+
+class Add(ScaledFusion):
+    """Sum: node = sum_m (W_m x_m + b_m).
+
+    Args:
+        modalities: Width of each modality by name.
+        width: F, to which every W_m maps.
+        seed: Of the start.
+
+    Example:
+        >>> fusion = Add({"motion": 3, "text": 2}, width=8)
+        >>> fusion({"motion": torch.rand(1, 4, 3), "text": torch.rand(1, 4, 2)}).nodes.shape
+        torch.Size([1, 4, 8])
+    """
+
+    kind: ClassVar[str] = "add"
+
+    def __init__(self, modalities: Mapping[str, int], *, width: int = 32, seed: int = 0) -> None:
+        super().__init__(modalities, width=width, seed=seed)
+        self.out_features = width
+        with seeded(seed):
+            self.projection = linear_maps(self.modalities, width)
+
+    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Project and join."""
+        projected = [self.projection[name](x) for name, x in self.scaled(features, mask).items()]
+        return FusionOutput(mask_nodes(self.join(torch.stack(projected)), mask))
+
+    def join(self, projected: Float[Tensor, "m b n f"]) -> Float[Tensor, "b n f"]:
+        """The sum of the M modalities."""
+        return projected.sum(0)
+
+
+class Product(Add):
+    """Elementwise product: node = prod_m (W_m x_m + b_m).
+
+    Args:
+        modalities: Width of each modality by name.
+        width: F, to which every W_m maps.
+        seed: Of the start.
+
+    Example:
+        >>> fusion = Product({"motion": 3, "text": 2}, width=8)
+        >>> fusion({"motion": torch.rand(1, 4, 3), "text": torch.rand(1, 4, 2)}).nodes.shape
+        torch.Size([1, 4, 8])
+    """
+
+    kind: ClassVar[str] = "product"
+
+    def join(self, projected: Float[Tensor, "m b n f"]) -> Float[Tensor, "b n f"]:
+        """The product of the M modalities."""
+        return projected.prod(0)
+
+
+class Gated(ScaledFusion):
+    """Gated sum: node = sum_m g_m tanh(W_m x_m + b_m), with one gate per modality and node, seen from all modalities.
+
+    g_m = sigmoid(sum_k <u_mk, x_k> + c_m). ``gates`` reads them.
+
+    Args:
+        modalities: Width of each modality by name.
+        width: F, to which every W_m maps.
+        seed: Of the start.
+
+    Source: the gated multimodal unit (Arevalo et al., 2017) for M modalities, with a number for a gate instead of a vector.
+
+    Example:
+        >>> fusion = Gated({"motion": 3, "text": 2}, width=8)
+        >>> features = {"motion": torch.rand(1, 4, 3), "text": torch.rand(1, 4, 2)}
+        >>> fusion(features).nodes.shape, fusion.gates(features)["text"].shape
+        (torch.Size([1, 4, 8]), torch.Size([1, 4]))
+    """
+
+    kind: ClassVar[str] = "gated"
+
+    def __init__(self, modalities: Mapping[str, int], *, width: int = 32, seed: int = 0) -> None:
+        super().__init__(modalities, width=width, seed=seed)
+        self.out_features = width
+        total = sum(self.modalities.values())
+        with seeded(seed):
+            self.projection = linear_maps(self.modalities, width)
+            self.gate = nn.ModuleDict({name: nn.Linear(total, 1) for name in self.modalities})
+
+    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Project, gate and sum."""
+        scaled = self.scaled(features, mask)
+        gates = self._gates(scaled)
+        gated = [gates[name][:, :, None] * self.projection[name](x).tanh() for name, x in scaled.items()]
+        return FusionOutput(mask_nodes(torch.stack(gated).sum(0), mask))
+
+    def gates(
+        self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> dict[str, Float[Tensor, "b n"]]:
+        """How far each modality is let through at each node, in (0, 1), by name; of no meaning where a node is masked."""
+        return self._gates(self.scaled(features, mask))
+
+    def _gates(self, scaled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        everything = torch.cat(list(scaled.values()), dim=-1)
+        return {name: self.gate[name](everything)[..., 0].sigmoid() for name in scaled}
+
+
+class MLP(ScaledFusion):
+    """Non-linear fusion of the concatenation: node = ReLU(W_2 ReLU(W_1 [x_1, ..., x_M] + b_1) + b_2).
+
+    Args:
+        modalities: Width of each modality by name.
+        width: F of the nodes.
+        hidden: Width between the two layers.
+        seed: Of the start.
+
+    Example:
+        >>> fusion = MLP({"motion": 3, "text": 2}, width=8)
+        >>> fusion({"motion": torch.rand(1, 4, 3), "text": torch.rand(1, 4, 2)}).nodes.shape
+        torch.Size([1, 4, 8])
+    """
+
+    kind: ClassVar[str] = "mlp"
+
+    def __init__(self, modalities: Mapping[str, int], *, width: int = 32, hidden: int = 64, seed: int = 0) -> None:
+        super().__init__(modalities, width=width, hidden=hidden, seed=seed)
+        self.out_features = width
+        with seeded(seed):
+            self.first = nn.Linear(sum(self.modalities.values()), hidden)
+            self.second = nn.Linear(hidden, width)
+
+    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Concatenate, then two layers."""
+        joined = torch.cat(list(self.scaled(features, mask).values()), dim=-1)
+        return FusionOutput(mask_nodes(self.second(self.first(joined).relu()).relu(), mask))
+
+
+class ScoreAverage(ScaledFusion):
+    """Late fusion: node = (1/M) sum_m s_m, one number; s_m = <v_m, ReLU(W_m x_m + b_m)> + c_m sees one modality alone.
+
+    The head behind it gets that number only, so modalities meet nowhere but in their mean logit. ``logits`` reads them.
+
+    Args:
+        modalities: Width of each modality by name.
+        hidden: Width inside each modality's small head.
+        seed: Of the start.
+
+    Example:
+        >>> fusion = ScoreAverage({"motion": 3, "text": 2})
+        >>> fusion({"motion": torch.rand(1, 4, 3), "text": torch.rand(1, 4, 2)}).nodes.shape
+        torch.Size([1, 4, 1])
+    """
+
+    kind: ClassVar[str] = "score-average"
+
+    def __init__(self, modalities: Mapping[str, int], *, hidden: int = 32, seed: int = 0) -> None:
+        super().__init__(modalities, hidden=hidden, seed=seed)
+        self.out_features = 1
+        with seeded(seed):
+            self.first = linear_maps(self.modalities, hidden)
+            self.second = linear_maps(dict.fromkeys(self.modalities, hidden), 1)
+
+    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Average the logits of the modalities."""
+        return FusionOutput(mask_nodes(torch.stack(list(self.logits(features, mask).values())).mean(0)[..., None], mask))
+
+    def logits(
+        self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> dict[str, Float[Tensor, "b n"]]:
+        """What each modality alone says of each node, by name; of no meaning where a node is masked."""
+        return {name: self.second[name](self.first[name](x).relu())[..., 0] for name, x in self.scaled(features, mask).items()}
