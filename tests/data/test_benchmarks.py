@@ -68,7 +68,7 @@ def test_names_of_another_benchmark_are_refused(name, video):
 
 
 def test_an_unknown_benchmark_lists_the_known():
-    with pytest.raises(ParameterError, match="'shanghaitech'.*Got 'shanghai'"):
+    with pytest.raises(ParameterError, match=r"'shanghaitech'.*Got 'shanghai'"):
         benchmark("shanghai")
 
 

@@ -16,7 +16,9 @@ TEXT = Manifest(modality="text", extractor="imported", version="1", width=2)
 
 
 def dataset_at(folder, root, rows_needed=4, **settings):
-    config = DatasetConfig(name="far", modalities={"text": TEXT}, locations={"text": FeatureLocation(root=str(root), **settings)})
+    config = DatasetConfig(
+        name="far", modalities={"text": TEXT}, locations={"text": FeatureLocation(root=str(root), **settings)}
+    )
     return write_dataset(folder, config, [VideoRecord("v01", "normal", rows_needed * 16, 25.0, "train")])
 
 
