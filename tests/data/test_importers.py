@@ -1,5 +1,7 @@
 """Importing what others prepared: the layout of TEVAD at its real size, plain folders, and everything that does not fit."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -225,6 +227,15 @@ def test_wrong_frame_tables(tmp_path, line, message):
         read_frame_counts(tmp_path / "f.csv")
 
 
+def test_a_dataset_that_was_extracted_is_not_replaced(small, tmp_path):
+    dataset = run(small, tmp_path).dataset
+    run(small, tmp_path)
+    text = (dataset.root / "dataset.yaml").read_text()
+    (dataset.root / "dataset.yaml").write_text(text.replace("extractor: imported", "extractor: motion", 1))
+    with pytest.raises(DataError, match=r"was not imported.*another folder"):
+        run(small, tmp_path)
+
+
 def test_npz_files_are_written_over(small, tmp_path):
     root, videos = small
     for video in videos:
@@ -256,3 +267,43 @@ def test_hdf5_files_are_written_over(small, tmp_path):
     (tmp_path / "g.h5").write_bytes(b"no")
     with pytest.raises(DataError, match="not an HDF5 file"):
         run(small, tmp_path, features={"text": ArrayFiles(tmp_path / "g.h5")})
+
+
+def test_ped2_as_tevad_lists_it(shared_data, tmp_path):
+    """Official labels, padded as that family pads them, give the sums known of that array; the real frames give theirs."""
+    frames = {}
+    with (shared_data / "ped2" / "labels.csv").open() as file:
+        for row in csv.DictReader(file):
+            clip = f"{row['split'].capitalize()}{int(row['clip']):03d}"
+            frames.setdefault(clip, []).append(int(row["label"]))
+    names = {
+        "train": [
+            "Test002",
+            "Test006",
+            "Test009",
+            "Test010",
+            "Test011",
+            "Test012",
+            "Train007",
+            "Train008",
+            "Train014",
+            "Train015",
+        ]
+    }
+    names["test"] = sorted(set(frames) - set(names["train"]))
+    for split, listed in names.items():
+        (tmp_path / f"{split}.list").write_text(
+            "".join(f"/save/UCSDped2/ped2_ten_crop_i3d/{name}_i3d.npy\n" for name in listed)
+        )
+    padded = {name: np.pad(labels, (0, -len(labels) % 16), mode="edge") for name, labels in frames.items()}
+    for name, labels in padded.items():
+        sparse(tmp_path / f"{name}_i3d.npy", (len(labels) // 16, 10, 2048))
+    np.save(tmp_path / "gt.npy", np.concatenate([padded[name] for name in names["test"]]))
+    videos = label_videos(read_lists({split: tmp_path / f"{split}.list" for split in names}), rule=benchmark("ped2").names)
+    features = {"clip": FeatureLocation(root=str(tmp_path), files="{video}_i3d.npy")}
+    common = {"name": "ped2", "ground_truth": tmp_path / "gt.npy", "benchmark": benchmark("ped2")}
+    counted = {name: (len(labels), 10.0) for name, labels in frames.items()}
+    for counts, total, positive in ((None, 3200, 908), (counted, 3000, 860)):
+        dataset = import_dataset(tmp_path / "out", videos, features, frame_counts=counts, **common).dataset
+        labels = np.concatenate([dataset.frame_labels(record.video) for record in dataset.select(split="test")])
+        assert (len(labels), int(labels.sum())) == (total, positive)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import DataError, check_int, check_number
 from .annotations import Interval
 from .benchmarks import Benchmark
-from .dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
+from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, read_config, write_dataset
 from .features import write_features
 from .files import read_table
 from .ground_truth import Span, audit, read_ground_truth
@@ -120,6 +120,7 @@ def import_dataset(
     """
     listed, warnings = tuple(videos), Warnings(allow_partial)
     check_int(stride, "stride", "import_dataset", low=1)
+    _refuse_extracted(Path(output))
     if not listed or not features:
         raise DataError("nothing to import", where=name, expected="at least one video and one modality")
     for problem in () if benchmark is None else benchmark.problems(listed):
@@ -150,6 +151,17 @@ def import_dataset(
         for video in listed
     ]  # fmt: skip
     return ImportReport(write_dataset(output, config, records, truth), tuple(warnings.lines), copied)
+
+
+def _refuse_extracted(output: Path) -> None:
+    """A dataset whose features were made here is not replaced by another."""
+    path = output / CONFIG_FILE
+    own = (
+        [one.modality for one in read_config(path).modalities.values() if one.extractor != "imported"] if path.is_file() else []
+    )
+    if own:
+        got = f"features of {', '.join(own)}"
+        raise DataError("the folder holds a dataset that was not imported", where=output, got=got, fix="choose another folder")
 
 
 def _clips(
