@@ -69,6 +69,17 @@ def test_the_document(tevad):
     assert (document["videos"], document["copied"], document["intervals"]) == (6, 0, 1)
 
 
+def test_npz_files_of_a_plain_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, video in enumerate(("door_01", "door_02")):
+        np.savez(tmp_path / f"{video}.npz", np.full((2, 3), number, np.float32))
+    (tmp_path / "labels.csv").write_text("video,label,domain\ndoor_01,normal,north\ndoor_02,abnormal,south\n")
+    assert "2 feature files copied" in run("import", "out", "--features", "clip=.", "--labels", "labels.csv").stdout
+    dataset = Dataset.open("out")
+    assert [record.domain for record in dataset.videos] == ["north", "south"]
+    assert dataset.features("clip", "door_02").tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
 def test_labels_by_place_and_by_table(tevad, tmp_path):
     place = ["--abnormal-first", "train=2", "--abnormal-first", "test=1", "--text-length", "repeat-last"]
     run("import", "out", *tevad, *place)

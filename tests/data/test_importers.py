@@ -156,7 +156,17 @@ def test_manifests_say_how_rows_were_made(small, tmp_path):
     clip, text = dataset.modalities["clip"], dataset.modalities["text"]
     assert (clip.crops, clip.width, clip.nature, clip.extractor) == (2, 6, "magnitude", "imported")
     assert (text.crops, text.width, text.nature) == (1, 3, "direction")
-    assert text.settings["length"] == "error"
+    assert text.settings == {"length": "error", "stride": None, "timed": False}
+
+
+def test_names_of_files_and_folders_do_not_make_other_features(small, tmp_path):
+    root, videos = small
+    before = run(small, tmp_path).dataset.modalities["clip"].hash
+    for video in videos:
+        (root / "i3d" / f"{video.video}_i3d.npy").rename(root / "i3d" / f"{video.video}.npy")
+    features = {"clip": FeatureLocation(root=str(root / "i3d")), "text": sources(root)["text"]}
+    assert run(small, tmp_path, features=features).dataset.modalities["clip"].hash == before
+    assert run(small, tmp_path, features=features).dataset.features("text", "Test001").shape == (4, 3)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ def test_sources_that_disagree_are_refused():
         label_videos(videos, rule=RULE, table=table)
 
 
+def test_a_table_that_puts_a_video_into_another_split_is_refused():
+    with pytest.raises(DataError, match=r"more than one split.*lists and the table.*got v1"):
+        label_videos([ListedVideo("v1", "train")], table=[ListedVideo("v1", "test", "normal")])
+
+
 def test_without_a_rule_nothing_is_guessed():
     with pytest.raises(DataError, match=r"nothing says whether.*'v1'"):
         label_videos([ListedVideo("v1", "train")])

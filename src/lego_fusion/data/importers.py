@@ -195,9 +195,8 @@ def _clips(
 
 def _manifest(modality: str, source: Source, shapes: Shapes, snippet_frames: int, stride: int, nature: Nature) -> Manifest:
     _, crops, width = next(iter(shapes.values()))
-    settings: dict[str, Any] = (
-        source.model_dump(mode="json", exclude={"root"}) if isinstance(source, FeatureLocation) else {"key": source.key}
-    )
+    location = source if isinstance(source, FeatureLocation) else FeatureLocation(root="/")
+    settings: dict[str, Any] = {"length": location.length, "stride": location.stride, "timed": location.times is not None}
     return Manifest(
         modality=modality,
         extractor="imported",

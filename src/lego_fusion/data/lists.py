@@ -188,6 +188,7 @@ def label_videos(
             video = replace(video, class_name=class_name)
         if rows is not None and video.video in rows:
             row = rows[video.video]
+            refuse_shared([video.video] if row.split not in ("", video.split) else [], "the lists and the table of labels")
             said["the table of labels"] = row.label
             video = replace(video, class_name=row.class_name or video.class_name, domain=row.domain)
         if abnormal_first is not None and video.split in abnormal_first:
