@@ -14,6 +14,7 @@ from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.extract import extract
+from .commands.import_ import import_
 from .commands.score import score
 from .commands.train import train
 
@@ -32,8 +33,8 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, doctor, train, evaluate, score):
-    app.command(help=_paragraphs(verb.__doc__))(verb)
+for verb in (demo, extract, import_, doctor, train, evaluate, score):
+    app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 
 def _show_version(wanted: bool) -> bool:
@@ -52,6 +53,7 @@ def _root(
     """Find what is abnormal in video from video-level labels, fuse feature sets by their relations, and show why.
 
     Start with [bold]lego-fusion demo[/bold]. On your own videos: extract, doctor, train, evaluate, score.
+    On features that exist already: import instead of extract.
     """
 
 

@@ -1,7 +1,7 @@
 """The dataset folder: plain files that a person can read and other tools can write.
 
 ``dataset.yaml`` (name, time grid, modalities), ``videos.csv`` (one row per video), optional ``intervals.csv``
-(ground truth in time) and ``features/<modality>/<video>.npy``.
+(ground truth in time) and ``features/<modality>/<video>.npy``, or another folder that ``dataset.yaml`` names.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .features import (
     write_features,
 )
 from .files import check_name, read_table, read_text, write_table, written_whole
+from .locations import Array, FeatureLocation, read_rows
 from .manifest import Manifest
 
 __all__ = [
@@ -101,6 +102,7 @@ class DatasetConfig(BaseModel):
         snippet_frames: Frames that a feature row describes.
         stride: Frames from one feature row to the next, the same in all modalities.
         modalities: Manifest of every modality by its name; the order is kept.
+        locations: Where the features of a modality lie, if not in the dataset folder.
 
     Example:
         >>> DatasetConfig(name="doors").stride
@@ -113,6 +115,7 @@ class DatasetConfig(BaseModel):
     snippet_frames: int = Field(default=16, ge=1)
     stride: int = Field(default=16, ge=1)
     modalities: dict[str, Manifest] = Field(default_factory=dict)
+    locations: dict[str, FeatureLocation] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _manifests_fit(self) -> DatasetConfig:
@@ -121,6 +124,9 @@ class DatasetConfig(BaseModel):
                 raise ValueError(f"modality '{name}' has the manifest of '{manifest.modality}'")
             if manifest.stride != self.stride:
                 raise ValueError(f"modality '{name}' has stride {manifest.stride}, the dataset {self.stride}")
+        unknown = [name for name in self.locations if name not in self.modalities]
+        if unknown:
+            raise ValueError(f"locations names '{unknown[0]}', which is no modality")
         return self
 
 
@@ -238,7 +244,7 @@ class Dataset:
         """
         manifest = self._manifest(modality)
         where = f"modality '{modality}', video '{video}'"
-        values = load_features(feature_path(self.root, modality, self.record(video).video), where)
+        values = self.stored_features(modality, video)
         for _, problem in form_problems(values, manifest, self.rows(video), where):
             raise problem
         if check:
@@ -246,6 +252,21 @@ class Dataset:
             for _, problem in (*manifest_problems(provenance, manifest, where), *value_problems(values, where)):
                 raise problem
         return values
+
+    def feature_file(self, modality: str, video: str) -> Path:
+        """Path of one feature file, in the dataset folder or where ``dataset.yaml`` says; it need not exist."""
+        self._manifest(modality)
+        location, name = self.config.locations.get(modality), self.record(video).video
+        return feature_path(self.root, modality, name) if location is None else location.path(name)
+
+    def stored_features(self, modality: str, video: str) -> Array:
+        """Features of one video as they are stored, brought to its snippets where they lie elsewhere; else unchecked."""
+        where = f"modality '{modality}', video '{video}'"
+        values = load_features(self.feature_file(modality, video), where)
+        location = self.config.locations.get(modality)
+        if location is None or values.ndim < 2 or not len(values):
+            return values
+        return read_rows(values, location.spans(video, len(values), self.rows(video), self.config.stride, where))
 
     def intervals(self, video: str) -> tuple[Interval, ...]:
         """Ground-truth intervals of a video, in the order of the file; empty where there are none."""
@@ -355,7 +376,8 @@ def write_dataset(
     else:
         (root / INTERVALS_FILE).unlink(missing_ok=True)
     with written_whole(root / CONFIG_FILE) as file:
-        file.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode())
+        document = config.model_dump(mode="json", exclude=set() if config.locations else {"locations"})
+        file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
     return Dataset.open(root)
 
 

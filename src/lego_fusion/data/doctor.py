@@ -15,9 +15,7 @@ from ..errors import DataError
 from .annotations import Interval, read_intervals
 from .dataset import CONFIG_FILE, INTERVALS_FILE, VIDEOS_FILE, Dataset, VideoRecord, read_config, read_videos
 from .features import (
-    feature_path,
     form_problems,
-    load_features,
     manifest_problems,
     read_provenance,
     value_problems,
@@ -223,7 +221,7 @@ def _examine(dataset: Dataset, modality: str, video: str) -> tuple[list[Finding]
         source = None if provenance is None else str(provenance.get("source_sha256", "")) or None
     except DataError as error:
         findings.append(_from_error("error", "provenance", error))
-    values, unread = _open(dataset, modality, video, where)
+    values, unread = _open(dataset, modality, video)
     if values is None:
         return [*findings, *unread], None, source
     problems = [found for found in form_problems(values, manifest, dataset.rows(video), where) if found[0] != "length-drift"]
@@ -233,13 +231,13 @@ def _examine(dataset: Dataset, modality: str, video: str) -> tuple[list[Finding]
     return findings, values if values.ndim else None, source
 
 
-def _open(dataset: Dataset, modality: str, video: str, where: str) -> tuple[Array | None, list[Finding]]:
+def _open(dataset: Dataset, modality: str, video: str) -> tuple[Array | None, list[Finding]]:
     """The array of one feature file, or the finding why it cannot be read."""
     check = "outside-folder"
     try:
-        path = feature_path(dataset.root, modality, video)
+        path = dataset.feature_file(modality, video)
         check = "unreadable" if path.is_file() else "missing"
-        return load_features(path, where), []
+        return dataset.stored_features(modality, video), []
     except DataError as error:
         return None, [_from_error("error", check, error)]
 

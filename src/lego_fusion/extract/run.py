@@ -26,6 +26,7 @@ from ..data.dataset import (
     write_features,
 )
 from ..data.features import feature_path
+from ..data.locations import FeatureLocation
 from ..data.manifest import Manifest
 from ..errors import DataError, LegoFusionError, check_int
 from .base import Extractor, FrameExtractor, SidecarExtractor, file_hash
@@ -231,7 +232,13 @@ def extract_dataset(
             where=source,
             got=f"{len(run.failures)} failures, the first in '{first.video}': {first.message}",
         )
-    config = DatasetConfig(name=listing.name, snippet_frames=snippet_frames, stride=stride, modalities={**kept, **manifests})
+    config = DatasetConfig(
+        name=listing.name,
+        snippet_frames=snippet_frames,
+        stride=stride,
+        modalities={**kept, **manifests},
+        locations=_kept_locations(output, manifests),
+    )
     dataset = write_dataset(output, config, records, [one for one in truth if one.video not in failed])
     warnings = [*listing.warnings, *warnings, *_outdated(run, [name for name in kept if name not in manifests]), *_damaged(run)]
     reused = len(records) - len(extracted - failed)
@@ -263,6 +270,13 @@ def _kept_modalities(
     if kept and videos - before:
         warnings.append(f"{len(videos - before)} videos are new and have no features of {', '.join(kept)}")
     return dict(config.modalities), warnings
+
+
+def _kept_locations(output: Path, manifests: Mapping[str, Manifest]) -> dict[str, FeatureLocation]:
+    """Where the imported features of a dataset folder lie, but for the modalities to extract."""
+    path = output / "dataset.yaml"
+    locations = read_config(path).locations if path.is_file() else {}
+    return {name: location for name, location in locations.items() if name not in manifests}
 
 
 def _extract_all(

@@ -1,0 +1,263 @@
+"""Datasets that others prepared, as a dataset folder: their tables are written, their features stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, check_int, check_number
+from .annotations import Interval
+from .benchmarks import Benchmark
+from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, read_config, write_dataset
+from .features import write_features
+from .files import read_table
+from .ground_truth import Span, audit, read_ground_truth
+from .lists import ListedVideo
+from .locations import FeatureLocation, read_rows
+from .manifest import Manifest, Nature
+from .sources import Shapes, Source, Warnings, read_shapes
+
+ASSUMED_FPS = 25.0
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import made.
+
+    Args:
+        dataset: The dataset folder.
+        warnings: What a person should know, one line each.
+        copied: Feature files that had to be written over; 0 where all features stay where they are.
+    """
+
+    dataset: Dataset
+    warnings: tuple[str, ...]
+    copied: int
+
+    def count(self, split: str, label: str | None = None) -> int:
+        """How many videos of a split (and label) there are."""
+        return len(self.dataset.select(split=split, label=label))
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """Frames and frame rate of a video, and whether the frames were counted."""
+
+    frames: int
+    fps: float
+    counted: bool
+
+
+def read_frame_counts(path: str | Path) -> dict[str, tuple[int, float | None]]:
+    """Real frames, and the frame rate if it stands there, from a table with the columns video, frames and optionally fps.
+
+    Raises:
+        DataError: If the table is wrong or a number is out of range.
+    """
+    counts: dict[str, tuple[int, float | None]] = {}
+    for line, row in read_table(Path(path), ("video", "frames"), ("fps",)):
+        try:
+            frames, fps = int(row["frames"]), float(row["fps"]) if row.get("fps") else None
+        except ValueError as error:
+            raise DataError(
+                "frames or fps is not a number", where=f"{path}, line {line}", got=", ".join(row.values())
+            ) from error
+        if frames < 1 or row["video"] in counts:
+            raise DataError(
+                "frames below 1, or a video listed twice", where=f"{path}, line {line}", got=", ".join(row.values())
+            )
+        counts[row["video"]] = frames, fps
+    return counts
+
+
+def import_dataset(
+    output: str | Path,
+    videos: Iterable[ListedVideo],
+    features: Mapping[str, Source],
+    *,
+    name: str,
+    ground_truth: str | Path | None = None,
+    ground_truth_form: str = "auto",
+    truth_split: str = "test",
+    frame_counts: Mapping[str, tuple[int, float | None]] | None = None,
+    fps: float | None = None,
+    snippet_frames: int = 16,
+    stride: int = 16,
+    natures: Mapping[str, Nature] | None = None,
+    benchmark: Benchmark | None = None,
+    allow_partial: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ImportReport:
+    """Make a dataset folder of labelled videos and feature files that exist already.
+
+    Only the headers of the feature files are read. Nothing is written unless everything fits.
+
+    Args:
+        output: The dataset folder to write.
+        videos: Videos with their labels and splits; ground truth is in this order.
+        features: Where the features of each modality are. The rows of the first one are the snippets of a video.
+        name: Name of the dataset.
+        ground_truth: Where the abnormal frames are, in any form of ``read_ground_truth``; of one split only.
+        ground_truth_form: Which form that is.
+        truth_split: The split that ground truth is about.
+        frame_counts: Real frames and frame rate of videos; without them, frames are rows x stride.
+        fps: Frame rate of videos whose rate is not in ``frame_counts``.
+        snippet_frames: Frames that a row describes.
+        stride: Frames from one row to the next.
+        natures: Nature of a modality, as in its manifest; ``"direction"`` where it is not named.
+        benchmark: Sizes that the splits must have.
+        allow_partial: Turn other sizes, missing files, missing abnormal frames and ground truth after the end into
+            warnings; videos without features are left out.
+        on_progress: Told how many of how many feature files have been looked at.
+
+    Returns:
+        The dataset, and what should be known about it.
+
+    Raises:
+        DataError: If anything does not fit; the message names the video.
+    """
+    listed, warnings = tuple(videos), Warnings(allow_partial)
+    check_int(stride, "stride", "import_dataset", low=1)
+    _refuse_extracted(Path(output))
+    if not listed or not features:
+        raise DataError("nothing to import", where=name, expected="at least one video and one modality")
+    for problem in () if benchmark is None else benchmark.problems(listed):
+        warnings.unless_partial(problem)
+    shapes = read_shapes(features, listed, warnings, on_progress)
+    listed = tuple(video for video in listed if all(video.video in found for found in shapes.values()))
+    if not listed:
+        raise DataError("no video has features in every modality", where=name, fix="check the folders")
+    clips = _clips(listed, next(iter(shapes.values())), stride, frame_counts or {}, fps, warnings)
+    manifests = {
+        modality: _manifest(
+            modality, source, shapes[modality], snippet_frames, stride, (natures or {}).get(modality, "direction")
+        )
+        for modality, source in features.items()
+    }
+    _check_lengths(features, shapes, clips, stride)
+    truth = (
+        [] if ground_truth is None else _truth(listed, clips, (ground_truth, ground_truth_form, truth_split), stride, warnings)
+    )
+    copied = sum(_write(Path(output), modality, source, listed) for modality, source in features.items())
+    locations = {modality: source for modality, source in features.items() if isinstance(source, FeatureLocation)}
+    config = DatasetConfig(name=name, snippet_frames=snippet_frames, stride=stride, modalities=manifests, locations=locations)
+    records = [
+        VideoRecord(
+            video.video, video.label, clips[video.video].frames, clips[video.video].fps, video.split,
+            domain=video.domain, class_name=video.class_name,
+        )
+        for video in listed
+    ]  # fmt: skip
+    return ImportReport(write_dataset(output, config, records, truth), tuple(warnings.lines), copied)
+
+
+def _refuse_extracted(output: Path) -> None:
+    """A dataset whose features were made here is not replaced by another."""
+    path = output / CONFIG_FILE
+    own = (
+        [one.modality for one in read_config(path).modalities.values() if one.extractor != "imported"] if path.is_file() else []
+    )
+    if own:
+        got = f"features of {', '.join(own)}"
+        raise DataError("the folder holds a dataset that was not imported", where=output, got=got, fix="choose another folder")
+
+
+def _clips(
+    listed: Sequence[ListedVideo],
+    shapes: Shapes,
+    stride: int,
+    counts: Mapping[str, tuple[int, float | None]],
+    fps: float | None,
+    warnings: Warnings,
+) -> dict[str, _Clip]:
+    if fps is not None:
+        check_number(fps, "fps", "import_dataset", low=1e-3)
+    clips, assumed = {}, 0
+    for video in listed:
+        rows = shapes[video.video][0]
+        frames, rate = counts.get(video.video, (rows * stride, None))
+        if -(-frames // stride) != rows:
+            raise DataError(
+                "the number of frames does not fit the features",
+                where=f"video '{video.video}'",
+                expected=f"{(rows - 1) * stride + 1} to {rows * stride} frames for {rows} rows",
+                got=frames,
+                fix="correct the table of frames, or leave it out",
+            )
+        assumed += rate is None and fps is None
+        clips[video.video] = _Clip(frames, rate or fps or ASSUMED_FPS, video.video in counts)
+    if assumed:
+        warnings.lines.append(f"no frame rate given for {assumed} videos: {ASSUMED_FPS:g} assumed, which only times depend on")
+    return clips
+
+
+def _manifest(modality: str, source: Source, shapes: Shapes, snippet_frames: int, stride: int, nature: Nature) -> Manifest:
+    _, crops, width = next(iter(shapes.values()))
+    location = source if isinstance(source, FeatureLocation) else FeatureLocation(root="/")
+    settings: dict[str, Any] = {"length": location.length, "stride": location.stride, "timed": location.times is not None}
+    return Manifest(
+        modality=modality,
+        extractor="imported",
+        version="1",
+        settings=settings,
+        width=width,
+        crops=crops,
+        snippet_frames=snippet_frames,
+        stride=stride,
+        nature=nature,
+    )
+
+
+def _check_lengths(
+    features: Mapping[str, Source], shapes: Mapping[str, Shapes], clips: Mapping[str, _Clip], stride: int
+) -> None:
+    """Every modality can be brought to the snippets of every video."""
+    for modality, source in features.items():
+        location = source if isinstance(source, FeatureLocation) else FeatureLocation(root="/")
+        for video, clip in clips.items():
+            rows, where = -(-clip.frames // stride), f"modality '{modality}', video '{video}'"
+            location.spans(video, shapes[modality][video][0], rows, stride, where)
+
+
+def _truth(
+    listed: Sequence[ListedVideo],
+    clips: Mapping[str, _Clip],
+    truth: tuple[str | Path, str, str],
+    stride: int,
+    warnings: Warnings,
+) -> list[Interval]:
+    path, form, split = truth
+    spans = []
+    for video in listed:
+        if video.split == split:
+            clip = clips[video.video]
+            padded, slack = -(-clip.frames // stride) * stride, 0 if clip.counted else stride - 1
+            spans.append(Span(video.video, video.label, clip.frames, padded, slack))
+    if not spans:
+        raise DataError(f"there is ground truth, but no video in split '{split}'", where=path, fix="name the right split")
+    found = read_ground_truth(path, spans, form)
+    problems = audit(spans, found)
+    contradictions = [problem for problem in problems if problem.what.startswith("the video is normal")]
+    if contradictions:
+        raise contradictions[0]
+    for problem in problems:
+        warnings.unless_partial(problem, len(problems) - 1)
+    frames = {span.video: span.frames for span in spans}
+    return [
+        replace(one, end_frame=min(one.end_frame, frames[video]))
+        for video, intervals in found.items()
+        for one in intervals
+        if one.start_frame < frames[video]
+    ]
+
+
+def _write(output: Path, modality: str, source: Source, listed: Sequence[ListedVideo]) -> int:
+    """Write over the features that cannot stay where they are; how many files that were."""
+    if isinstance(source, FeatureLocation):
+        return 0
+    for video in listed:
+        where = f"modality '{modality}', video '{video.video}'"
+        write_features(output, modality, video.video, read_rows(source.read(video.video, where), None))
+    return len(listed)
