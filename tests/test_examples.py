@@ -59,6 +59,18 @@ def test_the_fusion_block_learns(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert float(share[1]) > 95
 
 
+def test_the_views_that_decide_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("multi_view.py", tmp_path / "bars.png", monkeypatch=monkeypatch)
+    told = capsys.readouterr().out
+    share = re.search(r"([\d.]+) % of new machines", told)
+    assert share is not None
+    assert float(share[1]) > 95
+    assert re.search(r"machines are told right\n\w+\(vibration\) \* \w+\(temperature\)", told)
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(*arguments: object, **options: object) -> object:
         return render_scenes(*arguments, frames=(32, 48), size=(64, 96), **options)

@@ -23,6 +23,7 @@ _HOME = {
     "diagnose": "data.doctor",
     "render_scenes": "data.synthetic",
     "write_dataset": "data.dataset",
+    "join_views": "data.views",
     "write_features": "data.features",
     "Appearance": "extract.appearance",
     "Motion": "extract.motion",
@@ -32,6 +33,8 @@ _HOME = {
     "extract_video": "extract.run",
     "Concat": "fusion.elementwise",
     "LegoFusion": "fusion.lego",
+    "LegoClassifier": "estimators",
+    "LegoRegressor": "estimators",
     "Detector": "detect.detector",
     "TrainingConfig": "detect.train",
     "VideoScores": "detect.runs",
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from .data.features import write_features as write_features
     from .data.manifest import Manifest as Manifest
     from .data.synthetic import render_scenes as render_scenes
+    from .data.views import join_views as join_views
     from .detect.checkpoint import load_detector as load_detector
     from .detect.detector import Detector as Detector
     from .detect.evaluation import evaluate_runs as evaluate_runs
@@ -65,6 +69,8 @@ if TYPE_CHECKING:
     from .detect.runs import train_run as train_run
     from .detect.train import TrainingConfig as TrainingConfig
     from .errors import LegoFusionError as LegoFusionError
+    from .estimators import LegoClassifier as LegoClassifier
+    from .estimators import LegoRegressor as LegoRegressor
     from .extract.appearance import Appearance as Appearance
     from .extract.motion import Motion as Motion
     from .extract.onnx import OnnxImage as OnnxImage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,40 @@ def score_curves(
         axis.set_visible(False)
     handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    path = Path(path)
+    with written_whole(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+
+
+def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, most: int = 20, title: str = "") -> None:
+    """Draw the largest shares of an operator as bars, products of two views in another colour than single views.
+
+    Args:
+        path: PNG or SVG file to write.
+        coefficients: Share of every kernel by name, such as ``LegoClassifier.coefficients_``; a product holds " * ".
+        most: How many are drawn; the others are summed in one last bar.
+        title: Above the bars.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        DataError: If there are no coefficients.
+    """
+    if not coefficients:
+        raise DataError("there are no coefficients to draw", expected="a share for every kernel", fix="fit the estimator first")
+    figure_class, canvas = _matplotlib()
+    ranked = sorted(coefficients.items(), key=lambda pair: -pair[1])
+    shown, others = dict(ranked[:most]), ranked[most:]
+    if others:
+        shown[f"{len(others)} others"] = sum(share for _, share in others)
+    colours = [TRUTH if " * " in name else CURVE for name in shown]
+    figure = figure_class(figsize=(7, 0.9 + 0.28 * len(shown)), layout="constrained")
+    canvas(figure)
+    axis = figure.subplots()
+    axis.barh(list(shown), [100 * share for share in shown.values()], color=colours)
+    axis.invert_yaxis()
+    axis.set(xlabel="share of the operator, %  (blue: one view; orange: product of two views)")
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
     path = Path(path)
     with written_whole(path) as file:
         figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
