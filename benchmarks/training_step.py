@@ -11,7 +11,6 @@ concatenation, and three fully connected layers. Both see the same bags and labe
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -126,13 +125,7 @@ def main() -> int:
     rows = [row for threads in (1, 2) for row in time_steps(threads, rounds=2 if quick else 9)]
     show(rows)
     if not quick:
-        sizes = {
-            "videos": VIDEOS,
-            "nodes": NODES,
-            "order": ORDER,
-            "widths": WIDTHS,
-            "usable_cores": len(os.sched_getaffinity(0)),
-        }
+        sizes = {"videos": VIDEOS, "nodes": NODES, "order": ORDER, "widths": WIDTHS}
         store("training_step", {"benchmark": "training_step", **sizes, "steps": rows})
     return 1 if any(row["ratio"] < row["target"] for row in rows) else 0
 
