@@ -291,7 +291,9 @@ def test_a_model_with_text_asks_for_captions(scenes: SceneSet, tmp_path: Path) -
     run("extract", scenes.folder, tmp_path / "data", "--modalities", "text", *QUICK)
     run("train", tmp_path / "data", tmp_path / "run", "--steps", 2)
     shutil.copy(scenes.videos[0].path, tmp_path / "alone.mp4")
-    assert "the model needs captions" in refused("score", tmp_path / "alone.mp4", "--model", tmp_path / "run")
+    line = refused("score", tmp_path / "alone.mp4", "--model", tmp_path / "run")
+    assert "the model needs captions" in line
+    assert "--captions" in line
 
 
 def test_unknown_key_of_a_config_is_named(data: Path, tmp_path: Path) -> None:

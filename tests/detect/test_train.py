@@ -489,3 +489,11 @@ def test_a_configuration_cannot_be_changed():
     config = TrainingConfig()
     with pytest.raises(ValidationError, match="frozen"):
         config.steps = 3
+
+
+def test_patience_without_validation_videos_is_refused():
+    bags = made_bags()
+    fusion = FUSIONS["lego"](WIDTHS)
+    fit_statistics(fusion, bags)
+    with pytest.raises(DataError, match="patience needs validation videos"):
+        fit(Detector(fusion), bags, TrainingConfig(steps=2, patience=1))

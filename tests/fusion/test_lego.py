@@ -200,6 +200,20 @@ def test_fewer_distinct_segments_than_references(distinct):
     assert again.columns == distinct
 
 
+def test_many_segments_are_thinned_evenly_before_choosing(monkeypatch):
+    monkeypatch.setattr("lego_fusion.fusion.lego.MOST_CANDIDATES", 12)
+    fusion = fitted()
+    units = fusion.reference_units.tolist()
+    allowed = torch.tensor([[bag, node] for bag in NORMAL for node in range(N)])[
+        torch.linspace(0, len(NORMAL) * N - 1, 12).long()
+    ]
+    assert all(unit in allowed.tolist() for unit in units)
+    given = features()
+    for name, relation in fusion.relation.items():
+        assert torch.equal(relation.references, torch.stack([given[name][bag, node] for bag, node in units]))
+    assert all(len(graph[0, 0]) == len(units) for graph in fusion.training_relations(given, LABELS, VIDEOS).values())
+
+
 def test_one_normal_video_is_not_enough():
     labels = torch.tensor([False, True, True])
     fusion = LegoFusion(WIDTHS, nodes=N, references=4)

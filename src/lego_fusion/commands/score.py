@@ -37,13 +37,16 @@ def score(
     """
     from ..detect.checkpoint import read_run_config
     from ..detect.runs import score_video
-    from ..errors import MissingExtraError
+    from ..errors import MissingExtraError, ParameterError
     from ..report.scores import save_scores, scores_document
 
     config = read_run_config(model)
     networks = _networks(config, onnx, text_model)
     with_text = any(manifest.extractor == "text" for manifest in config.manifests.values())
     found = _beside(video, "captions") if captions is None and with_text else captions
+    if with_text and found is None:
+        fix = f"give them with --captions, or put captions/{video.stem}.srt (.vtt, .json, .csv, .txt) beside the video"
+        raise ParameterError("the model needs captions, and none are beside the video", where=video, fix=fix)
     with progress(f"scoring {video.name}") as tell:
         scores = score_video(model, video, captions=found, networks=networks, intervals=truth or _truth_beside(video))
         tell(1, 1)

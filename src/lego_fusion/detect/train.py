@@ -309,3 +309,5 @@ def _check_labels(train: Bags, config: TrainingConfig, validation: Bags | None) 
             )
     if config.selection == "validation" and validation is None:
         raise DataError("selection='validation' needs validation videos", got="none", fix="hold some training videos out")
+    if config.patience is not None and validation is None:
+        raise DataError("patience needs validation videos to look at", got="none", fix="hold some out, or leave patience out")

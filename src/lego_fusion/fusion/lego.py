@@ -19,6 +19,7 @@ from .relation import Relation, RelationKind
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
 ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
+MOST_CANDIDATES = 2048  # segments that references are chosen from, evenly spread where there are more
 STATISTICS = ("mean", "standard deviation", "minimum", "lower quartile", "median", "upper quartile", "maximum", "entropy")
 
 
@@ -184,7 +185,8 @@ class LegoFusion(Fusion):
     ) -> None:
         """Choose K medoids among the segments of normal training bags and keep their features as buffers.
 
-        K becomes smaller where the normal videos hold fewer distinct segments. ``reference_units`` tells which they are.
+        K becomes smaller where the normal videos hold fewer distinct segments. Where they hold more than 2,048, that many
+        evenly spread ones are the candidates. ``reference_units`` tells which they are.
         """
         index, _ = self._choose(features, labels, video_ids)
         for name, tensor in zip(self.modalities, self.select(features), strict=True):
@@ -272,6 +274,10 @@ class LegoFusion(Fusion):
         normal_bags = (~labels).nonzero()[:, 0]
         nodes = chosen[0].shape[1]
         units = (normal_bags[:, None] * nodes + torch.arange(nodes, device=labels.device)).flatten()
+        videos = video_ids[normal_bags].repeat_interleave(nodes)
+        if len(units) > MOST_CANDIDATES:  # all pairs are compared, for every normal video once
+            spread = torch.linspace(0, len(units) - 1, MOST_CANDIDATES, device=labels.device).long()
+            units, videos = units[spread], videos[spread]
         distance = joint_distance(
             [
                 self._relation(name).dissimilarity(x.flatten(0, 1)[units])
@@ -279,7 +285,6 @@ class LegoFusion(Fusion):
             ]
         )
         everyone = torch.ones(len(units), dtype=torch.bool, device=labels.device)
-        videos = video_ids[normal_bags].repeat_interleave(nodes)
         index, for_video = cross_fitted_references(distance, everyone, videos, self.wanted_references)
         return units[index], {video: units[chosen_index] for video, chosen_index in for_video.items()}
 
