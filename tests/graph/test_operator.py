@@ -59,15 +59,18 @@ def explicit_powers(operator: GraphOperator, graph: Tensor, order: int, mask: Te
 
 
 def explicit_terms(operator: GraphOperator) -> list[tuple[Tensor, dict[int, int]]]:
-    """Each coefficient of the sum with the power {graph: p} of every graph it multiplies, read from the stored parameters."""
+    """Each coefficient of the sum with the power {graph: p} of every graph it multiplies, read from the stored parameters.
+
+    The terms of the joint form are those of its own sum, one per rank: terms of different rank may cancel like any others.
+    """
     state = {name: value.double() for name, value in operator.state_dict().items()}
     names, count = operator.names, len(operator.names)
     if operator.form in ("joint", "rank1"):
         factors = [state[f"factors.{name}"] for name in names]
         terms = []
         for powers in itertools.product(*(range(order + 1) for order in operator.orders)):
-            products = [factor[:, p] for factor, p in zip(factors, powers, strict=True)]
-            terms.append((torch.stack(products).prod(0).sum(), dict(enumerate(powers))))
+            products = torch.stack([factor[:, p] for factor, p in zip(factors, powers, strict=True)]).prod(0)
+            terms += [(product, dict(enumerate(powers))) for product in products]
         return terms
     pairs = list(itertools.combinations(range(count), 2))
     terms = []
@@ -480,3 +483,21 @@ def test_only_elementwise_powers_with_ones_are_defined_for_references(expansion,
     operator = GraphOperator(NAMES[:2], expansion=expansion, zero_order=zero_order)
     with pytest.raises(ParameterError, match=r"not defined for relations to reference units.*zero_order='ones'"):
         operator(cosine_graphs(2, 4, columns), square=square)
+
+
+@pytest.mark.parametrize(("form", "graphs"), [("joint", 3), ("full", 2), ("all-pairs", 3), ("random-pair", 2), ("joint", 1)])
+def test_weighing_the_start_weighs_each_graph_by_name(form, graphs):
+    names = ["a", "b", "c"][:graphs]
+    relations = {name: torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(names)}
+    weights = {name: 1.0 + i for i, name in enumerate(names)}
+    operator = GraphOperator(names, 2, form, noise=0.0).eval()
+    operator.weigh_first_order(weights)
+    expected = sum(weights[name] * relations[name] for name in names) / graphs
+    assert torch.allclose(operator(relations), expected, atol=1e-6)
+
+
+def test_a_shared_a_of_three_graphs_is_not_weighed():
+    operator = GraphOperator(["a", "b", "c"], 2, "random-pair")
+    before = operator.coefficients.detach().clone()
+    operator.weigh_first_order({"a": 5.0, "b": 6.0, "c": 7.0})
+    assert torch.equal(operator.coefficients, before)

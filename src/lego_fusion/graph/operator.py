@@ -150,9 +150,13 @@ class GraphOperator(nn.Module):
     def weigh_first_order(self, weights: Mapping[str, float]) -> None:
         """Multiply the coefficient of each graph's own first power by a weight, to change where the operator starts.
 
+        The A that ``random-pair`` shares among more than two graphs belongs to none of them and stays as it is.
+
         Args:
             weights: One positive number per name.
         """
+        if self.form == "random-pair" and len(self.names) > 2:
+            return
         for m, name in enumerate(self.names):
             first = min(1, self.orders[m])
             if self.form in JOINT_FORMS:
