@@ -62,8 +62,6 @@ class Fusion(nn.Module, ABC):
         features: Mapping[str, Float[Tensor, "v n _"]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
-        *,
-        generator: torch.Generator | None = None,
     ) -> None:
         """Learn from the V training bags what needs no gradient; by default nothing.
 
@@ -71,7 +69,6 @@ class Fusion(nn.Module, ABC):
             features: Of the training bags, (V, N, D_m) by name.
             labels: True where a bag is abnormal, (V,).
             video_ids: Which video a bag comes from, (V,): crops and windows of one video share it.
-            generator: Source of randomness, where any is needed.
         """
 
     def start_direction(self) -> Tensor | None:
@@ -165,8 +162,6 @@ class ScaledFusion(Fusion):
         features: Mapping[str, Float[Tensor, "v n _"]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
-        *,
-        generator: torch.Generator | None = None,
     ) -> None:
         """Fit the column scaling of each modality on all training bags."""
         for name, tensor in zip(self.modalities, self.select(features), strict=True):

@@ -171,8 +171,6 @@ class LegoFusion(Fusion):
         features: Mapping[str, Float[Tensor, "v n _"]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
-        *,
-        generator: torch.Generator | None = None,
     ) -> None:
         """Fit centres and scales on all training bags, and choose the references among the normal ones."""
         for name, tensor in zip(self.modalities, self.select(features), strict=True):
