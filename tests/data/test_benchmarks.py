@@ -36,7 +36,7 @@ def test_where_weak_splits_differ_the_total_is_checked(name, total):
     known = benchmark(name)
     assert known.problems(videos("train", 10, 7) + videos("test", total - 20, 3)) == []
     (problem,) = known.problems(videos("train", 10, 7) + videos("test", total - 21, 3))
-    assert f"{total} videos in all splits together" in str(problem) and f"Got {total - 1} videos" in str(problem)
+    assert f"{total} videos in all splits together" in str(problem) and f"got {total - 1} videos" in str(problem)
 
 
 def test_a_label_turned_over_is_a_problem_where_both_numbers_are_known():
