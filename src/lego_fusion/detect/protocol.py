@@ -118,6 +118,13 @@ def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> 
     return Split(split.name, tuple(kept), split.test, tuple(held))
 
 
+def require_labels(dataset: Dataset, split: Split) -> None:
+    """Raise ``DataError`` unless every training and validation video is labelled."""
+    for video in (*split.train, *split.validation):
+        if dataset.record(video).label not in ("normal", "abnormal"):
+            raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
+
+
 def relation_for(manifest: Manifest) -> RelationKind:
     """The relation that suits what a feature is: a distance where magnitude is the signal, else the cosine."""
     return "gaussian" if manifest.nature == "magnitude" else "cosine"
