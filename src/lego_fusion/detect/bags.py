@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..data.segments import to_segments
-from ..errors import DataError
+from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 
@@ -135,6 +135,23 @@ def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
         return bags.with_modalities(list(fusion.modalities))
     return _replaced(bags, fusion.relations(bags.inputs))
+
+
+def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bags:
+    """Cached graphs of which some are empty: the operator then leaves every power >= 1 of those modalities out.
+
+    An empty graph has R^(p) = 0 for p >= 1 and the same R^(0) as any other, whatever the expansion and the zeroth order.
+
+    Raises:
+        ParameterError: If the fusion has no cached graphs.
+        DataError: If a modality is not among them.
+    """
+    if not is_cached(fusion):
+        raise ParameterError("'drop-term' needs a fusion with graphs", got=f"'{fusion.kind}'", fix="use missing=mean")
+    missing = [name for name in modalities if name not in bags.inputs]
+    if missing:
+        raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(bags.inputs))
+    return _replaced(bags, {**bags.inputs, **{name: torch.zeros_like(bags.inputs[name]) for name in modalities}})
 
 
 def is_cached(fusion: Fusion) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..errors import DataError, ParameterError
-from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs
+from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
 from .detector import Detector
 from .losses import Pooling, bag_loss, degree_variance, smoothness, sparsity
@@ -136,17 +136,22 @@ def fit(
 
 
 @torch.no_grad()
-def predict(detector: Detector, bags: Bags) -> Tensor:
-    """Segment scores in [0, 1] of bags with features, (V, N) float64: sigmoid of the mean logit over crops."""
-    return predict_logits(detector, bags).double().sigmoid()
+def predict(detector: Detector, bags: Bags, *, dropped: Sequence[str] = ()) -> Tensor:
+    """Segment scores in [0, 1] of bags with features, (V, N) float64: sigmoid of the mean logit over crops.
+
+    ``dropped`` names modalities whose graphs are left out of the operator (``bags.without_graphs``).
+    """
+    return predict_logits(detector, bags, dropped=dropped).double().sigmoid()
 
 
 @torch.no_grad()
-def predict_logits(detector: Detector, bags: Bags) -> Tensor:
+def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = ()) -> Tensor:
     """Segment logits of bags with features, (V, N), the mean over crops."""
     was_training = detector.training
     detector.eval()
     inputs = scoring_inputs(detector.fusion, _like(bags, detector))
+    if dropped:
+        inputs = without_graphs(detector.fusion, inputs, dropped)
     logits = detector(inputs.inputs, cached=is_cached(detector.fusion)).logits
     detector.train(was_training)
     return mean_over_crops(logits, bags.crops).cpu()

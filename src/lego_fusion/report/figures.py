@@ -49,7 +49,7 @@ def score_curves(
     columns: int = 1,
 ) -> None:
     """Draw several videos' curves in one figure: (title, scores, truth or None) each, ``columns`` beside each other."""
-    figure_class, canvas = _matplotlib()
+    figure_class, canvas = load_matplotlib()
     rows = -(-len(curves) // columns)
     figure = figure_class(figsize=(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows), layout="constrained")
     canvas(figure)
@@ -60,9 +60,7 @@ def score_curves(
         axis.set_visible(False)
     handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    path = Path(path)
-    with written_whole(path) as file:
-        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    save_figure(path, figure)
 
 
 def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, most: int = 20, title: str = "") -> None:
@@ -80,7 +78,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     """
     if not coefficients:
         raise DataError("there are no coefficients to draw", expected="a share for every kernel", fix="fit the estimator first")
-    figure_class, canvas = _matplotlib()
+    figure_class, canvas = load_matplotlib()
     ranked = sorted(coefficients.items(), key=lambda pair: -pair[1])
     shown, others = dict(ranked[:most]), ranked[most:]
     if others:
@@ -94,9 +92,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     axis.set(xlabel="share of the operator, %  (blue: one view; orange: product of two views)")
     axis.set_title(title, fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
-    path = Path(path)
-    with written_whole(path) as file:
-        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    save_figure(path, figure)
 
 
 def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | None, fps: float) -> None:
@@ -114,7 +110,15 @@ def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | N
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def save_figure(path: str | Path, figure: Any) -> None:
+    """Write a figure as PNG, or as what the file's suffix says, whole or not at all."""
+    path = Path(path)
+    with written_whole(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+
+
+def load_matplotlib() -> tuple[Any, Any]:
+    """Figure and canvas of matplotlib; ``MissingExtraError`` where it is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
