@@ -200,10 +200,20 @@ class LegoFusion(Fusion):
         return {name: self._graph(name, x, None, mask) for name, x in zip(self.modalities, chosen, strict=True)}
 
     def training_relations(
-        self, features: Mapping[str, Float[Tensor, "v n _"]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
+        self,
+        features: Mapping[str, Float[Tensor, "v n _"]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        *,
+        shown: Mapping[str, Float[Tensor, "v n _"]] | None = None,
     ) -> dict[str, Float[Tensor, "v n k"]]:
-        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only."""
-        graphs = self.relations(features)
+        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only.
+
+        ``shown`` are other features of the same bags (a modality removed, say), which then meet the references that
+        ``features`` lead to.
+        """
+        shown = features if shown is None else shown
+        graphs = self.relations(shown)
         if not self.wanted_references:
             return graphs
         _, for_video = self._choose(features, labels, video_ids)
@@ -211,7 +221,7 @@ class LegoFusion(Fusion):
             units = tensor.flatten(0, 1)
             for video, index in for_video.items():
                 bags = video_ids == video
-                graphs[name][bags] = self._graph(name, tensor[bags], units[index][None], None)
+                graphs[name][bags] = self._graph(name, shown[name][bags], units[index][None], None)
         return graphs
 
     def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
