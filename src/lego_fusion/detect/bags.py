@@ -123,11 +123,19 @@ def fit_statistics(fusion: Fusion, bags: Bags) -> None:
     fusion.fit_statistics(bags.inputs, bags.bag_labels, bags.video_ids)
 
 
-def training_inputs(fusion: Fusion, bags: Bags) -> Bags:
-    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features."""
+def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) -> Bags:
+    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features.
+
+    Args:
+        fusion: With fitted statistics.
+        bags: The training bags, with features; references come from them.
+        shown: Other features of the same bags to see against those references; None sees their own.
+    """
+    seen = bags if shown is None else shown
     if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
-        return bags.with_modalities(list(fusion.modalities))
-    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids))
+        return seen.with_modalities(list(fusion.modalities))
+    graphs = fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs)
+    return _replaced(bags, graphs)
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:

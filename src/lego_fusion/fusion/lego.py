@@ -14,6 +14,7 @@ from ..graph.expansion import Expansion, Normalisation, ZeroOrder
 from ..graph.operator import Form, GraphOperator
 from ..graph.references import cross_fitted_references, joint_distance
 from ..graph.relationship import k_nearest
+from . import start
 from .base import Fusion, FusionOutput, mask_nodes
 from .relation import Relation, RelationKind
 
@@ -48,6 +49,8 @@ class LegoFusion(Fusion):
         rows: What a node hands on: its row ``"ordered"`` as the columns are, ``"sorted"`` from most to least similar (which
             does not depend on which column is which), ``"statistics"`` of the row, or ``"propagate"``: sum_j G_ij x_j of the
             features, divided by sum_j |G_ij|.
+        noise_gate: Start a modality whose relations have no memory from one node to the next, as noise has none, with a
+            small weight (``start.noise_gate``); for nodes in the order of time.
         seed: Seed of the operator's start.
 
     Source: the paper; reference units, sorted rows and the joint form are ours. ``LegoFusion.paper`` is the paper's reading.
@@ -80,6 +83,7 @@ class LegoFusion(Fusion):
         normalisation: Normalisation = "row",
         symmetric: bool = False,
         rows: Rows = "sorted",
+        noise_gate: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
@@ -97,7 +101,9 @@ class LegoFusion(Fusion):
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
-        self._config |= {"scale_columns": scale_columns}
+        self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate}
+        self.noise_gate = noise_gate
+        self.start_gates = dict.fromkeys(self.modalities, 1.0)
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
         self.reference_units: Tensor  # (K, 2): training bag and node of each reference, so that it can be shown
         self.register_buffer("reference_units", torch.zeros(references, 2, dtype=torch.long))
@@ -153,18 +159,30 @@ class LegoFusion(Fusion):
         weights = 1 / torch.arange(1, self.columns + 1)
         return -weights / weights.sum()
 
-    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> None:
-        """Let every modality's relation vary alike among known normals: its first-order coefficient is divided by its spread.
+    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]], labels: Bool[Tensor, " b"] | None = None) -> None:
+        """Let every modality's relation vary alike among known normals, and gate out what cannot be told from noise.
 
-        The spread is the standard deviation over normal nodes of the mean of their row. A modality that differs much from
-        one normal video to the next says little about what is abnormal, and starts with a small weight.
+        Its first-order coefficient is multiplied by gate / spread (``start.start_weights``): a modality that differs much
+        from one normal video to the next says little about what is abnormal. Pure noise differs *least* (the mean of a row
+        of small random cosines hardly moves), so without the gate it would get the largest weight. ``start_gates`` keeps the
+        gates to be read.
         """
-        if self.start_direction() is None:
+        direction = self.start_direction()
+        if direction is None:
             return
-        spreads = {name: float(relations[name].mean(-1).std()) for name in self.modalities}
-        usable = [spread for spread in spreads.values() if spread > 0]
-        typical = len(usable) / sum(1 / spread for spread in usable) if usable else 1.0
-        self.operator.weigh_first_order({n: typical / spread if spread > 0 else 1.0 for n, spread in spreads.items()})
+        graphs = {name: relations[name] for name in self.modalities}
+        if self.noise_gate and len(graphs) > 1:
+            self.start_gates = {
+                name: start.noise_gate(start.memory(graph, -direction.to(graph))) for name, graph in graphs.items()
+            }
+        first = next(iter(graphs.values()))
+        normal = torch.ones(len(first), dtype=torch.bool, device=first.device) if labels is None else ~labels
+        self.operator.weigh_first_order(start.start_weights(graphs, normal, self.start_gates))
+
+    @torch.no_grad()
+    def relevance(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> dict[str, float]:
+        """Share of each modality in what the operator makes of some graphs (``GraphOperator.modality_shares``); sums to 1."""
+        return self.operator.modality_shares(relations)
 
     def fit_statistics(
         self,
@@ -200,10 +218,20 @@ class LegoFusion(Fusion):
         return {name: self._graph(name, x, None, mask) for name, x in zip(self.modalities, chosen, strict=True)}
 
     def training_relations(
-        self, features: Mapping[str, Float[Tensor, "v n _"]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
+        self,
+        features: Mapping[str, Float[Tensor, "v n _"]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        *,
+        shown: Mapping[str, Float[Tensor, "v n _"]] | None = None,
     ) -> dict[str, Float[Tensor, "v n k"]]:
-        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only."""
-        graphs = self.relations(features)
+        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only.
+
+        ``shown`` are other features of the same bags (a modality removed, say), which then meet the references that
+        ``features`` lead to.
+        """
+        shown = features if shown is None else shown
+        graphs = self.relations(shown)
         if not self.wanted_references:
             return graphs
         _, for_video = self._choose(features, labels, video_ids)
@@ -211,7 +239,7 @@ class LegoFusion(Fusion):
             units = tensor.flatten(0, 1)
             for video, index in for_video.items():
                 bags = video_ids == video
-                graphs[name][bags] = self._graph(name, tensor[bags], units[index][None], None)
+                graphs[name][bags] = self._graph(name, shown[name][bags], units[index][None], None)
         return graphs
 
     def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
