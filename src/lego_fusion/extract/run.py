@@ -252,6 +252,9 @@ def _kept_modalities(
     if not (output / "dataset.yaml").is_file():
         return {}, []
     config = read_config(output / "dataset.yaml")
+    if config.members:
+        fix = "extract into the folders it was joined from, then join them again"
+        raise DataError("the dataset folder was joined from others", where=output, fix=fix)
     kept = {name: manifest for name, manifest in config.modalities.items() if name not in manifests}
     wanted = next(iter(manifests.values()))
     grid, wanted_grid = (config.snippet_frames, config.stride), (wanted.snippet_frames, wanted.stride)
