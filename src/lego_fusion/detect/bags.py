@@ -125,21 +125,21 @@ def fit_statistics(fusion: Fusion, bags: Bags) -> None:
 
 def training_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features."""
-    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
+    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return bags.with_modalities(list(fusion.modalities))
     return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids))
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
-    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
+    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return bags.with_modalities(list(fusion.modalities))
     return _replaced(bags, fusion.relations(bags.inputs))
 
 
 def is_cached(fusion: Fusion) -> bool:
     """Whether ``training_inputs`` gives graphs."""
-    return isinstance(fusion, LegoFusion) and fusion.rows != "propagate"
+    return isinstance(fusion, LegoFusion) and not fusion.needs_features
 
 
 def mean_over_crops(logits: Tensor, crops: int) -> Tensor:
