@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from ..errors import ManifestError
 
 Nature = Literal["direction", "magnitude"]
+_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 
 
 class Manifest(BaseModel):
@@ -38,7 +40,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    modality: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    modality: str = Field(pattern=_NAME)
     extractor: str
     version: str
     settings: dict[str, JsonValue] = Field(default_factory=dict)
@@ -49,6 +51,11 @@ class Manifest(BaseModel):
     stride: int = Field(default=16, ge=1)
     normalisation: Literal["none", "l2"] = "none"
     nature: Nature = "direction"
+
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether a modality can be named so: a letter first, then letters, digits, ``-`` and ``_``."""
+        return re.fullmatch(_NAME, text) is not None
 
     @property
     def hash(self) -> str:

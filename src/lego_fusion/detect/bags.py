@@ -132,7 +132,7 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) ->
         shown: Other features of the same bags to see against those references; None sees their own.
     """
     seen = bags if shown is None else shown
-    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
+    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return seen.with_modalities(list(fusion.modalities))
     graphs = fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs)
     return _replaced(bags, graphs)
@@ -140,7 +140,7 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) ->
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
-    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
+    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return bags.with_modalities(list(fusion.modalities))
     return _replaced(bags, fusion.relations(bags.inputs))
 
@@ -164,7 +164,7 @@ def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bag
 
 def is_cached(fusion: Fusion) -> bool:
     """Whether ``training_inputs`` gives graphs."""
-    return isinstance(fusion, LegoFusion) and fusion.rows != "propagate"
+    return isinstance(fusion, LegoFusion) and not fusion.needs_features
 
 
 def mean_over_crops(logits: Tensor, crops: int) -> Tensor:

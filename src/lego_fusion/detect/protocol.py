@@ -32,6 +32,9 @@ from .train import TrainingConfig, fit, predict
 
 UnlearnedMethod = Literal["nearest-neighbours", "flow-energy"]
 LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
+DomainSplit = Literal["left-out", "within"]
+DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
+UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
 UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "flow-energy")
 
 
@@ -123,6 +126,44 @@ def require_labels(dataset: Dataset, split: Split) -> None:
     for video in (*split.train, *split.validation):
         if dataset.record(video).label not in ("normal", "abnormal"):
             raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
+
+
+def domain_splits(dataset: Dataset, kind: DomainSplit = "left-out") -> list[Split]:
+    """For every domain of a dataset, a split that tests on the test videos of that domain.
+
+    Args:
+        dataset: With training videos of at least two domains, or of one for ``"within"``.
+        kind: ``"left-out"``: trained on the training videos of all other domains; ``"within"``: on its own ones. The same
+            videos are tested, so that the two can be compared with each other and with the own split (all domains pooled).
+
+    Returns:
+        One split a domain, in the order of ``videos.csv``, named ``"left-out:DOMAIN"`` or ``"within:DOMAIN"``. A domain
+        without test videos has none; one without training videos has only ``"left-out"``.
+
+    Raises:
+        DataError: If the dataset has one domain only (for ``"left-out"``), or no split is possible.
+    """
+    check_choice(kind, "kind", "domain_splits", DOMAIN_SPLITS)
+    own = own_split(dataset)
+    domains = list(dict.fromkeys(record.domain for record in dataset.videos))
+    if kind == "left-out" and len(domains) < 2:
+        fix = "fill the column 'domain', or join datasets with `lego-fusion join`"
+        raise DataError(
+            "there is only one domain", where=dataset.root, expected="at least two", got=domains[0] or "none", fix=fix
+        )
+
+    def part(videos: Sequence[str], domain: str) -> tuple[str, ...]:
+        return tuple(video for video in videos if (dataset.record(video).domain == domain) == (kind == "within"))
+
+    drawn = []
+    for domain in domains:
+        test = tuple(video for video in own.test if dataset.record(video).domain == domain)
+        train = part(own.train, domain)
+        if train and test:
+            drawn.append(Split(f"{kind}:{domain or UNNAMED_DOMAIN}", train, test, part(own.validation, domain)))
+    if not drawn:
+        raise DataError("no domain has test videos, and training videos to go with them", where="videos.csv")
+    return drawn
 
 
 def relation_for(manifest: Manifest) -> RelationKind:

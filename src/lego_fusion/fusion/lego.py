@@ -51,6 +51,8 @@ class LegoFusion(Fusion):
             features, divided by sum_j |G_ij|.
         noise_gate: Start a modality whose relations have no memory from one node to the next, as noise has none, with a
             small weight (``start.noise_gate``); for nodes in the order of time.
+        own_features: Also hand on the node's own features (x - centre) / column scale of every modality: where a node has a
+            class of its own, its relations alone do not tell which.
         seed: Seed of the operator's start.
 
     Source: the paper; reference units, sorted rows and the joint form are ours. ``LegoFusion.paper`` is the paper's reading.
@@ -84,12 +86,14 @@ class LegoFusion(Fusion):
         symmetric: bool = False,
         rows: Rows = "sorted",
         noise_gate: bool = True,
+        own_features: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
         self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
         self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
         self.rows: Rows = check_choice(rows, "rows", "LegoFusion", ROWS)
+        self.own_features = bool(own_features)
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "LegoFusion", low=1)
         kinds = _kinds(self.modalities, relations)
         if references and (expansion, zero_order) != ("hadamard", "ones"):
@@ -101,7 +105,7 @@ class LegoFusion(Fusion):
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
-        self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate}
+        self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate, "own_features": self.own_features}
         self.noise_gate = noise_gate
         self.start_gates = dict.fromkeys(self.modalities, 1.0)
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
@@ -144,9 +148,14 @@ class LegoFusion(Fusion):
     @property
     def out_features(self) -> int:  # type: ignore[override]
         """F, numbers per node."""
-        if self.rows == "statistics":
-            return len(STATISTICS)
-        return sum(self.modalities.values()) if self.rows == "propagate" else self.columns
+        widths = sum(self.modalities.values())
+        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.rows, self.columns)
+        return count + widths if self.own_features else count
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the relations alone, computed once and cached, do not suffice to make the nodes."""
+        return self.rows == "propagate" or self.own_features
 
     def start_direction(self) -> Tensor | None:
         """With sorted rows against references: less similar to the nearest known normals is more abnormal.
@@ -154,7 +163,7 @@ class LegoFusion(Fusion):
         Column j of a sorted row, the j-th most similar reference, starts with a weight proportional to -1 / (j + 1): the
         nearest count most, as among nearest neighbours, and none is left out.
         """
-        if not self.wanted_references or self.rows != "sorted":
+        if not self.wanted_references or self.rows != "sorted" or self.own_features:
             return None
         weights = 1 / torch.arange(1, self.columns + 1)
         return -weights / weights.sum()
@@ -253,9 +262,19 @@ class LegoFusion(Fusion):
         *,
         features: Mapping[str, Float[Tensor, "b n _"]] | None = None,
     ) -> FusionOutput:
-        """Fuse graphs computed before by ``relations`` (``features`` are needed for ``rows="propagate"`` only)."""
+        """Fuse graphs computed before by ``relations``; ``features`` only where ``needs_features``."""
         graph = self.operator(relations, mask, square=not self.wanted_references)
-        return FusionOutput(mask_nodes(self._rows(graph, mask, features), mask), graph)
+        nodes = self._rows(graph, mask, features)
+        if self.own_features:
+            own = zip(self.modalities, self.select(self._needed(features)), strict=True)
+            nodes = torch.cat([nodes, *(self._relation(name).scaled(x) for name, x in own)], dim=-1)
+        return FusionOutput(mask_nodes(nodes, mask), graph)
+
+    def _needed(self, features: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        if features is None:
+            option = "own_features=True" if self.own_features else "rows='propagate'"
+            raise ParameterError(f"{option} needs the features beside the relations", fix="call forward(features)")
+        return features
 
     def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor] | None) -> Tensor:
         if self.rows == "propagate":
@@ -270,8 +289,7 @@ class LegoFusion(Fusion):
         return ranked.masked_fill(ranked == float("-inf"), 0.0)
 
     def _propagate(self, graph: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
-        if features is None:
-            raise ParameterError("rows='propagate' needs the features beside the relations", fix="call forward(features)")
+        features = self._needed(features)
         if self.wanted_references:
             values = torch.cat([self._relation(name).references for name in self.modalities], dim=-1)[None]
         else:
