@@ -12,11 +12,17 @@ from lego_fusion.errors import DataError, ManifestError, ParameterError
 from lego_fusion.extract.appearance import Appearance
 from lego_fusion.extract.base import Extractor, FrameExtractor
 from lego_fusion.extract.motion import Motion
+from lego_fusion.extract.motion_units import MotionCells, MotionFrames
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.registry import EXTRACTORS, extractor_for
 from lego_fusion.extract.text import Text
 
-MADE = [Motion(bins=4, per="frame"), Appearance(cells=(3, 5), frames_per_snippet=2)]
+MADE = [
+    Motion(bins=4, per="frame"),
+    Appearance(cells=(3, 5), frames_per_snippet=2),
+    MotionCells(rows=3, columns=4, per="frame"),
+    MotionFrames(frames=8, longest_side=64),
+]
 
 
 @pytest.mark.parametrize("extractor", MADE, ids=lambda one: one.name)
@@ -41,7 +47,10 @@ def test_networks_are_found_where_they_lie_and_must_be_the_same(
 
 def test_unknown_extractors_settings_and_versions_are_refused() -> None:
     manifest = Motion().manifest("m")
-    with pytest.raises(ParameterError, match=r"no such extractor .*motion, appearance, onnx, text, got imported"):
+    with pytest.raises(
+        ParameterError,
+        match=r"no such extractor .*motion, appearance, onnx, text, motion-cells, motion-frames, words, got imported",
+    ):
         extractor_for(manifest.model_copy(update={"extractor": "imported"}))
     with pytest.raises(DataError, match="settings of another version"):
         extractor_for(manifest.model_copy(update={"settings": {"speed": 1}}))

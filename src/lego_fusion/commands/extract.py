@@ -11,6 +11,9 @@ import typer
 from .terminal import USER_ERROR, names, one_line_errors, print_json, progress, remark, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..data.manifest import Manifest
     from ..extract.base import Extractor
     from ..extract.run import ExtractionReport
 
@@ -25,7 +28,11 @@ def extract(
     ],
     out: Annotated[Path, typer.Argument(help="Dataset folder to write or to go on with.", show_default=False)],
     modalities: Annotated[
-        str, typer.Option(help="Any of motion, appearance, text, with commas. Default: motion, and text where captions are.")
+        str,
+        typer.Option(
+            help="Any of motion, appearance, text, with commas, and in finer units motion-cells, motion-frames, words. "
+            "Default: motion, and text where captions are."
+        ),
     ] = "",
     onnx: Annotated[Path | None, typer.Option(help="Image network for appearance; without one, HOG and colours.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Table of video,label[,split].")] = None,
@@ -56,7 +63,7 @@ def extract(
     if not wanted:
         captioned = any(video.captions is not None for video in list_source(source, **given).videos)
         wanted = ["motion", "text"] if captioned else ["motion"]
-    extractors = _extractors(wanted, onnx, text_model, gaps)
+    extractors = _extractors(wanted, onnx, text_model, gaps, snippet_frames)
     with progress(f"extracting {', '.join(wanted)}") as tell:
         report = extract_dataset(
             source,
@@ -73,24 +80,30 @@ def extract(
         raise typer.Exit(USER_ERROR)
 
 
-def _extractors(wanted: list[str], onnx: Path | None, text_model: str, gaps: str) -> dict[str, Extractor]:
+def _extractors(wanted: list[str], onnx: Path | None, text_model: str, gaps: str, snippet_frames: int) -> dict[str, Extractor]:
     from ..errors import ParameterError
     from ..extract.appearance import Appearance
     from ..extract.motion import Motion
+    from ..extract.motion_units import MotionCells, MotionFrames
     from ..extract.onnx import OnnxImage
     from ..extract.text import DEFAULT_MODEL, Text
+    from ..extract.words import Words
 
-    known = {
+    known: dict[str, Callable[[], Extractor]] = {
         "motion": Motion,
+        "motion-cells": MotionCells,
+        "motion-frames": lambda: MotionFrames(frames=snippet_frames),
         "appearance": Appearance if onnx is None else lambda: OnnxImage(onnx),
         "text": lambda: Text(text_model or DEFAULT_MODEL, gaps=gaps),
+        "words": lambda: Words(text_model or DEFAULT_MODEL, gaps=gaps),
     }
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ParameterError(f"unknown modality '{unknown[0]}'", expected=", ".join(known), fix="correct --modalities")
-    for option, modality, value in (("--onnx", "appearance", onnx), ("--text-model", "text", text_model)):
-        if value and modality not in wanted:
-            raise ParameterError(f"{option} is given without the modality {modality}", fix=f"add it: --modalities {modality}")
+    for option, modalities, value in (("--onnx", ("appearance",), onnx), ("--text-model", ("text", "words"), text_model)):
+        if value and not set(modalities) & set(wanted):
+            name = modalities[0]
+            raise ParameterError(f"{option} is given without the modality {name}", fix=f"add it: --modalities {name}")
     return {name: known[name]() for name in dict.fromkeys(wanted)}
 
 
@@ -110,12 +123,17 @@ def _tell(report: ExtractionReport, out: Path, *, json: bool) -> None:
         remark(f"failed: {failure.video}: {failure.message}")
     warn(report.warnings)
     listed = ", ".join(f"{count} {label}" for label, count in labels.items() if count)
-    widths = ", ".join(f"{name} ({manifest.width} numbers)" for name, manifest in dataset.modalities.items())
+    widths = ", ".join(f"{name} ({_size(manifest)})" for name, manifest in dataset.modalities.items())
     typer.echo(
         f"{out}: {len(dataset.videos)} videos ({listed}), {widths} per snippet of {dataset.config.snippet_frames} frames"
     )
     typer.echo(f"{report.extracted} videos extracted, {report.reused} kept as they were, {len(report.failures)} failed")
     typer.echo(_next_command(labels, splits, out))
+
+
+def _size(manifest: Manifest) -> str:
+    numbers = f"{manifest.width} numbers"
+    return f"{manifest.units} {manifest.unit_kind}s of {numbers}" if manifest.has_units else numbers
 
 
 def _next_command(labels: dict[str, int], splits: set[str], out: Path) -> str:
