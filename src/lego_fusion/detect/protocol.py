@@ -27,15 +27,15 @@ from ..measure.scored import ScoredVideo
 from .bags import Bags, fit_statistics
 from .conditions import CLEAN, Condition, apply_condition
 from .detector import Detector
-from .novelty import column_scores, nearest_neighbour_scores
+from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_scores
 from .train import TrainingConfig, fit, predict
 
-UnlearnedMethod = Literal["nearest-neighbours", "flow-energy"]
+UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
 LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
 DomainSplit = Literal["left-out", "within"]
 DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
 UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
-UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "flow-energy")
+UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "nearest-cells", "flow-energy")
 
 
 @dataclass(frozen=True)
@@ -171,19 +171,28 @@ def relation_for(manifest: Manifest) -> RelationKind:
     return "gaussian" if manifest.nature == "magnitude" else "cosine"
 
 
+def unit_groups(manifests: Mapping[str, Manifest]) -> dict[str, int]:
+    """The modalities of finer units, and in how many groups they meet references: cells and patches by row of the picture."""
+    return {
+        name: 1 if manifest.grid is None else manifest.grid[0] for name, manifest in manifests.items() if manifest.has_units
+    }
+
+
 def make_default_fusion(method: str, manifests: Mapping[str, Manifest], *, nodes: int = 32, seed: int = 0) -> Fusion:
     """A fusion in the configuration fixed for all data.
 
     ``lego``: reference units, the relation each feature calls for, R^(0) = 1, joint form of order 2, sorted rows, signed
-    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments.
+    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments. The
+    first two read modalities of finer units unit by unit.
     """
     check_choice(method, "method", "make_default_fusion", LEARNED)
     widths = {name: manifest.width for name, manifest in manifests.items()}
+    units = unit_groups(manifests)
     if method == "lego-paper":
-        return LegoFusion.paper(widths, nodes=nodes, seed=seed)
+        return LegoFusion.paper(widths, nodes=nodes, units=units, seed=seed)
     if method == "lego":
         relations = {name: relation_for(manifest) for name, manifest in manifests.items()}
-        return LegoFusion(widths, nodes=nodes, relations=relations, seed=seed)
+        return LegoFusion(widths, nodes=nodes, relations=relations, units=units, seed=seed)
     return make_plain_fusion(method, widths, seed=seed)
 
 
@@ -277,6 +286,8 @@ def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
 def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:
     if method == "nearest-neighbours":
         return nearest_neighbour_scores(train, test)
+    if method == "nearest-cells":
+        return nearest_unit_scores(train, test, unit_groups({name: dataset.modalities[name] for name in test.inputs}))
     moving = [name for name in test.inputs if dataset.modalities[name].extractor == "motion"]
     if not moving:
         raise DataError("flow energy needs a modality of the 'motion' extractor", got=", ".join(test.inputs))

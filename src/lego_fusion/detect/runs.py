@@ -28,7 +28,7 @@ from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
 from ..data.files import written_whole
 from ..data.manifest import Manifest
-from ..data.segments import rows_to_frames, segment_bounds, segments_to_rows, to_segments
+from ..data.segments import rows_to_frames, segment_bounds, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..extract.base import SidecarExtractor
 from ..extract.describe import describe_video
@@ -36,7 +36,7 @@ from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..writing import PARTIAL
-from .bags import Bags, fit_statistics, load_bags
+from .bags import Bags, fit_statistics, load_bags, segments_by_crop
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
@@ -196,7 +196,7 @@ def score_video(
     described = describe_video(video, extractors, captions=captions, snippet_frames=first.snippet_frames, stride=first.stride)
     decoded = described.decoded
     segments = {
-        name: torch.from_numpy(to_segments(features.values, config.nodes))[None]
+        name: segments_by_crop(features.values, config.manifests[name], config.nodes)
         for name, features in described.features.items()
     }
     bags = Bags((video.stem,), torch.zeros(1, dtype=torch.bool), 1, segments)

@@ -86,6 +86,15 @@ class Relation(nn.Module):
         """Relate the nodes to the references given, else to the fitted ones, else (where there are none) to each other."""
         if references is None and self.references.shape[0] > 0:
             references = self.references[None]
+        return self.relate(x, references, mask)
+
+    def relate(
+        self,
+        x: Float[Tensor, "b n d"],
+        references: Float[Tensor, "b_or_1 k d"] | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b n k"]:
+        """Relate the rows of x to the references, or to each other where there are none."""
         if self.kind == "dot":
             return dot_graph(x, references, scale=self.scale, centre=self.centre, mask=mask)
         x = x / self.column_scale
