@@ -82,6 +82,7 @@ def model_contributions(
     """
     value = ModelValue(model, features, metric, targets, removal, label, repeats, seed)
     names = check_modalities(list(features))
+    check_int(resamples, "resamples", "model_contributions", low=0)
     if permutations is None:
         require_few(names)
     floor = _baseline_value(value, baseline)
@@ -194,7 +195,6 @@ def _sample_intervals(
 
 def _draw_samples(targets: npt.NDArray[Any], resamples: int, seed: int) -> list[Int64[np.ndarray, " n"]]:
     """Positions of the samples of each resample, within each class where there are classes."""
-    check_int(resamples, "resamples", "model_contributions", low=0)
     generator = np.random.default_rng(seed)
     members = [np.arange(len(targets))]
     if targets.ndim == 1 and targets.dtype.kind in "biuUS":
