@@ -120,7 +120,8 @@ def _to_unit_rows(rows: Float[Tensor, "n d"], name: str) -> tuple[Float[Tensor, 
 
 def _squares(rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Squared norm of every row, float64."""
-    return torch.linalg.vecdot(rows, rows).double()
+    squares: Tensor = torch.linalg.vecdot(rows, rows)
+    return squares.double()
 
 
 def same_samples(x: Centred, y: Centred, *, debiased: bool = False) -> None:

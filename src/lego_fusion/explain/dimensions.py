@@ -43,7 +43,8 @@ class DimensionSplit:
     @property
     def unique(self) -> Bool[np.ndarray, " d"]:
         """Dimensions that vary in both and are not common (D,)."""
-        return ~self.common & ~self.constant
+        unique: Bool[np.ndarray, " d"] = ~(self.common | self.constant)
+        return unique
 
     @property
     def common_share(self) -> float:

@@ -132,7 +132,7 @@ def contributions(
     modalities: Sequence[str],
     *,
     batched: bool = False,
-    baseline: npt.ArrayLike | None = None,
+    baseline: float | npt.ArrayLike | None = None,
     removal: str = "by the caller",
     tolerance: float = 1e-6,
 ) -> Contributions:
@@ -217,7 +217,7 @@ def sampled_contributions(
     *,
     permutations: int = 200,
     seed: int = 0,
-    baseline: npt.ArrayLike | None = None,
+    baseline: float | npt.ArrayLike | None = None,
     removal: str = "by the caller",
     tolerance: float = 1e-6,
 ) -> Contributions:
