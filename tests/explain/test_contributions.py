@@ -111,6 +111,37 @@ def test_permuting_one_of_many_samples_finds_the_marginal_accuracy_of_xor() -> N
     assert told.evaluations == 3 * 8 + 2
 
 
+def test_a_background_stands_in() -> None:
+    features = {"x": np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), "y": np.zeros((3, 1))}
+    background = {"x": np.array([[10.0, 20.0], [30.0, 60.0]]), "y": np.array([[1.0], [2.0]]), "unused": np.zeros(1)}
+    mean = ModelValue(lambda x: x["x"], features, removal="mean", background=background)
+    np.testing.assert_array_equal(mean(frozenset()), np.broadcast_to([20.0, 40.0], (3, 2)))
+    assert mean.removal_name == "mean of the background"
+
+    def pairs(x: Row) -> np.ndarray:
+        return np.concatenate([x["x"][:, :1], x["y"]], axis=1)
+
+    drawn = ModelValue(pairs, features, removal="permute", background=background, repeats=5)
+    rows = np.concatenate(drawn.predictions(frozenset()))
+    assert {tuple(row) for row in rows.tolist()} == {(10.0, 1.0), (30.0, 2.0)}  # both modalities from one row
+    assert drawn.removal_name == "permute, 5 draws of the background"
+    tensors, given = ({name: torch.from_numpy(value) for name, value in one.items()} for one in (background, features))
+    again = ModelValue(pairs, given, removal="permute", background=tensors, repeats=5)
+    np.testing.assert_array_equal(np.concatenate(again.predictions(frozenset())), rows)
+
+
+def test_a_background_that_does_not_fit() -> None:
+    features = {"x": np.ones((3, 2)), "y": np.ones(3)}
+    with pytest.raises(DataError, match=r"modality 'y' is missing .background."):
+        ModelValue(len, features, background={"x": np.ones((3, 2))})
+    with pytest.raises(DataError, match=r"another shape .background, modality 'x'.*expected \(2,\), got \(4,\)"):
+        ModelValue(len, features, background={"x": np.ones((3, 4)), "y": np.ones(3)})
+    with pytest.raises(ParameterError, match="zeros need no background"):
+        ModelValue(len, features, removal="zero", background=features)
+    with pytest.raises(DataError, match="different numbers of samples"):
+        ModelValue(len, features, removal="permute", background={"x": np.ones((3, 2)), "y": np.ones(4)})
+
+
 def test_a_custom_removal_gets_the_model_and_what_is_absent() -> None:
     def drop_terms(model: Any, features: Any, absent: frozenset[str]) -> np.ndarray:
         return sum(features[name] for name in features if name not in absent) + np.zeros(4)

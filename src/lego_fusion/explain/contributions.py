@@ -32,6 +32,7 @@ def model_contributions(
     *,
     targets: npt.ArrayLike | None = None,
     removal: NamedRemoval | CustomRemoval = "mean",
+    background: Features | None = None,
     label: str | None = None,
     repeats: int = 8,
     baseline: Literal["model", "majority"] | float = "model",
@@ -49,6 +50,7 @@ def model_contributions(
         metric: As for ``ModelValue``; None explains every prediction, each on its own.
         targets: As for ``ModelValue``.
         removal: As for ``ModelValue``; it is named in the record.
+        background: As for ``ModelValue``.
         label: As for ``ModelValue``.
         repeats: As for ``ModelValue``.
         baseline: v({}): ``"model"`` for the model with everything removed; ``"majority"`` for the metric of the constant
@@ -80,7 +82,7 @@ def model_contributions(
         >>> told.values.tolist(), float(told.cooperation)
         ([0.125, 0.125], 0.25)
     """
-    value = ModelValue(model, features, metric, targets, removal, label, repeats, seed)
+    value = ModelValue(model, features, metric, targets, removal, background, label, repeats, seed)
     names = check_modalities(list(features))
     check_int(resamples, "resamples", "model_contributions", low=0)
     if permutations is None:

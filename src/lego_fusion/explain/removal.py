@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float64, Int64
 
-from ..errors import DataError, check_choice, check_int
+from ..errors import DataError, ParameterError, check_choice, check_int
 from ..measure.scored import ScoredVideo
 from .shapley import check_modalities, name_set
 
@@ -43,6 +43,9 @@ class ModelValue:
             other stays; v is the mean over ``repeats`` permutations, the same for every S (the marginal).
             Or a function ``(model, features, absent names) -> predictions``, for example one that drops the terms of a
             modality from the model.
+        background: Features to take stand-ins from instead, by name: ``"mean"`` uses their mean, ``"permute"`` draws rows of
+            theirs, again the same for all removed modalities. For a detector of what is unusual, give normal samples:
+            to it, zeros or a mean of everything may be the most unusual input of all.
         label: Name of the removal in the record; None for its own name.
         repeats: Permutations of ``"permute"``.
         seed: Of the permutations.
@@ -59,6 +62,7 @@ class ModelValue:
     metric: Callable[..., Any] | None = None
     targets: npt.ArrayLike | None = None
     removal: NamedRemoval | CustomRemoval = "mean"
+    background: Features | None = None
     label: str | None = None
     repeats: int = 8
     seed: int = 0
@@ -67,15 +71,22 @@ class ModelValue:
         check_modalities(list(self.features))
         if not callable(self.removal):
             check_choice(self.removal, "removal", "ModelValue", REMOVALS)
-            _check_samples(self.features, self.removal)
+            _check_background(self.features, self.background, self.removal)
+            _check_samples(self.features, self.removal, others=2 if self.background is None else 1)
+            if self.background is not None:
+                _check_samples({name: self.background[name] for name in self.features}, self.removal, others=1)
         check_int(self.repeats, "repeats", "ModelValue", low=1)
         check_int(self.seed, "seed", "ModelValue", low=0)
 
     @property
     def removal_name(self) -> str:
         """The removal as the record names it."""
-        named = getattr(self.removal, "__name__", "custom") if callable(self.removal) else self.removal
-        return self.label or (f"permute, {self.repeats} permutations" if self.removal == "permute" else str(named))
+        if self.label is not None:
+            return self.label
+        named = str(getattr(self.removal, "__name__", "custom")) if callable(self.removal) else self.removal
+        if self.removal == "permute":
+            named += f", {self.repeats} " + ("permutations" if self.background is None else "draws")
+        return named if self.background is None else f"{named} of the background"
 
     def __call__(self, present: frozenset[str]) -> Float64[np.ndarray, "*shape"]:
         """The value of one set of modalities."""
@@ -93,10 +104,7 @@ class ModelValue:
         elif callable(self.removal):
             outputs = [self.removal(self.model, self.features, absent)]
         elif self.removal == "permute":
-            generator = np.random.default_rng(self.seed)
-            rows = len(next(iter(self.features.values())))
-            orders = [generator.permutation(rows) for _ in range(self.repeats)]
-            outputs = [self.model(self._without(absent, _rows_of(order))) for order in orders]
+            outputs = [self.model(self._without(absent, _rows_of(order))) for order in self._orders()]
         else:
             outputs = [self.model(self._without(absent, _zeros if self.removal == "zero" else _mean))]
         return [_checked(output, present) for output in outputs]
@@ -129,16 +137,48 @@ class ModelValue:
         constant = np.full(np.shape(targets), classes[counts.argmax()])
         return float(self.measure(constant, targets))
 
-    def _without(self, absent: frozenset[str], stand_in: Callable[[Any], Any]) -> dict[str, Any]:
-        return {name: stand_in(value) if name in absent else value for name, value in self.features.items()}
+    def _without(self, absent: frozenset[str], stand_in: Callable[[Any, Any], Any]) -> dict[str, Any]:
+        source = self.background or self.features
+        return {name: stand_in(value, source[name]) if name in absent else value for name, value in self.features.items()}
+
+    def _orders(self) -> list[Int64[np.ndarray, " n"]]:
+        """Which row stands for each sample, once per repeat: always the same for one seed."""
+        generator = np.random.default_rng(self.seed)
+        rows = len(next(iter(self.features.values())))
+        if self.background is None:
+            return [generator.permutation(rows) for _ in range(self.repeats)]
+        drawn_from = len(self.background[next(iter(self.features))])
+        return [generator.integers(0, drawn_from, rows) for _ in range(self.repeats)]
 
 
-def _check_samples(features: Features, removal: str) -> None:
+def _check_background(features: Features, background: Features | None, removal: str) -> None:
+    if background is None:
+        return
+    if removal == "zero":
+        raise ParameterError("zeros need no background", fix="choose removal='mean' or 'permute', or leave background out")
+    missing = [name for name in features if name not in background]
+    if missing:
+        raise DataError(f"modality '{missing[0]}' is missing", where="background", got=", ".join(background) or "nothing")
+    for name, value in features.items():
+        if tuple(background[name].shape[1:]) != tuple(value.shape[1:]):
+            raise DataError(
+                "samples have another shape",
+                where=f"background, modality '{name}'",
+                expected=tuple(value.shape[1:]),
+                got=tuple(background[name].shape[1:]),
+            )
+
+
+def _check_samples(features: Features, removal: str, *, others: int) -> None:
     lengths = {name: len(value) for name, value in features.items()}
-    if removal == "permute" and len(set(lengths.values())) > 1:
+    if removal != "permute":
+        return
+    if len(set(lengths.values())) > 1:
         raise DataError("modalities have different numbers of samples", expected="one number", got=lengths)
-    if removal == "permute" and min(lengths.values()) < 2:
-        raise DataError("a permutation needs other samples", expected="at least 2", got=min(lengths.values()), fix="use 'mean'")
+    if min(lengths.values()) < others:
+        raise DataError(
+            "a permutation needs other samples", expected=f"at least {others}", got=min(lengths.values()), fix="use 'mean'"
+        )
 
 
 def _checked(output: Any, present: frozenset[str]) -> Any:
@@ -168,19 +208,21 @@ def _one_class(targets: npt.ArrayLike | None) -> DataError:
     )
 
 
-def _zeros(feature: Any) -> Any:
+def _zeros(feature: Any, source: Any) -> Any:
     return torch.zeros_like(feature) if isinstance(feature, torch.Tensor) else np.zeros_like(feature)
 
 
-def _mean(feature: Any) -> Any:
-    """The mean of each column in every row."""
-    axes = tuple(range(max(1, feature.ndim - 1)))
+def _mean(feature: Any, source: Any) -> Any:
+    """The mean of each column of the source in every row."""
+    axes = tuple(range(max(1, source.ndim - 1)))
     if isinstance(feature, torch.Tensor):
-        number = feature if feature.is_floating_point() else feature.double()
+        number = source if source.is_floating_point() else source.double()
         return number.mean(axes, keepdim=True).expand(feature.shape)
-    return np.broadcast_to(np.mean(feature, axis=axes, keepdims=True), np.shape(feature))
+    return np.broadcast_to(np.mean(source, axis=axes, keepdims=True), np.shape(feature))
 
 
-def _rows_of(order: Int64[np.ndarray, " n"]) -> Callable[[Any], Any]:
-    """A function that takes the rows in another order."""
-    return lambda feature: feature[torch.from_numpy(order).to(feature.device) if isinstance(feature, torch.Tensor) else order]
+def _rows_of(order: Int64[np.ndarray, " n"]) -> Callable[[Any, Any], Any]:
+    """A function that takes these rows of the source."""
+    return lambda feature, source: source[
+        torch.from_numpy(order).to(source.device) if isinstance(source, torch.Tensor) else order
+    ]
