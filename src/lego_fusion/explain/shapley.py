@@ -41,7 +41,7 @@ class Contributions:
         intershap: Share of the absolute interactions that is off the diagonal, (...) in [0, 1]; NaN where all are zero.
             None where the values were sampled.
         removal: How the other modalities were removed.
-        evaluations: Sets of modalities that v was evaluated on; a random removal counts each of its repeats.
+        evaluations: How often v or the model was asked, the second look at all modalities included.
         standard_errors: Of sampled values (M, ...), else None.
         intervals: Bootstrap interval of each value, then of the cooperation, where they were asked for.
     """
@@ -111,8 +111,8 @@ class Contributions:
         lines = [f"{'modality':<{width}}    value   alone" + self._extra_heading()]
         for row in rows:
             extra = f"  {row['standard_error']:.4f}" if "standard_error" in row else ""
-            extra += f"  [{row['low']:+.4f}, {row['high']:+.4f}]" if "low" in row else ""
-            lines.append(f"{row['modality']:<{width}}  {row['value']:+.4f}  {row['alone']:.4f}{extra}")
+            extra += f"  [{_signed(row['low'])}, {_signed(row['high'])}]" if "low" in row else ""
+            lines.append(f"{row['modality']:<{width}}  {_signed(row['value'])}  {row['alone']:.4f}{extra}")
         return "\n".join([*lines, self._last_line()])
 
     def _extra_heading(self) -> str:
@@ -120,9 +120,9 @@ class Contributions:
         return heading if self.intervals is None else f"{heading}  {100 * self.intervals[0].level:g} % interval"
 
     def _last_line(self) -> str:
-        line = f"v({{}}) {float(self.baseline):.4f}, v(all) {float(self.full):.4f}, cooperation {float(self.cooperation):+.4f}"
+        line = f"v({{}}) {float(self.baseline):.4f}, v(all) {float(self.full):.4f}, cooperation {_signed(float(self.cooperation))}"
         if self.intervals is not None:
-            line += f" [{self.intervals[-1].low:+.4f}, {self.intervals[-1].high:+.4f}]"
+            line += f" [{_signed(self.intervals[-1].low)}, {_signed(self.intervals[-1].high)}]"
         line += "" if self.intershap is None else f", InterSHAP {float(self.intershap):.2f}"
         return f"{line}; removal: {self.removal}, {self.evaluations} evaluations"
 
@@ -372,6 +372,11 @@ def require_repeatable(first: npt.NDArray[Any], second: npt.NDArray[Any], tolera
 def name_set(present: Iterable[str]) -> str:
     """A set of modalities in words."""
     return ", ".join(sorted(present)) or "no modality"
+
+
+def _signed(number: float) -> str:
+    """Four decimals with a sign, and no negative zero."""
+    return f"{round(number, 4) + 0.0:+.4f}"
 
 
 def _evaluate(
