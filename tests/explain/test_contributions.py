@@ -136,6 +136,8 @@ def test_a_background_that_does_not_fit() -> None:
         ModelValue(len, features, background={"x": np.ones((3, 2))})
     with pytest.raises(DataError, match=r"another shape .background, modality 'x'.*expected \(2,\), got \(4,\)"):
         ModelValue(len, features, background={"x": np.ones((3, 4)), "y": np.ones(3)})
+    with pytest.raises(ParameterError, match="function takes no background"):
+        ModelValue(len, features, removal=lambda model, x, absent: 0.0, background=features)
     with pytest.raises(ParameterError, match="zeros need no background"):
         ModelValue(len, features, removal="zero", background=features)
     with pytest.raises(DataError, match="different numbers of samples"):
@@ -311,7 +313,7 @@ def test_predictions_that_are_not_finite_name_the_set() -> None:
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_is_refused_where_the_metric_needs_two(label: int) -> None:
-    with pytest.raises(DataError, match=r"metric needs two classes.*only"):
+    with pytest.raises(DataError, match=rf"metric needs two classes.*only {label}\."):
         model_contributions(lambda x: 1.0 * x["x1"], BITS, roc_auc_score, targets=np.full(4, label))
     one_class = [ScoredVideo.from_frames("v", [0.1, 0.2], [label, label])]
     with pytest.raises(DataError, match="one class"):

@@ -69,7 +69,10 @@ class ModelValue:
 
     def __post_init__(self) -> None:
         check_modalities(list(self.features))
-        if not callable(self.removal):
+        if callable(self.removal):
+            if self.background is not None:
+                raise ParameterError("a removal that is a function takes no background", fix="close over it in the function")
+        else:
             check_choice(self.removal, "removal", "ModelValue", REMOVALS)
             _check_background(self.features, self.background, self.removal)
             _check_samples(self.features, self.removal, others=2 if self.background is None else 1)
@@ -119,8 +122,9 @@ class ModelValue:
             return np.asarray(predictions, np.float64)
         arguments = (predictions,) if targets is None else (np.asarray(targets), predictions)
         one_class = targets is not None and len(np.unique(np.asarray(targets))) < 2
-        with warnings.catch_warnings(record=one_class):
-            warnings.simplefilter("error" if one_class else "default")
+        with warnings.catch_warnings():
+            if one_class:  # scikit-learn only warns, and gives NaN or a number that means nothing
+                warnings.simplefilter("error", UserWarning)
             try:
                 value = np.asarray(self.metric(*arguments), np.float64)
             except (ValueError, UserWarning) as error:
@@ -203,7 +207,7 @@ def _one_class(targets: npt.ArrayLike | None) -> DataError:
         "the metric needs two classes",
         where="targets",
         expected="samples of at least two classes",
-        got=f"only {np.asarray(targets).ravel()[0]!r}",
+        got=f"only {np.asarray(targets).ravel()[0]}",
         fix="add samples of another class, or explain predictions instead (metric=None)",
     )
 

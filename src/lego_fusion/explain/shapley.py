@@ -120,7 +120,8 @@ class Contributions:
         return heading if self.intervals is None else f"{heading}  {100 * self.intervals[0].level:g} % interval"
 
     def _last_line(self) -> str:
-        line = f"v({{}}) {float(self.baseline):.4f}, v(all) {float(self.full):.4f}, cooperation {_signed(float(self.cooperation))}"
+        line = f"v({{}}) {float(self.baseline):.4f}, v(all) {float(self.full):.4f}"
+        line += f", cooperation {_signed(float(self.cooperation))}"
         if self.intervals is not None:
             line += f" [{_signed(self.intervals[-1].low)}, {_signed(self.intervals[-1].high)}]"
         line += "" if self.intershap is None else f", InterSHAP {float(self.intershap):.2f}"
