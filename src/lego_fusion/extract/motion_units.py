@@ -10,11 +10,11 @@ from jaxtyping import Float32
 from pydantic import JsonValue
 
 from ..data.manifest import Nature, UnitKind
-from ..data.units import with_presence
+from ..data.units import cells_of_pixels, with_presence
 from ..data.video import Frame
 from ..errors import DataError, check_int
 from .base import FrameExtractor
-from .motion import Motion, cell_of_pixel
+from .motion import Motion
 
 CELL_STATISTICS = ("speed_rms", "speed_mean", "moving_fraction")
 
@@ -85,7 +85,7 @@ class MotionCells(FrameExtractor):
         flow = self._motion.flow(frames, before)
         speed = self._motion.speed(flow, frames, before)
         pairs, height, width = speed.shape
-        cells = cell_of_pixel(height, width, *self.grid)
+        cells = cells_of_pixels(height, width, *self.grid)
         pixels = np.bincount(cells, minlength=self.units)  # (U,)
         if pairs == 0:
             return with_presence(np.zeros((self.units, self.width)), pixels > 0)
