@@ -26,6 +26,7 @@ _HOME = {
     "join_views": "data.views",
     "write_features": "data.features",
     "Appearance": "extract.appearance",
+    "Audio": "extract.audio",
     "Motion": "extract.motion",
     "OnnxImage": "extract.onnx",
     "Text": "extract.text",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from .estimators import LegoClassifier as LegoClassifier
     from .estimators import LegoRegressor as LegoRegressor
     from .extract.appearance import Appearance as Appearance
+    from .extract.audio import Audio as Audio
     from .extract.motion import Motion as Motion
     from .extract.onnx import OnnxImage as OnnxImage
     from .extract.run import extract_dataset as extract_dataset

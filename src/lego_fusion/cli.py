@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.compare import compare
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.extract import extract
 from .commands.import_ import import_
+from .commands.join import join
 from .commands.score import score
 from .commands.train import train
 
@@ -33,7 +35,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, doctor, train, evaluate, score):
+for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, score):
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,6 @@ import typer
 from .terminal import USER_ERROR, names, one_line_errors, print_json, progress, remark, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..data.manifest import Manifest
     from ..extract.base import Extractor
     from ..extract.run import ExtractionReport
@@ -30,10 +29,13 @@ def extract(
     modalities: Annotated[
         str,
         typer.Option(
-            help="Any of motion, appearance, text, with commas, and in finer units motion-cells, motion-frames, words. "
+            help="Any of motion, appearance, text, audio, or NAME=EXTRACTOR; finer: motion-cells, motion-frames, words. "
             "Default: motion, and text where captions are."
         ),
     ] = "",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME.SETTING=VALUE of an extractor, such as coarse.preset=fast.")
+    ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Image network for appearance; without one, HOG and colours.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Table of video,label[,split].")] = None,
     intervals: Annotated[Path | None, typer.Option(help="Ground truth: video,start_frame,end_frame.")] = None,
@@ -51,9 +53,10 @@ def extract(
 ) -> None:
     """Describe every video by features, once; a stopped run goes on where it was.
 
-    Videos that fail are left out and listed.
+    Videos that fail are left out and listed. One signal may be described in several ways: NAME=EXTRACTOR names a modality and
+    what makes it: motion, appearance (gradients and colours), onnx (the network of --onnx), text or audio.
 
-    Example: lego-fusion extract my-videos my-dataset --modalities motion,text
+    Example: lego-fusion extract my-videos my-dataset --modalities motion,text,coarse=motion --set coarse.preset=fast
     """
     from ..extract.layouts import list_source
     from ..extract.run import extract_dataset
@@ -63,8 +66,8 @@ def extract(
     if not wanted:
         captioned = any(video.captions is not None for video in list_source(source, **given).videos)
         wanted = ["motion", "text"] if captioned else ["motion"]
-    extractors = _extractors(wanted, onnx, text_model, gaps, snippet_frames)
-    with progress(f"extracting {', '.join(wanted)}") as tell:
+    extractors = _extractors(wanted, setting or [], onnx, text_model, gaps, snippet_frames)
+    with progress(f"extracting {', '.join(extractors)}") as tell:
         report = extract_dataset(
             source,
             out,
@@ -80,31 +83,63 @@ def extract(
         raise typer.Exit(USER_ERROR)
 
 
-def _extractors(wanted: list[str], onnx: Path | None, text_model: str, gaps: str, snippet_frames: int) -> dict[str, Extractor]:
+def _extractors(
+    wanted: list[str], settings: list[str], onnx: Path | None, text_model: str, gaps: str, snippet_frames: int
+) -> dict[str, Extractor]:
+    from ..data.manifest import Manifest
     from ..errors import ParameterError
-    from ..extract.appearance import Appearance
-    from ..extract.motion import Motion
-    from ..extract.motion_units import MotionCells, MotionFrames
-    from ..extract.onnx import OnnxImage
-    from ..extract.text import DEFAULT_MODEL, Text
-    from ..extract.words import Words
+    from ..extract.registry import EXTRACTORS, make_extractor
+    from ..extract.text import DEFAULT_MODEL
 
-    known: dict[str, Callable[[], Extractor]] = {
-        "motion": Motion,
-        "motion-cells": MotionCells,
-        "motion-frames": lambda: MotionFrames(frames=snippet_frames),
-        "appearance": Appearance if onnx is None else lambda: OnnxImage(onnx),
-        "text": lambda: Text(text_model or DEFAULT_MODEL, gaps=gaps),
-        "words": lambda: Words(text_model or DEFAULT_MODEL, gaps=gaps),
+    kinds: dict[str, str] = {}
+    for text in dict.fromkeys(wanted):
+        name, equals, kind = text.partition("=")
+        if not equals and name not in EXTRACTORS:
+            fix = "correct --modalities, or give NAME=EXTRACTOR"
+            raise ParameterError(f"unknown modality '{name}'", expected=", ".join(EXTRACTORS), fix=fix)
+        if name in kinds or not Manifest.is_name(name):
+            got, fix = repr(text), "name each once, with a letter first and then letters, digits, - and _"
+            raise ParameterError("the modality cannot be named so", got=got, fix=fix)
+        kinds[name] = kind if equals else "onnx" if name == "appearance" and onnx is not None else name
+    for option, modality, readers, value in (
+        ("--onnx", "appearance", {"onnx"}, onnx),
+        ("--text-model", "text", {"text", "words"}, text_model),
+    ):
+        if value and not readers & set(kinds.values()):
+            raise ParameterError(f"{option} is given without the modality {modality}", fix=f"add it: --modalities {modality}")
+    on_captions = {"model": text_model or DEFAULT_MODEL, "gaps": gaps}
+    usual: dict[str, dict[str, Any]] = {"text": on_captions, "words": on_captions, "motion-frames": {"frames": snippet_frames}}
+    usual["onnx"] = {} if onnx is None else {"path": onnx}
+    chosen = _settings(settings, kinds)
+    for name, kind in kinds.items():
+        if kind == "onnx" and onnx is None and "path" not in chosen.get(name, {}):
+            raise ParameterError("the modality needs its network", where=name, fix="give it with --onnx FILE")
+    return {
+        name: make_extractor(kind, usual.get(kind, {}) | chosen.get(name, {}), modality=name) for name, kind in kinds.items()
     }
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ParameterError(f"unknown modality '{unknown[0]}'", expected=", ".join(known), fix="correct --modalities")
-    for option, modalities, value in (("--onnx", ("appearance",), onnx), ("--text-model", ("text", "words"), text_model)):
-        if value and not set(modalities) & set(wanted):
-            name = modalities[0]
-            raise ParameterError(f"{option} is given without the modality {name}", fix=f"add it: --modalities {name}")
-    return {name: known[name]() for name in dict.fromkeys(wanted)}
+
+
+def _settings(texts: list[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """NAME.SETTING=VALUE, the value as YAML reads it."""
+    import yaml
+
+    from ..errors import ParameterError
+
+    settings: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        name, dot, setting = place.partition(".")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            read = None
+        if not (equals and dot and setting) or read is None or name not in names:
+            expected = f"NAME.SETTING=VALUE with a NAME of {', '.join(names)}"
+            raise ParameterError(
+                "--set cannot be understood", expected=expected, got=repr(text), fix="--set motion.preset=fast"
+            )
+        settings.setdefault(name, {})[setting] = read
+    return settings
 
 
 def _tell(report: ExtractionReport, out: Path, *, json: bool) -> None:

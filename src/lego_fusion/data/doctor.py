@@ -17,7 +17,6 @@ from .dataset import CONFIG_FILE, INTERVALS_FILE, VIDEOS_FILE, Dataset, VideoRec
 from .features import (
     form_problems,
     manifest_problems,
-    read_provenance,
     value_problems,
 )
 from .manifest import Manifest
@@ -225,7 +224,7 @@ def _examine(dataset: Dataset, modality: str, video: str) -> tuple[list[Finding]
     findings: list[Finding] = []
     source: str | None = None
     try:
-        provenance = read_provenance(dataset.root, modality, video)
+        provenance = dataset.provenance(modality, video)
         findings += [_from_error("error", check, error) for check, error in manifest_problems(provenance, manifest, where)]
         source = None if provenance is None else str(provenance.get("source_sha256", "")) or None
     except DataError as error:

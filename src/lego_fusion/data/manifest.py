@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from ..errors import ManifestError
 Nature = Literal["direction", "magnitude"]
 UnitKind = Literal["none", "cell", "patch", "frame", "word"]
 UNIT_FIELDS = ("unit_kind", "units", "grid")
+_NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 
 
 class Manifest(BaseModel):
@@ -45,7 +47,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    modality: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
+    modality: str = Field(pattern=_NAME)
     extractor: str
     version: str
     settings: dict[str, JsonValue] = Field(default_factory=dict)
@@ -87,6 +89,11 @@ class Manifest(BaseModel):
         if self.has_units:
             return self.units, self.width + 1
         return (self.width,) if self.crops == 1 else (self.crops, self.width)
+
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether a modality can be named so: a letter first, then letters, digits, ``-`` and ``_``."""
+        return re.fullmatch(_NAME, text) is not None
 
     @property
     def hash(self) -> str:

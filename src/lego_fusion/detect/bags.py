@@ -20,7 +20,7 @@ from ..data.dataset import Dataset
 from ..data.manifest import Manifest
 from ..data.segments import to_segments
 from ..data.units import units_to_segments
-from ..errors import DataError
+from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..fusion.units import mean_over_units
@@ -146,25 +146,50 @@ def fit_statistics(fusion: Fusion, bags: Bags) -> None:
     fusion.fit_statistics(seen_by(fusion, bags).inputs, bags.bag_labels, bags.video_ids)
 
 
-def training_inputs(fusion: Fusion, bags: Bags) -> Bags:
-    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features."""
+def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) -> Bags:
+    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features.
+
+    Args:
+        fusion: With fitted statistics.
+        bags: The training bags, with features; references come from them.
+        shown: Other features of the same bags to see against those references; None sees their own.
+    """
     bags = seen_by(fusion, bags)
-    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
-        return bags
-    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids))
+    seen = bags if shown is None else seen_by(fusion, shown)
+    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
+        return seen
+    graphs = fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs)
+    return _replaced(bags, graphs)
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
     bags = seen_by(fusion, bags)
-    if not isinstance(fusion, LegoFusion) or fusion.rows == "propagate":
+    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return bags
     return _replaced(bags, fusion.relations(bags.inputs))
 
 
+def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bags:
+    """Cached graphs of which some are empty: the operator then leaves every power >= 1 of those modalities out.
+
+    An empty graph has R^(p) = 0 for p >= 1 and the same R^(0) as any other, whatever the expansion and the zeroth order.
+
+    Raises:
+        ParameterError: If the fusion has no cached graphs.
+        DataError: If a modality is not among them.
+    """
+    if not is_cached(fusion):
+        raise ParameterError("'drop-term' needs a fusion with graphs", got=f"'{fusion.kind}'", fix="use missing=mean")
+    missing = [name for name in modalities if name not in bags.inputs]
+    if missing:
+        raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(bags.inputs))
+    return _replaced(bags, {**bags.inputs, **{name: torch.zeros_like(bags.inputs[name]) for name in modalities}})
+
+
 def is_cached(fusion: Fusion) -> bool:
     """Whether ``training_inputs`` gives graphs."""
-    return isinstance(fusion, LegoFusion) and fusion.rows != "propagate"
+    return isinstance(fusion, LegoFusion) and not fusion.needs_features
 
 
 def mean_over_crops(logits: Tensor, crops: int) -> Tensor:

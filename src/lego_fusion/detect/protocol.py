@@ -18,19 +18,23 @@ from torch import Tensor
 from ..data.dataset import Dataset
 from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segments_to_rows
-from ..errors import DataError, check_choice, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..fusion.registry import FUSIONS, make_plain_fusion
 from ..fusion.relation import RelationKind
 from ..measure.scored import ScoredVideo
 from .bags import Bags, fit_statistics
+from .conditions import CLEAN, Condition, apply_condition
 from .detector import Detector
 from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_scores
 from .train import TrainingConfig, fit, predict
 
 UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
 LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
+DomainSplit = Literal["left-out", "within"]
+DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
+UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
 UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "nearest-cells", "flow-energy")
 
 
@@ -117,6 +121,51 @@ def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> 
     return Split(split.name, tuple(kept), split.test, tuple(held))
 
 
+def require_labels(dataset: Dataset, split: Split) -> None:
+    """Raise ``DataError`` unless every training and validation video is labelled."""
+    for video in (*split.train, *split.validation):
+        if dataset.record(video).label not in ("normal", "abnormal"):
+            raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
+
+
+def domain_splits(dataset: Dataset, kind: DomainSplit = "left-out") -> list[Split]:
+    """For every domain of a dataset, a split that tests on the test videos of that domain.
+
+    Args:
+        dataset: With training videos of at least two domains, or of one for ``"within"``.
+        kind: ``"left-out"``: trained on the training videos of all other domains; ``"within"``: on its own ones. The same
+            videos are tested, so that the two can be compared with each other and with the own split (all domains pooled).
+
+    Returns:
+        One split a domain, in the order of ``videos.csv``, named ``"left-out:DOMAIN"`` or ``"within:DOMAIN"``. A domain
+        without test videos has none; one without training videos has only ``"left-out"``.
+
+    Raises:
+        DataError: If the dataset has one domain only (for ``"left-out"``), or no split is possible.
+    """
+    check_choice(kind, "kind", "domain_splits", DOMAIN_SPLITS)
+    own = own_split(dataset)
+    domains = list(dict.fromkeys(record.domain for record in dataset.videos))
+    if kind == "left-out" and len(domains) < 2:
+        fix = "fill the column 'domain', or join datasets with `lego-fusion join`"
+        raise DataError(
+            "there is only one domain", where=dataset.root, expected="at least two", got=domains[0] or "none", fix=fix
+        )
+
+    def part(videos: Sequence[str], domain: str) -> tuple[str, ...]:
+        return tuple(video for video in videos if (dataset.record(video).domain == domain) == (kind == "within"))
+
+    drawn = []
+    for domain in domains:
+        test = tuple(video for video in own.test if dataset.record(video).domain == domain)
+        train = part(own.train, domain)
+        if train and test:
+            drawn.append(Split(f"{kind}:{domain or UNNAMED_DOMAIN}", train, test, part(own.validation, domain)))
+    if not drawn:
+        raise DataError("no domain has test videos, and training videos to go with them", where="videos.csv")
+    return drawn
+
+
 def relation_for(manifest: Manifest) -> RelationKind:
     """The relation that suits what a feature is: a distance where magnitude is the signal, else the cosine."""
     return "gaussian" if manifest.nature == "magnitude" else "cosine"
@@ -156,6 +205,7 @@ def run_method(
     config: TrainingConfig,
     *,
     nodes: int = 32,
+    condition: Condition = CLEAN,
     watch_test: bool = False,
     checkpoint: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
@@ -170,6 +220,7 @@ def run_method(
         method: One of ``LEARNED`` or ``UNLEARNED``.
         config: Of the training; its seed is the run's.
         nodes: N, as in the bags.
+        condition: What happens to the features, seeded by the configuration's seed; learned or not, all methods meet the same.
         watch_test: Also keep the test scores of the start, of every ``config.check_every`` steps and of the last step.
         checkpoint: Where a killed run can go on from.
         on_step: Called with step and loss.
@@ -177,18 +228,23 @@ def run_method(
     check_choice(method, "method", "run_method", (*LEARNED, *UNLEARNED))
     bags = bags.with_modalities(modalities)
     train, test = bags.named(split.train), bags.named(split.test)
+    if config.normal_only and method not in UNLEARNED:  # abnormal videos must not reach the statistics either
+        train = train.select((~train.labels).nonzero()[:, 0])
+    held_out = [bags.named(split.validation)] if split.validation else []
+    train, (test, *held_out) = apply_condition(condition, train, [test, *held_out], seed=config.seed)
+    dropped = (condition.modality,) if condition.removal == "drop-term" else ()
     if method in UNLEARNED:
+        if dropped:
+            raise ParameterError("'drop-term' needs a fusion with graphs", got=f"method '{method}'", fix="use missing=mean")
         started = time.perf_counter()
         scores = _unlearned(dataset, train, test, method)
         return Run(_by_video(test, scores), None, 0, 0.0, time.perf_counter() - started)
-    if config.normal_only:  # abnormal videos must not reach the statistics either
-        train = train.select((~train.labels).nonzero()[:, 0])
     started = time.perf_counter()
-    manifests = {name: dataset.modalities[name] for name in modalities}
+    manifests = condition.manifests({name: dataset.modalities[name] for name in modalities})
     fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed)
     fit_statistics(fusion, train)
     detector = Detector(fusion, seed=config.seed)
-    validation = bags.named(split.validation) if split.validation else None
+    validation = held_out[0] if held_out else None
     watched: dict[int, dict[str, Tensor]] = {}
     watching = 0.0
 
@@ -196,7 +252,7 @@ def run_method(
         nonlocal watching
         if watch_test and (step % config.check_every == 0 or step == config.steps):
             began = time.perf_counter()
-            watched[step] = _by_video(test, predict(detector, test))
+            watched[step] = _by_video(test, predict(detector, test, dropped=dropped))
             watching += time.perf_counter() - began
 
     def stepped(step: int, loss: float) -> None:
@@ -207,7 +263,7 @@ def run_method(
     fit(detector, train, config, validation=validation, checkpoint=checkpoint, on_start=lambda: look(0), on_step=stepped)
     train_seconds = time.perf_counter() - started - watching
     started = time.perf_counter()
-    by_video = _by_video(test, predict(detector, test))
+    by_video = _by_video(test, predict(detector, test, dropped=dropped))
     score_seconds = time.perf_counter() - started
     return Run(by_video, detector, detector.parameter_count(), train_seconds, score_seconds, watched)
 

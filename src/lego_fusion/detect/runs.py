@@ -35,10 +35,11 @@ from ..extract.describe import describe_video
 from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
+from ..writing import PARTIAL
 from .bags import Bags, fit_statistics, load_bags, segments_by_crop
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
-from .protocol import Split, hold_out, make_default_fusion, own_split
+from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .train import TrainingConfig, TrainingState, fit, predict
 
 
@@ -99,7 +100,7 @@ def train_run(
     names = tuple(modalities) or tuple(dataset.modalities)
     split = training_split(dataset)
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
-    _check_labelled(dataset, split)
+    require_labels(dataset, split)
     request = _request(dataset, names, method, training, nodes, hidden, split)
     if _is_finished(folder, request):
         return read_run_config(folder)
@@ -125,7 +126,7 @@ def train_run(
         references=_describe_references(detector, train, dataset, nodes),
     )
     save_detector(folder, detector, config)
-    for leftover in (checkpoint, *folder.glob(".*.partial")):  # what a kill in the middle of writing left
+    for leftover in (checkpoint, *folder.glob(PARTIAL)):  # what a kill in the middle of writing left
         leftover.unlink(missing_ok=True)
     return read_run_config(folder)
 
@@ -310,12 +311,6 @@ def _read_request(folder: Path) -> dict[str, JsonValue]:
     if not isinstance(request, dict):
         raise CheckpointError("the request of this run is not a table", where=path, fix="use another folder")
     return request
-
-
-def _check_labelled(dataset: Dataset, split: Split) -> None:
-    for video in (*split.train, *split.validation):
-        if dataset.record(video).label not in ("normal", "abnormal"):
-            raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
 
 
 def _describe_references(detector: Detector, train: Bags, dataset: Dataset, nodes: int) -> list[dict[str, JsonValue]]:

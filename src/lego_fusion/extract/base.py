@@ -136,6 +136,20 @@ class SidecarExtractor(Extractor):
         """Describe every snippet of a video of ``frames`` frames by a row of ``row_shape``."""
 
 
+class TrackExtractor(Extractor):
+    """Look at another track of the video file, such as its sound."""
+
+    @abstractmethod
+    def rows(self, path: Path, spans: Float64[np.ndarray, "snippets 2"], start: float) -> Float32[np.ndarray, "snippets width"]:
+        """Describe every snippet of a video by D numbers.
+
+        Args:
+            path: The video file.
+            spans: Seconds [start, end) of each snippet after the first frame, (T, 2).
+            start: Seconds of the file's own clock at the first frame.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Snippet:
     """The frames of one row: ``frames`` and the one ``before`` them (None at the start of the video)."""

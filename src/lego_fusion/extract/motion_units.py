@@ -57,8 +57,16 @@ class MotionCells(FrameExtractor):
         dead_zone: float = 0.2,
         per: str = "second",
     ) -> None:
-        given = {"preset": preset, "dead_zone": dead_zone, "per": per}
-        self._motion = Motion(longest_side=longest_side, rows=rows, columns=columns, bands=1, bins=bins, **given)  # type: ignore[arg-type]
+        self._motion = Motion(
+            longest_side=longest_side,
+            rows=rows,
+            columns=columns,
+            bands=1,
+            bins=bins,
+            preset=preset,
+            dead_zone=dead_zone,
+            per=per,
+        )
 
     @property
     def settings(self) -> dict[str, JsonValue]:
@@ -105,7 +113,14 @@ class MotionFrames(FrameExtractor):
 
     Args:
         frames: U, frames that a snippet holds at most, in [1, 1024].
-        settings: As in ``Motion``.
+        longest_side: As in ``Motion``.
+        rows: As in ``Motion``.
+        columns: As in ``Motion``.
+        bands: As in ``Motion``.
+        bins: As in ``Motion``.
+        preset: As in ``Motion``.
+        dead_zone: As in ``Motion``.
+        per: As in ``Motion``.
 
     Example:
         >>> MotionFrames(frames=8).row_shape
@@ -117,9 +132,30 @@ class MotionFrames(FrameExtractor):
     nature: ClassVar[Nature] = "magnitude"
     unit_kind: ClassVar[UnitKind] = "frame"
 
-    def __init__(self, *, frames: int = 16, **settings: JsonValue) -> None:
+    def __init__(
+        self,
+        *,
+        frames: int = 16,
+        longest_side: int = 360,
+        rows: int = 8,
+        columns: int = 12,
+        bands: int = 4,
+        bins: int = 8,
+        preset: str = "medium",
+        dead_zone: float = 0.2,
+        per: str = "second",
+    ) -> None:
         self.frames = check_int(frames, "frames", "MotionFrames", low=1, high=1024)
-        self._motion = Motion(**settings)  # type: ignore[arg-type]
+        self._motion = Motion(
+            longest_side=longest_side,
+            rows=rows,
+            columns=columns,
+            bands=bands,
+            bins=bins,
+            preset=preset,
+            dead_zone=dead_zone,
+            per=per,
+        )
 
     @property
     def settings(self) -> dict[str, JsonValue]:

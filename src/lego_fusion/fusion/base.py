@@ -82,8 +82,13 @@ class Fusion(nn.Module, ABC):
         """A vector w (F,) such that w . node is expected to grow with abnormality before any training; None if not known."""
         return None
 
-    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> None:
-        """Weigh the modalities at the start from the cross-fitted graphs of normal training bags; by default not at all."""
+    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]], labels: Bool[Tensor, " b"] | None = None) -> None:
+        """Weigh the modalities at the start from the cross-fitted graphs of training bags; by default not at all.
+
+        Args:
+            relations: Graphs by modality.
+            labels: True where a bag is abnormal, (B,); None where all are normal.
+        """
 
     def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The features in this fusion's order, with names, widths and shapes checked; extra modalities are ignored.

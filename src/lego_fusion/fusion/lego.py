@@ -14,6 +14,7 @@ from ..graph.expansion import Expansion, Normalisation, ZeroOrder
 from ..graph.operator import Form, GraphOperator
 from ..graph.references import cross_fitted_references, joint_distance
 from ..graph.relationship import k_nearest
+from . import start
 from .base import Fusion, FusionOutput, mask_nodes
 from .relation import Relation, RelationKind
 from .units import UnitPooling, UnitRelation
@@ -54,6 +55,10 @@ class LegoFusion(Fusion):
             for each group; the *relations* of a node's units are pooled (``units.UnitRelation``).
         unit_pooling: ``"novel"``, ``"mean"`` or ``"max"`` over a node's units.
         most_novel: Units that ``"novel"`` keeps.
+        noise_gate: Start a modality whose relations have no memory from one node to the next, as noise has none, with a
+            small weight (``start.noise_gate``); for nodes in the order of time.
+        own_features: Also hand on the node's own features (x - centre) / column scale of every modality: where a node has a
+            class of its own, its relations alone do not tell which.
         seed: Seed of the operator's start.
 
     Column k of a pooled graph is the k-th nearest known unit, no certain one. Beside graphs of whole segments, whose columns
@@ -93,14 +98,17 @@ class LegoFusion(Fusion):
         units: Mapping[str, int] | None = None,
         unit_pooling: UnitPooling = "novel",
         most_novel: int = 8,
+        noise_gate: bool = True,
+        own_features: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
-        self.units = _unit_groups(self.modalities, units or {}, rows)
+        self.units = _unit_groups(self.modalities, units or {}, rows, own_features)
         self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
         self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
         self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
         self.rows: Rows = check_choice(rows, "rows", "LegoFusion", ROWS)
+        self.own_features = bool(own_features)
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "LegoFusion", low=1)
         kinds = _kinds(self.modalities, relations)
         if references and (expansion, zero_order) != ("hadamard", "ones"):
@@ -112,9 +120,11 @@ class LegoFusion(Fusion):
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
-        self._config |= {"scale_columns": scale_columns}
+        self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate, "own_features": self.own_features}
         if self.units:
             self._config |= {"units": self.units, "unit_pooling": unit_pooling, "most_novel": most_novel}
+        self.noise_gate = noise_gate
+        self.start_gates = dict.fromkeys(self.modalities, 1.0)
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
         self.reference_units: Tensor  # (K, 2): training bag and node of each reference, so that it can be shown
         self.register_buffer("reference_units", torch.zeros(references if self.whole else 0, 2, dtype=torch.long))
@@ -170,9 +180,14 @@ class LegoFusion(Fusion):
     @property
     def out_features(self) -> int:  # type: ignore[override]
         """F, numbers per node."""
-        if self.rows == "statistics":
-            return len(STATISTICS)
-        return sum(self.modalities.values()) if self.rows == "propagate" else self.columns
+        widths = sum(self.modalities.values())
+        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.rows, self.columns)
+        return count + widths if self.own_features else count
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the relations alone, computed once and cached, do not suffice to make the nodes."""
+        return self.rows == "propagate" or self.own_features
 
     def start_direction(self) -> Tensor | None:
         """With sorted rows against references: less similar to the nearest known normals is more abnormal.
@@ -180,23 +195,35 @@ class LegoFusion(Fusion):
         Column j of a sorted row, the j-th most similar reference, starts with a weight proportional to -1 / (j + 1): the
         nearest count most, as among nearest neighbours, and none is left out.
         """
-        if not self.wanted_references or self.rows != "sorted":
+        if not self.wanted_references or self.rows != "sorted" or self.own_features:
             return None
         weights = 1 / torch.arange(1, self.columns + 1)
         return -weights / weights.sum()
 
-    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> None:
-        """Let every modality's relation vary alike among known normals: its first-order coefficient is divided by its spread.
+    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]], labels: Bool[Tensor, " b"] | None = None) -> None:
+        """Let every modality's relation vary alike among known normals, and gate out what cannot be told from noise.
 
-        The spread is the standard deviation over normal nodes of the mean of their row. A modality that differs much from
-        one normal video to the next says little about what is abnormal, and starts with a small weight.
+        Its first-order coefficient is multiplied by gate / spread (``start.start_weights``): a modality that differs much
+        from one normal video to the next says little about what is abnormal. Pure noise differs *least* (the mean of a row
+        of small random cosines hardly moves), so without the gate it would get the largest weight. ``start_gates`` keeps the
+        gates to be read.
         """
-        if self.start_direction() is None:
+        direction = self.start_direction()
+        if direction is None:
             return
-        spreads = {name: float(relations[name].mean(-1).std()) for name in self.modalities}
-        usable = [spread for spread in spreads.values() if spread > 0]
-        typical = len(usable) / sum(1 / spread for spread in usable) if usable else 1.0
-        self.operator.weigh_first_order({n: typical / spread if spread > 0 else 1.0 for n, spread in spreads.items()})
+        graphs = {name: relations[name] for name in self.modalities}
+        if self.noise_gate and len(graphs) > 1:
+            self.start_gates = {
+                name: start.noise_gate(start.memory(graph, -direction.to(graph))) for name, graph in graphs.items()
+            }
+        first = next(iter(graphs.values()))
+        normal = torch.ones(len(first), dtype=torch.bool, device=first.device) if labels is None else ~labels
+        self.operator.weigh_first_order(start.start_weights(graphs, normal, self.start_gates))
+
+    @torch.no_grad()
+    def relevance(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> dict[str, float]:
+        """Share of each modality in what the operator makes of some graphs (``GraphOperator.modality_shares``); sums to 1."""
+        return self.operator.modality_shares(relations)
 
     def fit_statistics(
         self,
@@ -239,24 +266,35 @@ class LegoFusion(Fusion):
         return self._aligned(graphs)
 
     def training_relations(
-        self, features: Mapping[str, Float[Tensor, "v n ..."]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
+        self,
+        features: Mapping[str, Float[Tensor, "v n ..."]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        *,
+        shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
     ) -> dict[str, Float[Tensor, "v n k"]]:
-        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only."""
+        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only.
+
+        ``shown`` are other features of the same bags (a modality removed, say), which then meet the references that
+        ``features`` lead to.
+        """
+        shown = features if shown is None else shown
         if not self.wanted_references:
-            return self.relations(features)
+            return self.relations(shown)
         chosen = dict(zip(self.modalities, self.select(features), strict=True))
-        graphs = {name: self._graph(name, x, None, None) for name, x in chosen.items()}
+        seen = dict(zip(self.modalities, self.select(shown), strict=True))
+        graphs = {name: self._graph(name, x, None, None) for name, x in seen.items()}
         for_video: dict[int, Tensor] = self._choose(features, labels, video_ids)[1] if self.whole else {}
         for name in self.whole:
             units = chosen[name].flatten(0, 1)
             for video, index in for_video.items():
                 bags = video_ids == video
-                graphs[name][bags] = self._graph(name, chosen[name][bags], units[index][None], None)
+                graphs[name][bags] = self._graph(name, seen[name][bags], units[index][None], None)
         for name in self.units:
             units = chosen[name].flatten(0, 2)[:, :-1]
             for video, index in self.unit_relation(name).choose(chosen[name], labels, video_ids, self.columns)[1].items():
                 bags = video_ids == video
-                graphs[name][bags] = self._graph(name, chosen[name][bags], units[index], None)
+                graphs[name][bags] = self._graph(name, seen[name][bags], units[index], None)
         return self._aligned(graphs)
 
     def unit_relation(self, name: str) -> UnitRelation:
@@ -284,9 +322,19 @@ class LegoFusion(Fusion):
         *,
         features: Mapping[str, Float[Tensor, "b n ..."]] | None = None,
     ) -> FusionOutput:
-        """Fuse graphs computed before by ``relations`` (``features`` are needed for ``rows="propagate"`` only)."""
+        """Fuse graphs computed before by ``relations``; ``features`` only where ``needs_features``."""
         graph = self.operator(relations, mask, square=not self.wanted_references)
-        return FusionOutput(mask_nodes(self._rows(graph, mask, features), mask), graph)
+        nodes = self._rows(graph, mask, features)
+        if self.own_features:
+            own = zip(self.modalities, self.select(self._needed(features)), strict=True)
+            nodes = torch.cat([nodes, *(self._relation(name).scaled(x) for name, x in own)], dim=-1)
+        return FusionOutput(mask_nodes(nodes, mask), graph)
+
+    def _needed(self, features: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        if features is None:
+            option = "own_features=True" if self.own_features else "rows='propagate'"
+            raise ParameterError(f"{option} needs the features beside the relations", fix="call forward(features)")
+        return features
 
     def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor] | None) -> Tensor:
         if self.rows == "propagate":
@@ -301,8 +349,7 @@ class LegoFusion(Fusion):
         return ranked.masked_fill(ranked == float("-inf"), 0.0)
 
     def _propagate(self, graph: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
-        if features is None:
-            raise ParameterError("rows='propagate' needs the features beside the relations", fix="call forward(features)")
+        features = self._needed(features)
         if self.wanted_references:
             values = torch.cat([self._relation(name).references for name in self.modalities], dim=-1)[None]
         else:
@@ -359,12 +406,13 @@ def _kinds(modalities: Mapping[str, int], relations: RelationKind | Mapping[str,
     return {name: relations[name] for name in modalities}
 
 
-def _unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: Rows) -> dict[str, int]:
+def _unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: Rows, own_features: bool) -> dict[str, int]:
     unknown = [name for name in units if name not in modalities]
     if unknown:
         raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
-    if units and rows == "propagate":
-        raise ParameterError("rows='propagate' needs one vector per node", got=f"units of {', '.join(units)}")
+    if units and (rows == "propagate" or own_features):
+        option = "own_features=True" if own_features else "rows='propagate'"
+        raise ParameterError(f"{option} needs one vector per node", got=f"units of {', '.join(units)}")
     return {name: check_int(groups, f"units['{name}']", "LegoFusion", low=1) for name, groups in units.items()}
 
 

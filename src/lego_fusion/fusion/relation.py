@@ -104,6 +104,10 @@ class Relation(nn.Module):
         graph = cosine_graph(x, others, centre=self._scaled_centre(), mask=mask)
         return to_unit_range(graph, mask, square=references is None) if self.unit_range else graph
 
+    def scaled(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Features as the relation sees them: (x - centre) / column scale."""
+        return (x - self.centre) / self.column_scale
+
     def dissimilarity(self, units: Float[Tensor, "u d"]) -> Float[Tensor, "u u"]:
         """Non-negative dissimilarity with zero diagonal that orders pairs as the relation does, for choosing references.
 

@@ -170,6 +170,43 @@ def paired_difference(
     return _estimate(value, samples, level, unit="video" if len(runs) == 2 else "video and seed")
 
 
+def mean_interval(
+    values: Sequence[float], *, unit: str = "split", resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean of one number per unit; the interval draws the units again.
+
+    For numbers that are already whole, such as the AUC of each split (or a difference of two). It describes how the mean
+    varies with the units drawn; where units share videos, as random re-splits of one dataset do, it says nothing about
+    other videos. The resamples depend on the number of units alone, so equal lists get equal intervals.
+
+    Args:
+        values: One finite number per unit, two or more.
+        unit: What a number stands for.
+        resamples: Resamples to draw, 1 or more.
+        level: Share of resamples inside the interval, in (0, 1).
+        seed: Seed of the resampling, 0 or more.
+
+    Returns:
+        The mean and its percentile interval.
+
+    Raises:
+        DataError: If there are fewer than two values, or one is not finite.
+        ParameterError: If a parameter is out of its range.
+
+    Example:
+        >>> estimate = mean_interval([0.9, 1.0, 0.8])
+        >>> round(estimate.value, 3), round(estimate.low, 3), round(estimate.high, 3), estimate.unit
+        (0.9, 0.8, 1.0, 'split')
+    """
+    generator = _generator(resamples, level, seed)
+    numbers = np.asarray(values, dtype=np.float64)
+    if len(numbers) < 2 or not np.isfinite(numbers).all():
+        expected = "at least 2 finite numbers"
+        raise DataError(f"an interval over {unit}s needs several values", expected=expected, got=list(values))
+    drawn = numbers[generator.integers(0, len(numbers), size=(resamples, len(numbers)))].mean(axis=1)
+    return _estimate(float(numbers.mean()), drawn, level, unit=unit)
+
+
 def _as_runs(scored: Runs) -> list[Sequence[ScoredVideo]]:
     """A single run as a list of one run."""
     if not scored:
@@ -219,10 +256,7 @@ def _draw(
     videos: Sequence[ScoredVideo], metric: Metric, resamples: int, level: float, seed: int
 ) -> tuple[Int64[np.ndarray, "r v"], np.random.Generator]:
     """Positions of the videos in each resample: abnormal ones first, then normal ones."""
-    check_int(resamples, "resamples", "bootstrap", low=1)
-    if not 0 < check_number(level, "level", "bootstrap", low=0.0, high=1.0) < 1:
-        raise ParameterError(f"The 'level' parameter of bootstrap must be a number in (0, 1). Got {level!r} instead")
-    generator = np.random.default_rng(check_int(seed, "seed", "bootstrap", low=0))
+    generator = _generator(resamples, level, seed)
     _require_several(videos, metric)
     abnormal = np.array([video.abnormal for video in videos])
     drawn = [
@@ -231,6 +265,14 @@ def _draw(
         if len(members)
     ]
     return np.concatenate(drawn, axis=1), generator
+
+
+def _generator(resamples: int, level: float, seed: int) -> np.random.Generator:
+    """The generator of a bootstrap whose parameters are in their ranges."""
+    check_int(resamples, "resamples", "bootstrap", low=1)
+    if not 0 < check_number(level, "level", "bootstrap", low=0.0, high=1.0) < 1:
+        raise ParameterError(f"The 'level' parameter of bootstrap must be a number in (0, 1). Got {level!r} instead")
+    return np.random.default_rng(check_int(seed, "seed", "bootstrap", low=0))
 
 
 def _require_several(videos: Sequence[ScoredVideo], metric: Metric) -> None:

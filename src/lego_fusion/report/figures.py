@@ -50,7 +50,7 @@ def score_curves(
     columns: int = 1,
 ) -> None:
     """Draw several videos' curves in one figure: (title, scores, truth or None) each, ``columns`` beside each other."""
-    figure_class, canvas = _matplotlib()
+    figure_class, canvas = load_matplotlib()
     rows = -(-len(curves) // columns)
     figure = figure_class(figsize=(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows), layout="constrained")
     canvas(figure)
@@ -61,9 +61,7 @@ def score_curves(
         axis.set_visible(False)
     handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    path = Path(path)
-    with written_whole(path) as file:
-        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    save_figure(path, figure)
 
 
 def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, most: int = 20, title: str = "") -> None:
@@ -81,7 +79,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     """
     if not coefficients:
         raise DataError("there are no coefficients to draw", expected="a share for every kernel", fix="fit the estimator first")
-    figure_class, canvas = _matplotlib()
+    figure_class, canvas = load_matplotlib()
     ranked = sorted(coefficients.items(), key=lambda pair: -pair[1])
     shown, others = dict(ranked[:most]), ranked[most:]
     if others:
@@ -95,9 +93,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     axis.set(xlabel="share of the operator, %  (blue: one view; orange: product of two views)")
     axis.set_title(title, fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
-    path = Path(path)
-    with written_whole(path) as file:
-        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    save_figure(path, figure)
 
 
 def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | None, fps: float) -> None:
@@ -115,7 +111,15 @@ def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | N
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def save_figure(path: str | Path, figure: Any) -> None:
+    """Write a figure as PNG, or as what the file's suffix says, whole or not at all."""
+    path = Path(path)
+    with written_whole(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+
+
+def load_matplotlib() -> tuple[Any, Any]:
+    """Figure and canvas of matplotlib; ``MissingExtraError`` where it is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -147,7 +151,7 @@ def heat_map(
     """
     if not pictures:
         raise DataError("there is no picture to draw", where=path, expected="frames and heat maps")
-    figure_class, canvas = _matplotlib()
+    figure_class, canvas = load_matplotlib()
     rows = -(-len(pictures) // columns)
     figure = figure_class(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
     canvas(figure)
@@ -169,5 +173,4 @@ def heat_map(
             axis.contour(mask.astype(float), levels=[0.5], colors=[_OUTLINE], linewidths=1.4, extent=extent, origin="upper")
         axis.set_title(title, fontsize=9)
     figure.colorbar(shown, ax=axes, shrink=0.8, label="novelty of a cell").solids.set_alpha(0.6)
-    with written_whole(Path(path)) as file:
-        figure.savefig(file, format=Path(path).suffix[1:] or "png", dpi=130)
+    save_figure(path, figure)
