@@ -59,8 +59,8 @@ def test_an_extractor_is_made_by_name_and_what_is_unknown_is_listed() -> None:
 
 def test_unknown_extractors_settings_and_versions_are_refused() -> None:
     manifest = Motion().manifest("m")
-    listed = "motion, appearance, onnx, text, audio, motion-cells, motion-frames, words"
-    with pytest.raises(ParameterError, match=rf"no such extractor .*{listed}, got imported"):
+    names = "motion, appearance, onnx, text, audio, motion-cells, motion-frames, words"
+    with pytest.raises(ParameterError, match=f"no such extractor .*{names}, got imported"):
         extractor_for(manifest.model_copy(update={"extractor": "imported"}))
     with pytest.raises(DataError, match="settings of another version"):
         extractor_for(manifest.model_copy(update={"settings": {"speed": 1}}))

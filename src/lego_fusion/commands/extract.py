@@ -29,8 +29,8 @@ def extract(
     modalities: Annotated[
         str,
         typer.Option(
-            help="Any of motion, appearance, text, audio, or NAME=EXTRACTOR; finer: motion-cells, motion-frames, words. "
-            "Default: motion, and text where captions are."
+            help="Any of motion, appearance, text, audio, in finer units motion-cells, motion-frames, words, or "
+            "NAME=EXTRACTOR. Default: motion, and text where captions are."
         ),
     ] = "",
     setting: Annotated[
@@ -101,14 +101,12 @@ def _extractors(
             got, fix = repr(text), "name each once, with a letter first and then letters, digits, - and _"
             raise ParameterError("the modality cannot be named so", got=got, fix=fix)
         kinds[name] = kind if equals else "onnx" if name == "appearance" and onnx is not None else name
-    for option, modality, readers, value in (
-        ("--onnx", "appearance", {"onnx"}, onnx),
-        ("--text-model", "text", {"text", "words"}, text_model),
-    ):
-        if value and not readers & set(kinds.values()):
+    for option, users, value in (("--onnx", {"onnx"}, onnx), ("--text-model", {"text", "words"}, text_model)):
+        if value and not users & set(kinds.values()):
+            modality = "appearance" if option == "--onnx" else "text"
             raise ParameterError(f"{option} is given without the modality {modality}", fix=f"add it: --modalities {modality}")
-    on_captions = {"model": text_model or DEFAULT_MODEL, "gaps": gaps}
-    usual: dict[str, dict[str, Any]] = {"text": on_captions, "words": on_captions, "motion-frames": {"frames": snippet_frames}}
+    sentences = {"model": text_model or DEFAULT_MODEL, "gaps": gaps}
+    usual: dict[str, dict[str, Any]] = {"text": sentences, "words": sentences, "motion-frames": {"frames": snippet_frames}}
     usual["onnx"] = {} if onnx is None else {"path": onnx}
     chosen = _settings(settings, kinds)
     for name, kind in kinds.items():

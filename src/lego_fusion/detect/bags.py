@@ -158,8 +158,7 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) ->
     seen = bags if shown is None else seen_by(fusion, shown)
     if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return seen
-    graphs = fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs)
-    return _replaced(bags, graphs)
+    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs))
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:

@@ -50,15 +50,15 @@ class LegoFusion(Fusion):
         rows: What a node hands on: its row ``"ordered"`` as the columns are, ``"sorted"`` from most to least similar (which
             does not depend on which column is which), ``"statistics"`` of the row, or ``"propagate"``: sum_j G_ij x_j of the
             features, divided by sum_j |G_ij|.
+        noise_gate: Start a modality whose relations have no memory from one node to the next, as noise has none, with a
+            small weight (``start.noise_gate``); for nodes in the order of time.
+        own_features: Also hand on the node's own features (x - centre) / column scale of every modality: where a node has a
+            class of its own, its relations alone do not tell which.
         units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
             units come in (rows of a grid of cells; 1 where units have no place). Their references are units themselves, K
             for each group; the *relations* of a node's units are pooled (``units.UnitRelation``).
         unit_pooling: ``"novel"``, ``"mean"`` or ``"max"`` over a node's units.
         most_novel: Units that ``"novel"`` keeps.
-        noise_gate: Start a modality whose relations have no memory from one node to the next, as noise has none, with a
-            small weight (``start.noise_gate``); for nodes in the order of time.
-        own_features: Also hand on the node's own features (x - centre) / column scale of every modality: where a node has a
-            class of its own, its relations alone do not tell which.
         seed: Seed of the operator's start.
 
     Column k of a pooled graph is the k-th nearest known unit, no certain one. Beside graphs of whole segments, whose columns
@@ -95,15 +95,15 @@ class LegoFusion(Fusion):
         normalisation: Normalisation = "row",
         symmetric: bool = False,
         rows: Rows = "sorted",
+        noise_gate: bool = True,
+        own_features: bool = False,
         units: Mapping[str, int] | None = None,
         unit_pooling: UnitPooling = "novel",
         most_novel: int = 8,
-        noise_gate: bool = True,
-        own_features: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
-        self.units = _unit_groups(self.modalities, units or {}, rows, own_features)
+        self.units = _unit_groups(self.modalities, units or {}, rows, own_features=own_features)
         self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
         self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
         self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
@@ -121,10 +121,10 @@ class LegoFusion(Fusion):
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
         self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate, "own_features": self.own_features}
-        if self.units:
-            self._config |= {"units": self.units, "unit_pooling": unit_pooling, "most_novel": most_novel}
         self.noise_gate = noise_gate
         self.start_gates = dict.fromkeys(self.modalities, 1.0)
+        if self.units:
+            self._config |= {"units": self.units, "unit_pooling": unit_pooling, "most_novel": most_novel}
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
         self.reference_units: Tensor  # (K, 2): training bag and node of each reference, so that it can be shown
         self.register_buffer("reference_units", torch.zeros(references if self.whole else 0, 2, dtype=torch.long))
@@ -406,7 +406,7 @@ def _kinds(modalities: Mapping[str, int], relations: RelationKind | Mapping[str,
     return {name: relations[name] for name in modalities}
 
 
-def _unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: Rows, own_features: bool) -> dict[str, int]:
+def _unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: Rows, *, own_features: bool) -> dict[str, int]:
     unknown = [name for name in units if name not in modalities]
     if unknown:
         raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
