@@ -12,8 +12,10 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.units import with_presence
 from lego_fusion.detect.bags import Bags, fit_statistics, load_bags, scoring_inputs, seen_by, training_inputs, without_units
 from lego_fusion.detect.checkpoint import load_detector
+from lego_fusion.detect.conditions import apply_condition, parse_condition
 from lego_fusion.detect.evaluation import evaluate_runs
 from lego_fusion.detect.novelty import nearest_neighbour_scores, nearest_unit_scores
+from lego_fusion.detect.plan import make_plan
 from lego_fusion.detect.protocol import (
     LEARNED,
     UNLEARNED,
@@ -198,3 +200,37 @@ def test_a_new_video_is_scored_as_in_the_dataset(tmp_path):
         alone = score_video(tmp_path / "run", video.path)
         (together,) = score_dataset(tmp_path / "run", dataset, [video.path.stem])
         np.testing.assert_allclose(alone.scores, together.scores, atol=1e-6)
+
+
+def test_noise_and_removal_reach_present_units_only(bags):
+    train, test = bags.select(range(8)), bags.select(range(8, 16))
+    words = test.inputs["words"]
+    present = words[..., -1]
+    for condition in ("words:noise=0.5", "words:missing=mean", "words:missing=permute", "words:missing=zero"):
+        _, (seen,) = apply_condition(parse_condition(condition), train, [test], seed=0)
+        changed = seen.inputs["words"]
+        assert set(changed[..., -1].unique().tolist()) <= {0.0, 1.0}
+        assert not changed[..., :-1][changed[..., -1] == 0].any() and not torch.equal(changed, words)
+        if "noise" in condition or "mean" in condition:
+            assert torch.equal(changed[..., -1], present)
+    _, (seen,) = apply_condition(parse_condition("words:noise=0"), train, [test], seed=0)
+    assert torch.equal(seen.inputs["words"], words)
+    _, (seen,) = apply_condition(parse_condition("words:missing=mean"), train, [test], seed=0)
+    there = train.inputs["words"].flatten(0, 2)
+    expected = there[there[:, -1] > 0][:, :-1].double().mean(0).float()
+    torch.testing.assert_close(seen.inputs["words"][present > 0][:, :-1], expected.expand(int(present.sum()), -1))
+
+
+def test_a_missing_fine_modality_is_scored_all_the_same(fine, bags):
+    condition = parse_condition("cells:missing=mean")
+    result = run_method(fine, bags, own_split(fine), ("motion", "cells"), "lego", QUICK, nodes=N, condition=condition)
+    assert all(torch.isfinite(scores).all() for scores in result.node_scores.values())
+
+
+def test_a_comparison_has_nearest_cells_where_there_are_cells(fine):
+    def methods(*names: str) -> set[str]:
+        plan = make_plan([fine], modality_sets=[names], fusions=["lego"], seeds=1)
+        return {cell.method for cell in plan.cells()}
+
+    assert methods("motion", "cells") == {"lego", "nearest-neighbours", "nearest-cells", "flow-energy"}
+    assert methods("motion") == {"lego", "nearest-neighbours", "flow-energy"}

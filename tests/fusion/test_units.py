@@ -229,6 +229,8 @@ def test_bad_units_are_refused(monkeypatch):
         LegoFusion({"cells": D}, units={"flow": 1})
     with pytest.raises(ParameterError, match="rows='propagate' needs one vector per node"):
         LegoFusion({"cells": D}, units={"cells": 1}, rows="propagate")
+    with pytest.raises(ParameterError, match="own_features=True needs one vector per node: got units of cells"):
+        LegoFusion({"cells": D}, units={"cells": 1}, own_features=True)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ParameterError, match="'unit_pooling' parameter of LegoFusion must be one of 'novel', 'mean', 'max'"):
         LegoFusion({"cells": D}, units={"cells": 1}, unit_pooling="least")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 
 from ..errors import DataError
 from .manifest import Manifest
@@ -103,3 +103,14 @@ def units_to_segments(
     for place, units in enumerate(gathered):
         result[place, : len(units)] = units
     return result
+
+
+def cells_of_pixels(height: int, width: int, rows: int, columns: int) -> Int64[np.ndarray, " pixels"]:
+    """Number the cell of every pixel, row by row; a picture of fewer pixels than cells leaves cells empty.
+
+    Example:
+        >>> cells_of_pixels(2, 4, rows=1, columns=2).tolist()
+        [0, 0, 1, 1, 0, 0, 1, 1]
+    """
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    return (row[:, None] * columns + column[None, :]).ravel()

@@ -7,10 +7,11 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 from pydantic import JsonValue
 
 from ..data.manifest import Nature
+from ..data.units import cells_of_pixels
 from ..data.video import Frame
 from ..errors import ParameterError, check_choice, check_int, check_number
 from .base import FrameExtractor, load_opencv, reduced_size
@@ -184,10 +185,10 @@ class Motion(FrameExtractor):
         """Mean speed of every cell, split over the directions."""
         pairs, height, width = speed.shape
         cells = self.cells[0] * self.cells[1]
-        cells_of_pixels = cell_of_pixel(height, width, *self.cells)
+        pixel_cells = cells_of_pixels(height, width, *self.cells)
         moving = np.flatnonzero(speed > 0)  # few pixels move, and only they cost time
         pair, pixel = np.divmod(moving, height * width)
-        first = (pair * cells + cells_of_pixels[pixel]) * self.bins  # where the pixel's histogram starts
+        first = (pair * cells + pixel_cells[pixel]) * self.bins  # where the pixel's histogram starts
         u, v = flow.reshape(-1, 2)[moving].T
         place = np.arctan2(v, u).astype(np.float64) * (self.bins / (2 * np.pi))
         low = np.floor(place).astype(np.int64)
@@ -195,7 +196,7 @@ class Motion(FrameExtractor):
         sums = np.zeros(pairs * cells * self.bins)
         for direction, part in ((low, 1 - share), (low + 1, share)):
             sums += np.bincount(first + direction % self.bins, speed.ravel()[moving] * part, minlength=len(sums))
-        pixels = np.bincount(cells_of_pixels, minlength=cells).reshape(*self.cells, 1)
+        pixels = np.bincount(pixel_cells, minlength=cells).reshape(*self.cells, 1)
         return sums.reshape(pairs, *self.cells, self.bins) / np.maximum(pixels, 1)
 
 
@@ -205,9 +206,3 @@ def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:
     least = max(_SMALLEST_SIDE, -(-max(size) // 4))
     right, bottom = max(0, least - size[0]), max(0, least - size[1])
     return np.ascontiguousarray(cv2.copyMakeBorder(gray, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
-
-
-def cell_of_pixel(height: int, width: int, rows: int, columns: int) -> Int64[np.ndarray, " pixels"]:
-    """Number the cell of every pixel, row by row; a picture of fewer pixels than cells leaves cells empty."""
-    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
-    return (row[:, None] * columns + column[None, :]).ravel()

@@ -10,11 +10,11 @@ from jaxtyping import Float32
 from pydantic import JsonValue
 
 from ..data.manifest import Nature, UnitKind
-from ..data.units import with_presence
+from ..data.units import cells_of_pixels, with_presence
 from ..data.video import Frame
 from ..errors import DataError, check_int
 from .base import FrameExtractor
-from .motion import Motion, cell_of_pixel
+from .motion import Motion
 
 CELL_STATISTICS = ("speed_rms", "speed_mean", "moving_fraction")
 
@@ -57,8 +57,16 @@ class MotionCells(FrameExtractor):
         dead_zone: float = 0.2,
         per: str = "second",
     ) -> None:
-        given = {"preset": preset, "dead_zone": dead_zone, "per": per}
-        self._motion = Motion(longest_side=longest_side, rows=rows, columns=columns, bands=1, bins=bins, **given)  # type: ignore[arg-type]
+        self._motion = Motion(
+            longest_side=longest_side,
+            rows=rows,
+            columns=columns,
+            bands=1,
+            bins=bins,
+            preset=preset,
+            dead_zone=dead_zone,
+            per=per,
+        )
 
     @property
     def settings(self) -> dict[str, JsonValue]:
@@ -85,7 +93,7 @@ class MotionCells(FrameExtractor):
         flow = self._motion.flow(frames, before)
         speed = self._motion.speed(flow, frames, before)
         pairs, height, width = speed.shape
-        cells = cell_of_pixel(height, width, *self.grid)
+        cells = cells_of_pixels(height, width, *self.grid)
         pixels = np.bincount(cells, minlength=self.units)  # (U,)
         if pairs == 0:
             return with_presence(np.zeros((self.units, self.width)), pixels > 0)
@@ -105,7 +113,14 @@ class MotionFrames(FrameExtractor):
 
     Args:
         frames: U, frames that a snippet holds at most, in [1, 1024].
-        settings: As in ``Motion``.
+        longest_side: As in ``Motion``.
+        rows: As in ``Motion``.
+        columns: As in ``Motion``.
+        bands: As in ``Motion``.
+        bins: As in ``Motion``.
+        preset: As in ``Motion``.
+        dead_zone: As in ``Motion``.
+        per: As in ``Motion``.
 
     Example:
         >>> MotionFrames(frames=8).row_shape
@@ -117,9 +132,30 @@ class MotionFrames(FrameExtractor):
     nature: ClassVar[Nature] = "magnitude"
     unit_kind: ClassVar[UnitKind] = "frame"
 
-    def __init__(self, *, frames: int = 16, **settings: JsonValue) -> None:
+    def __init__(
+        self,
+        *,
+        frames: int = 16,
+        longest_side: int = 360,
+        rows: int = 8,
+        columns: int = 12,
+        bands: int = 4,
+        bins: int = 8,
+        preset: str = "medium",
+        dead_zone: float = 0.2,
+        per: str = "second",
+    ) -> None:
         self.frames = check_int(frames, "frames", "MotionFrames", low=1, high=1024)
-        self._motion = Motion(**settings)  # type: ignore[arg-type]
+        self._motion = Motion(
+            longest_side=longest_side,
+            rows=rows,
+            columns=columns,
+            bands=bands,
+            bins=bins,
+            preset=preset,
+            dead_zone=dead_zone,
+            per=per,
+        )
 
     @property
     def settings(self) -> dict[str, JsonValue]:

@@ -98,7 +98,7 @@ def rules(comparison: Comparison) -> Iterator[str]:
     yield from _interval_rules(plan)
     yield from _baseline_rules(comparison.baseline)
     if plan.references:
-        yield "nearest-neighbours and flow-energy learn nothing."
+        yield "nearest-neighbours, nearest-cells and flow-energy learn nothing."
     if set(ALL_FUSIONS) <= set(plan.fusions) and "mtn" not in plan.fusions:
         yield "mtn is left out of 'all', since it trains a hundred times as long as the others; name it to compare it."
     if plan.test_best:
