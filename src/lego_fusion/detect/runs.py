@@ -133,16 +133,7 @@ def train_run(
 def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
     """Score videos of a dataset folder with a saved detector; features made in another way are refused."""
     detector, config = load_detector(Path(folder))
-    for name, manifest in config.manifests.items():
-        if name not in dataset.modalities:
-            raise DataError(
-                f"modality '{name}' is missing",
-                where=f"dataset '{dataset.name}'",
-                expected=", ".join(config.manifests),
-                got=", ".join(dataset.modalities) or "no modality",
-                fix=f"extract '{name}' for this dataset, or use a model trained without it",
-            )
-        manifest.require_same(dataset.modalities[name], where=f"dataset '{dataset.name}'")
+    require_same_features(config, dataset)
     bags = load_bags(dataset, list(config.manifests), videos, nodes=config.nodes)
     node_scores = predict(detector, bags).numpy()
     results = []
@@ -213,6 +204,20 @@ def read_method(folder: Path, config: RunConfig) -> str:
     fusion = config.detector.get("fusion")
     kind = fusion.get("kind") if isinstance(fusion, dict) else None
     return str(request.get("method") or kind or "unknown")
+
+
+def require_same_features(config: RunConfig, dataset: Dataset) -> None:
+    """Raise ``DataError`` unless the dataset has every modality of a run, made in the same way (``ManifestError``)."""
+    for name, manifest in config.manifests.items():
+        if name not in dataset.modalities:
+            raise DataError(
+                f"modality '{name}' is missing",
+                where=f"dataset '{dataset.name}'",
+                expected=", ".join(config.manifests),
+                got=", ".join(dataset.modalities) or "no modality",
+                fix=f"extract '{name}' for this dataset, or use a model trained without it",
+            )
+        manifest.require_same(dataset.modalities[name], where=f"dataset '{dataset.name}'")
 
 
 def dataset_segment(dataset: Dataset, video: str, segment: int, nodes: int) -> tuple[int, int]:
