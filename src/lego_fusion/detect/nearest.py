@@ -16,8 +16,9 @@ from .event_records import NearestNormal, Segment
 class NormalSegments:
     """Known-normal segments and their distances in each modality.
 
-    A distance is the dissimilarity that the modality's relation orders pairs by (``Relation.dissimilarity``); the joint one is
-    the mean over modalities, each divided by its mean among normals so that none outweighs another.
+    A distance is the root of the dissimilarity that the modality's relation orders pairs by (``Relation.dissimilarity``), which
+    is a Euclidean distance of features, of unit length for cosine. The joint one is the mean over modalities, each divided by
+    its mean among normals so that none outweighs another.
 
     Args:
         relations: Fitted relation of each modality.
@@ -36,7 +37,7 @@ class NormalSegments:
         self.segments = [segments[index] for index in keep.tolist()]
         self._scale: dict[str, float] = {}
         self._usual: dict[str | None, Tensor] = {}  # sorted distances of normals to the nearest normal of another video
-        distances = {name: self.relations[name].dissimilarity(values) for name, values in self.units.items()}
+        distances = {name: self.relations[name].dissimilarity(values).sqrt() for name, values in self.units.items()}
         for name, matrix in distances.items():
             self._scale[name] = float(matrix.mean()) or 1.0
         other = self._of_other_videos()
@@ -46,7 +47,10 @@ class NormalSegments:
 
     def nearest(self, features: Mapping[str, Float[Tensor, " _"]]) -> tuple[NearestNormal, ...]:
         """The nearest normal segment to a segment with these features: jointly first, then by modality."""
-        distances = {name: self.relations[name].distance_to(features[name][None], self.units[name]) for name in self.units}
+        distances = {
+            name: self.relations[name].dissimilarity_to(features[name][None], units).sqrt()
+            for name, units in self.units.items()
+        }
         return tuple(self._describe(key, row[0]) for key, row in self._with_joint(distances).items())
 
     def _describe(self, modality: str | None, distances: Float[Tensor, " u"]) -> NearestNormal:

@@ -32,14 +32,19 @@ class _Clock:
         return np.arange(self.frames) / self.fps
 
 
-def captions_of(records: Iterable[VideoRecord], where: str | Path | None = None) -> dict[str, tuple[Caption, ...]]:
+def captions_of(
+    records: Iterable[VideoRecord], where: str | Path | None = None, *, sole: str | None = None, required: bool = True
+) -> dict[str, tuple[Caption, ...]]:
     """Read the captions of videos, as far as there are any.
 
     Args:
         records: The videos.
         where: A folder with ``<video>.json`` (.csv, .srt, .vtt, .txt); or a JSON file that holds those of many videos, one text
             or null per frame, by name (``{"door_01": [...]}``, or by parts of the name, ``{"test": {"01": [...]}}`` for
-            test_01); or the caption file of the only video. None looks for ``captions/`` beside each video's file.
+            test_01); or the caption file of one video, by its name or ``sole``. None looks for ``captions/`` beside each
+            video's file.
+        sole: The video that a caption file of another name belongs to.
+        required: Whether it is an error if ``where`` names none of the videos.
 
     Returns:
         Captions by video; a video without any is absent. What lies past a video's end is cut, and gaps are left.
@@ -62,10 +67,10 @@ def captions_of(records: Iterable[VideoRecord], where: str | Path | None = None)
             for one in videos
             if one.video in texts
         }
-        if (not texts and len(videos) == 1) or where.stem in {one.video for one in videos}:
-            own = next((one for one in videos if one.video == where.stem), videos[0])
-            captions = {own.video: _read(where, own)}
-    if not captions:
+        if not texts:
+            name = sole if sole is not None else where.stem
+            captions = {one.video: _read(where, one) for one in videos if one.video == name}
+    if required and not captions:
         names = ", ".join(one.video for one in videos[:3])
         raise DataError("no captions of these videos", where=where, expected=f"captions of {names}", got="none of them")
     return captions

@@ -110,7 +110,7 @@ class Relation(nn.Module):
             result = distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
         return result.clamp_min(0).masked_fill(result < 1e-6, 0.0)  # copies of one segment are one segment
 
-    def distance_to(self, x: Float[Tensor, "n d"], units: Float[Tensor, "u d"]) -> Float[Tensor, "n u"]:
+    def dissimilarity_to(self, x: Float[Tensor, "n d"], units: Float[Tensor, "u d"]) -> Float[Tensor, "n u"]:
         """Non-negative dissimilarity of rows to units, by the formulas of ``dissimilarity``: for finding the nearest."""
         x, units = x / self.column_scale, units / self.column_scale
         if self.kind == "cosine":

@@ -15,7 +15,7 @@ from .words import (
     frames_text,
     headline,
     logit_text,
-    nearest_sentence,
+    number_text,
     percent_text,
     score_text,
     support_text,
@@ -87,10 +87,11 @@ def _overview(explanation: VideoExplanation) -> Html:
     )
     charts = [element("h3", "Score over time"), curve]
     if explanation.by_modality:
+        peaks = [(event.segment.start_frame, event.segment.end_frame) for event in explanation.events]
         places = [(segment.start_frame, segment.end_frame) for segment in explanation.segments]
         charts += [
             element("h3", "What raises it, when", style="margin-top:1rem"),
-            parts_chart(explanation.by_modality, places, frames, fps=explanation.fps),
+            parts_chart(explanation.by_modality, places, frames, fps=explanation.fps, highest=peaks),
         ]
     facts = f"{explanation.dataset}, {frames} frames, {frames / explanation.fps:.1f} s"
     head = [element("h1", explanation.video), element("p", facts, class_="soft"), element("p", verdict)]
@@ -128,7 +129,8 @@ def _gallery(explanation: VideoExplanation, event: EventExplanation, pictures: P
     for other, parts in _by_reference(event.relations)[:_MOST_REFERENCES]:
         largest = max(parts, key=lambda one: abs(one.part))
         values = ", ".join(
-            f"{name} {value:.2f} (usual {largest.typical[name]:.2f})" for name, value in largest.similarity.items()
+            f"{name} {number_text(value)} (usual {number_text(largest.typical[name])})"
+            for name, value in largest.similarity.items()
         )
         total = sum(one.part for one in parts)
         text = f"{other.video}, {frames_text(other)}: {logit_text(total)} logits. Likeness in {values}"
@@ -260,25 +262,35 @@ def _shapley_bars(explanation: VideoExplanation, event: EventExplanation) -> Htm
 
 
 def _nearest(event: EventExplanation) -> Html:
-    rows = [
-        element("tr", element("td", one.modality or "all modalities"), element("td", nearest_sentence(one)))
-        for one in event.nearest
-    ]
-    head = element("h3", "Most alike among the normal training segments")
-    return join(head, element("div", element("table", *rows), class_="scroll"))
+    names = ("in", "most alike normal segment", "distance", "unusual")
+    head = element("tr", *(element("th", name, class_="number" if place > 1 else None) for place, name in enumerate(names)))
+    rows = []
+    for one in event.nearest:
+        place = f"{one.segment.video}, {frames_text(one.segment)}"
+        cells = (one.modality or "all together", place, f"{one.distance:.1f} ×", percent_text(one.unusual))
+        rows.append(
+            element("tr", *(element("td", cell, class_="number" if place > 1 else None) for place, cell in enumerate(cells)))
+        )
+    note = (
+        "Distance: in units of the usual one, from a normal training segment to the nearest of another video. Unusual: share "
+        "of the normal training segments that are nearer to theirs."
+    )
+    title = element("h3", "Most alike among the normal training segments")
+    table = element("div", element("table", head, *rows), class_="scroll")
+    return element("div", title, element("p", note, class_="note"), table)
 
 
 def _relations(explanation: VideoExplanation, event: EventExplanation) -> list[Html]:
     if event.peak_parts is None:
         return []
     names = ("reference segment", "term", "part, logits", "likeness here", "usual")
-    head = element("tr", *(element("th", name, class_="number" if name == "part, logits" else None) for name in names))
+    head = element("tr", *(element("th", name, class_="number" if place > 1 else None) for place, name in enumerate(names)))
     rows = []
     for one in event.relations:
-        here, usual = (", ".join(f"{value:.2f}" for value in values.values()) for values in (one.similarity, one.typical))
+        here, usual = (", ".join(number_text(value) for value in values.values()) for values in (one.similarity, one.typical))
         cells = [f"{one.other.video}, {frames_text(one.other)}", term_text(one.powers), logit_text(one.part), here, usual]
         rows.append(
-            element("tr", *(element("td", cell, class_="number" if place == 2 else None) for place, cell in enumerate(cells)))
+            element("tr", *(element("td", cell, class_="number" if place > 1 else None) for place, cell in enumerate(cells)))
         )
     listed = sum(one.part for one in event.relations)
     note = (

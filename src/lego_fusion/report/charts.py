@@ -50,28 +50,42 @@ def score_chart(
 
 
 def parts_chart(
-    parts: Mapping[str, Float64[np.ndarray, " n"]], spans: Sequence[tuple[int, int]], frames: int, *, fps: float
+    parts: Mapping[str, Float64[np.ndarray, " n"]],
+    spans: Sequence[tuple[int, int]],
+    frames: int,
+    *,
+    fps: float,
+    highest: Sequence[tuple[int, int]] = (),
 ) -> Html:
-    """Parts of each modality over time as stacked areas, in logits above the typical normal segment."""
+    """Parts of each modality over time as stacked areas, in logits above the typical normal segment.
+
+    Args:
+        parts: Of each segment, (N,) by modality.
+        spans: Frames [start, end) of each segment.
+        frames: Of the video.
+        fps: Frames per second.
+        highest: Frames of the segments that are looked at closely, which are marked.
+    """
     values = np.stack(list(parts.values()))  # (M, N)
-    highest = max(float(np.clip(values, 0, None).sum(0).max()), 1e-9)
-    lowest = min(float(np.clip(values, None, 0).sum(0).min()), 0.0)
+    most = max(float(np.clip(values, 0, None).sum(0).max()), 1e-9)
+    least = min(float(np.clip(values, None, 0).sum(0).min()), 0.0)
     shapes = []
     for column, (start, end) in enumerate(_without_overlap(spans, frames)):
         above = below = 0.0
         for number, value in enumerate(values[:, column].tolist()):
             base = above if value >= 0 else below
-            top, bottom = (_height(level, lowest, highest) for level in (max(base, base + value), min(base, base + value)))
+            top, bottom = (_height(level, least, most) for level in (max(base, base + value), min(base, base + value)))
             shapes.append(_box(start, end, frames, top, bottom - top, colour(number)))
             above, below = above + max(value, 0.0), below + min(value, 0.0)
-    zero = _height(0.0, lowest, highest)
+    zero = _height(0.0, least, most)
     shapes.append(element("line", x1=0, x2=WIDTH, y1=f"{zero:.1f}", y2=f"{zero:.1f}", stroke="var(--soft)", **_THIN))
-    label = (
-        f"Parts of {', '.join(parts)} over time, from {lowest:.1f} to {highest:.1f} logits above the typical normal segment."
-    )
+    label = f"Parts of {', '.join(parts)} over time, from {least:.1f} to {most:.1f} logits above the typical normal segment."
     key = [_key(colour(number), name) for number, name in enumerate(parts)]
-    scale = element("span", f"{lowest:.0f} to {highest:.0f} logits above the typical normal segment".replace("-", "−"))
-    return join(_chart(HEIGHT, label, *shapes), _axis(frames, fps), element("div", *key, scale, class_="key"))
+    scale = element("span", f"{least:.0f} to {most:.0f} logits above the typical normal segment".replace("-", "−"))
+    marks = [_box(start, end, frames, HEIGHT + 4, 8, "var(--ink)") for start, end in highest]
+    key += [_key("var(--ink)", "highest segment of an event")] if marks else []
+    chart = _chart(HEIGHT + (14 if marks else 0), label, *shapes, *marks)
+    return join(chart, _axis(frames, fps), element("div", *key, scale, class_="key"))
 
 
 def bar(label: str, value: float, text: str, *, low: float, high: float, fill: str) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..detect.event_records import EventExplanation, NearestNormal, Segment, VideoExplanation
+from ..detect.event_records import EventExplanation, Segment, VideoExplanation
 
 _VERBS = {
     "motion": "it moves",
@@ -29,12 +29,25 @@ def score_text(score: float) -> str:
 
 def logit_text(value: float) -> str:
     """A part in logits with its sign, and a true minus."""
-    return f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else f"{value:+.2f}".replace("-", "−")
+    if abs(value) < 0.005:
+        return "0"
+    return number_text(value, "+.1f" if abs(value) >= 0.05 else "+.2f")
+
+
+def number_text(value: float, form: str = ".2f") -> str:
+    """A number with a true minus, and none before zero.
+
+    Example:
+        >>> number_text(-0.004), number_text(-0.46)
+        ('0.00', '−0.46')
+    """
+    text = format(value, form)
+    return format(0.0, form) if not text.strip("+-0.") else text.replace("-", "−")
 
 
 def percent_text(share: float | None) -> str:
     """A share in percent."""
-    return "" if share is None else f"{100 * share:.0f} %".replace("-", "−")
+    return "" if share is None else number_text(100 * share, ".0f") + " %"
 
 
 def frames_text(segment: Segment) -> str:
@@ -78,16 +91,6 @@ def why_sentence(explanation: VideoExplanation, event: EventExplanation) -> str:
     lead = "Mostly because" if share is not None and share >= 0.5 else "Above all because"
     told = [_other(name, event.parts.share(event.parts.by_modality[name])) for name in others]
     return f"{lead} {because}{'; ' + ', '.join(told) if told else ''}."
-
-
-def nearest_sentence(nearest: NearestNormal) -> str:
-    """How far the nearest normal segment is."""
-    place = f"{nearest.segment.video}, {frames_text(nearest.segment)}"
-    if nearest.unusual >= 1:
-        unusual = "farther than any normal training segment is from its nearest"
-    else:
-        unusual = f"farther than {percent_text(nearest.unusual)} of the normal training segments are from theirs"
-    return f"{place}: {nearest.distance:.1f} times the usual distance, {unusual}"
 
 
 def _other(name: str, share: float | None) -> str:
