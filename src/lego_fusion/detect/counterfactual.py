@@ -166,8 +166,3 @@ class MeanFeatures:
             }
             rows.append(predict_logits(self.detector, Bags(self.bag.videos, self.bag.labels, self.bag.crops, inputs))[0])
         return torch.stack(rows)
-
-
-def one_present_each(count: int) -> Bool[np.ndarray, "m m"]:
-    """The sets of one modality, in order; ``~`` of it are the sets in which one is missing."""
-    return np.eye(count, dtype=bool)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_number
-from ..explain.shapley import MOST_EXACT, contributions
+from ..explain.shapley import MOST_EXACT, all_subsets, contributions_from_values
 from ..explain.terms import NodeExplanation, Terms, explain_nodes
 from ..fusion.lego import LegoFusion
 from ..fusion.relation import Relation
@@ -29,7 +29,6 @@ from .counterfactual import (
     TypicalTerms,
     head_order,
     is_ranked,
-    one_present_each,
     terms_of,
 )
 from .detector import Detector
@@ -190,7 +189,7 @@ class _Reading:
     """One video as a detector reads it."""
 
     def __init__(self, explainer: Explainer, video: str, bag: Bags, removal: Removal) -> None:
-        self.explainer, self.video, self.bag = explainer, video, bag
+        self.explainer, self.video, self.bag, self.removal = explainer, video, bag, removal
         dataset, nodes = explainer.dataset, explainer.config.nodes
         self.segments = [Segment(video, *dataset_segment(dataset, video, node, nodes)) for node in range(nodes)]
         # W (N, F): how much of each frame's score is each segment's
@@ -226,20 +225,23 @@ class _Reading:
             return []
         names = self.explainer.modalities
         nodes = [self._peak_node(span) for span in spans]
-        one_each = one_present_each(len(names))
-        without, alone = (self._span_values(present, spans, nodes) for present in (~one_each, one_each))  # (M, E, 2)
+        alone = np.eye(len(names), dtype=bool)
         shares = None
         if len(names) <= MOST_EXACT:
-            shares = contributions(
-                lambda present: self._span_values(present, spans, nodes)[..., 0], names, batched=True, tolerance=1e-5
-            )
+            sets = all_subsets(len(names))
+            values = self._span_values(sets, spans, nodes)  # (2^M, E, 2)
+            shares = contributions_from_values(values[..., 0], names, removal=self.removal)
+            bits = 2 ** np.arange(len(names))  # the row of a set is the number whose bits it is
+            only, without = values[alone @ bits], values[~alone @ bits]
+        else:
+            only, without = (self._span_values(present, spans, nodes) for present in (alone, ~alone))
         events = []
         for number, (span, node) in enumerate(zip(spans, nodes, strict=True)):
-            relations = self._relations(node)
+            relations, left = self._relations(node, most_relations)
             weights = self.weights[:, span.start_frame : span.end_frame].mean(1)
             at_peak = torch.zeros_like(weights)
             at_peak[node] = 1.0
-            values = np.concatenate([without[:, number], alone[:, number]], axis=1).tolist()  # per modality: 4 numbers
+            changed = np.concatenate([without[:, number], only[:, number]], axis=1).tolist()  # (M, 4)
             events.append(
                 EventExplanation(
                     span=span,
@@ -248,12 +250,12 @@ class _Reading:
                     logit=float(self.logits[node]),
                     parts=self._parts(weights),
                     peak_parts=self._parts(at_peak),
-                    relations=tuple(relations[:most_relations]),
-                    other_relations=float(sum(one.part for one in relations[most_relations:])),
+                    relations=relations,
+                    other_relations=left,
                     nearest=self.explainer.normal_segments.nearest(
                         {name: features.mean(0)[node] for name, features in self.bag.inputs.items()}
                     ),
-                    counterfactuals=tuple(Counterfactual(name, *row) for name, row in zip(names, values, strict=True)),
+                    counterfactuals=tuple(Counterfactual(name, *row) for name, row in zip(names, changed, strict=True)),
                     shapley=dict(zip(names, shares.values[:, number].tolist(), strict=True)) if shares else None,
                     score_without_all=float(shares.baseline[number]) if shares else None,
                 )
@@ -281,21 +283,22 @@ class _Reading:
         values = (nodes.values.double().mean(1) * weights).sum(-1)  # (T,)
         terms = Terms(nodes.names, nodes.exponents, values)
         supports = {support: float(part) for support, part in terms.by_support().items() if support or float(part)}
+        logit = float((self.logits.double() * weights).sum())
         return Parts(
-            logit=float((self.logits.double() * weights).sum()),
+            logit=logit,
             baseline=self.explained.baseline,
             by_modality={name: float(part) for name, part in terms.by_modality().items()},
             by_support=supports,
             by_order={order: float(part) for order, part in terms.by_order().items() if order},
-            gap=float((self.explained.gap.double().mean(0) * weights).sum()),
+            gap=logit - self.explained.baseline - float(values.sum()),
         )
 
-    def _relations(self, node: int) -> list[RelationPart]:
-        """Every term of every relation of a segment that contains a modality, the largest part first."""
+    def _relations(self, node: int, most: int) -> tuple[tuple[RelationPart, ...], float]:
+        """The largest terms of a segment's relations, and the sum of the parts of all others."""
         if self.explained is None or self.order is None or self.explainer.typical is None:
-            return []
+            return (), 0.0
         terms, others = self.explained.terms, self.explainer.others(self.video)
-        parts = terms.values[:, :, node].mean(1)  # (T, K)
+        parts = terms.values[:, :, node].double().mean(1)  # (T, K)
         similar = {name: graph[:, node].mean(0) for name, graph in self.graphs.items()}
         order = self.order[:, node]
         typical = {
@@ -303,13 +306,13 @@ class _Reading:
             for name, row in self.explainer.typical.relations.items()
         }
         found = []
-        for place in parts.abs().flatten().argsort(descending=True, stable=True).tolist():
+        own = torch.tensor(terms.exponents).any(1)[:, None]  # the constant belongs to no modality
+        for place in (parts.abs() * own).flatten().argsort(descending=True, stable=True)[:most].tolist():
             term, column = divmod(place, parts.shape[1])
             powers = {name: power for name, power in zip(terms.names, terms.exponents[term], strict=True) if power}
-            if powers:
-                values = ({name: float(table[name][column]) for name in powers} for table in (similar, typical))
-                found.append(RelationPart(others[column], powers, float(parts[term, column]), *values))
-        return found
+            values = [{name: float(table[name][column]) for name in powers} for table in (similar, typical)]
+            found.append(RelationPart(others[column], powers, float(parts[term, column]), *values))
+        return tuple(found), float(parts.sum()) - sum(one.part for one in found)
 
 
 def training_bags(config: RunConfig, dataset: Dataset) -> Bags:

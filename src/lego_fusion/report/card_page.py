@@ -62,11 +62,13 @@ def index_page(explanations: Sequence[VideoExplanation], pages: Mapping[str, str
     for one in explanations:
         events = [element("p", headline(one, event)) for event in one.events] or [element("p", "no event", class_="soft")]
         link = element("a", one.video, href=quote(pages[one.video]))
-        score = element("td", score_text(float(one.scores.max())), class_="number")
+        highest = max((event.logit for event in one.events), default=None)
+        logit = [] if highest is None else [element("br"), element("span", f"logit {highest:.1f}", class_="soft")]
+        score = element("td", score_text(float(one.scores.max())), *logit, class_="number")
         rows.append(element("tr", element("td", link), score, element("td", *events)))
     count = sum(len(one.events) for one in explanations)
     first = explanations[0]
-    title = f"{first.run}: {count} events in {len(explanations)} videos of {first.dataset}"
+    title = f"{first.run}: {count} event{'' if count == 1 else 's'} in {len(explanations)} videos of {first.dataset}"
     table = element("div", element("table", head, *rows), class_="scroll")
     text = f"An event is a span of frames with a score of {first.threshold:g} or more."
     return document(title, PAGE_STYLE, element("main", element("h1", title), element("p", text, class_="soft"), table))

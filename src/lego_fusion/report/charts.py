@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float64
 
 from ..data.annotations import intervals_from_labels
 from .markup import Html, element, join
+from .words import number_text
 
-WIDTH, HEIGHT = 1000, 150
+WIDTH, HEIGHT = 1000, 150.0
 COLOURS = 8
 
 
@@ -30,11 +31,11 @@ def score_chart(
 ) -> Html:
     """The score of every frame over time, events shaded, the threshold dashed, ground truth as a band where it is known."""
     frames = len(scores)
-    shades = [_box(start, end, frames, 0, HEIGHT, "var(--shade)") for start, end in events]
+    shades = [_box(start, end, frames, 0.0, HEIGHT, "var(--shade)") for start, end in events]
     band = []
     if truth is not None:
         band = [
-            _box(one.start_frame, one.end_frame, frames, HEIGHT + 4, 8, "var(--alarm)")
+            _box(one.start_frame, one.end_frame, frames, HEIGHT + 4, 8.0, "var(--alarm)")
             for one in intervals_from_labels("video", truth)
         ]
     line = element("path", d=_steps(scores, 0.0, 1.0), fill="none", stroke="var(--accent)", **_THIN, stroke_width=2)
@@ -81,8 +82,8 @@ def parts_chart(
     shapes.append(element("line", x1=0, x2=WIDTH, y1=f"{zero:.1f}", y2=f"{zero:.1f}", stroke="var(--soft)", **_THIN))
     label = f"Parts of {', '.join(parts)} over time, from {least:.1f} to {most:.1f} logits above the typical normal segment."
     key = [_key(colour(number), name) for number, name in enumerate(parts)]
-    scale = element("span", f"{least:.0f} to {most:.0f} logits above the typical normal segment".replace("-", "−"))
-    marks = [_box(start, end, frames, HEIGHT + 4, 8, "var(--ink)") for start, end in highest]
+    scale = element("span", f"{number_text(least, '.0f')} to {most:.0f} logits above the typical normal segment")
+    marks = [_box(start, end, frames, HEIGHT + 4, 8.0, "var(--ink)") for start, end in highest]
     key += [_key("var(--ink)", "highest segment of an event")] if marks else []
     chart = _chart(HEIGHT + (14 if marks else 0), label, *shapes, *marks)
     return join(chart, _axis(frames, fps), element("div", *key, scale, class_="key"))
@@ -102,8 +103,8 @@ _THIN = {"vector_effect": "non-scaling-stroke"}
 
 
 def _chart(height: float, label: str, *shapes: Html) -> Html:
-    options = {"viewBox": f"0 0 {WIDTH} {height}", "preserveAspectRatio": "none", "role": "img", "aria_label": label}
-    return element("div", element("svg", *shapes, **options, style=f"height:{height}px"), class_="chart")
+    options = {"viewBox": f"0 0 {WIDTH} {height:g}", "preserveAspectRatio": "none", "role": "img", "aria_label": label}
+    return element("div", element("svg", *shapes, **options, style=f"height:{height:g}px"), class_="chart")
 
 
 def _axis(frames: int, fps: float) -> Html:

@@ -47,7 +47,7 @@ def number_text(value: float, form: str = ".2f") -> str:
 
 def percent_text(share: float | None) -> str:
     """A share in percent."""
-    return "" if share is None else number_text(100 * share, ".0f") + " %"
+    return "" if share is None else number_text(100 * share, ".0f") + "\N{NO-BREAK SPACE}%"
 
 
 def frames_text(segment: Segment) -> str:
