@@ -46,7 +46,7 @@ def plant(folder: Path) -> Dataset:
     for video, odd in (odd_in | explained).items():
         for name in named:
             usual, unusual = 3 * np.eye(6)[:2]
-            values = usual + 0.4 * random.normal(size=(ROWS, 6))
+            values = usual + 0.25 * random.normal(size=(ROWS, 6))
             if name in odd:
                 values[ODD] += unusual - usual
             write_features(folder, name, video, values)
@@ -57,7 +57,7 @@ def main(cards: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = plant(Path(folder) / "data")
         run = Path(folder) / "run"
-        train_run(dataset, run, nodes=20, training=TrainingConfig(steps=200))
+        train_run(dataset, run, nodes=20, training=TrainingConfig(steps=60))
         print("The operator:", explain_operator([run], dataset).sentences[0])
         explainer = Explainer(run, dataset)
         explanations = [explainer.explain(record.video) for record in dataset.select(split="test")]

@@ -107,9 +107,9 @@ class Counterfactual:
     Args:
         modality: Name.
         without: Highest score in the event's frames without the modality.
-        without_logit: And the logit of the event's highest segment, which tells more where scores are near 0 or 1.
+        without_logit: And the highest logit of the event's segments, which tells more where scores are near 0 or 1.
         alone: Highest score in the event's frames with this modality only.
-        alone_logit: And the logit of the event's highest segment.
+        alone_logit: And the highest logit of the event's segments.
     """
 
     modality: str

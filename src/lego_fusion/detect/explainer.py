@@ -229,12 +229,12 @@ class _Reading:
         shares = None
         if len(names) <= MOST_EXACT:
             sets = all_subsets(len(names))
-            values = self._span_values(sets, spans, nodes)  # (2^M, E, 2)
+            values = self._span_values(sets, spans)  # (2^M, E, 2)
             shares = contributions_from_values(values[..., 0], names, removal=self.removal)
             bits = 2 ** np.arange(len(names))  # the row of a set is the number whose bits it is
             only, without = values[alone @ bits], values[~alone @ bits]
         else:
-            only, without = (self._span_values(present, spans, nodes) for present in (alone, ~alone))
+            only, without = (self._span_values(present, spans) for present in (alone, ~alone))
         events = []
         for number, (span, node) in enumerate(zip(spans, nodes, strict=True)):
             relations, left = self._relations(node, most_relations)
@@ -262,18 +262,22 @@ class _Reading:
             )
         return events
 
-    def _span_values(self, present: np.ndarray, spans: Sequence[Span], nodes: Sequence[int]) -> Float64[np.ndarray, "s e two"]:
-        """Highest frame score of each span, and logit of its segment, with sets of modalities present."""
+    def _span_values(self, present: np.ndarray, spans: Sequence[Span]) -> Float64[np.ndarray, "s e two"]:
+        """Highest frame score and highest segment logit of each span, with sets of modalities present."""
         logits = self.counterfactuals.logits(present).double()  # (S, N)
         frames = logits.sigmoid() @ self.weights  # (S, F)
         highest = torch.stack([frames[:, span.start_frame : span.end_frame].amax(1) for span in spans], dim=1)
-        values: Float64[np.ndarray, "s e two"] = torch.stack([highest, logits[:, list(nodes)]], dim=-1).numpy()
+        largest = torch.stack([logits[:, self._inside(span)].amax(1) for span in spans], dim=1)
+        values: Float64[np.ndarray, "s e two"] = torch.stack([highest, largest], dim=-1).numpy()
         return values
 
     def _peak_node(self, span: Span) -> int:
         """The segment of the span with the highest logit: scores may be 1 for several."""
-        inside = self.weights[:, span.start_frame : span.end_frame].sum(1) > 0
-        return int(self.logits.masked_fill(~inside, float("-inf")).argmax())
+        return int(self.logits.masked_fill(~self._inside(span), float("-inf")).argmax())
+
+    def _inside(self, span: Span) -> Tensor:
+        """Which segments the frames of a span get their scores from, (N,)."""
+        return self.weights[:, span.start_frame : span.end_frame].sum(1) > 0
 
     def _parts(self, weights: Tensor) -> Parts | None:
         """Parts of the weighted mean logit, weights (N,) adding up to 1."""

@@ -234,14 +234,14 @@ def _counterfactual_bars(explanation: VideoExplanation, event: EventExplanation)
     if len(event.counterfactuals) > 1:
         alone = sorted(event.counterfactuals, key=lambda one: -one.alone_logit)
         rows += [_score_bar(f"{one.modality} only", one.alone, one.alone_logit, colours[one.modality]) for one in alone]
-    note = f"Highest score of the event (and logit of its highest segment). Without a modality, {explanation.removal_meaning}."
+    note = f"Highest score of the event (in brackets the highest logit). Without a modality, {explanation.removal_meaning}."
     inner = _shapley_bars(explanation, event) if event.parts is not None and event.shapley is not None else Html("")
     details = element("details", element("summary", "exact Shapley values of the score"), inner) if inner else Html("")
     return element("div", element("h3", "What if a modality were not there"), element("p", note, class_="note"), *rows, details)
 
 
 def _score_bar(label: str, score: float, logit: float, fill: str) -> Html:
-    text = f"{score_text(score)} ({logit:.1f})".replace("-", "−")
+    text = f"{score_text(score)} ({number_text(logit, '.1f')})"
     return bar(label, score, text, low=0.0, high=1.0, fill=fill)
 
 
