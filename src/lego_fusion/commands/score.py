@@ -108,9 +108,9 @@ def _truth_beside(video: Path) -> Path | None:
 
 
 def _tell(scores: VideoScores, files: dict[str, Path]) -> None:
+    from ..detect.events import high_spans
     from ..measure.detection import micro_auc
     from ..measure.scored import ScoredVideo
-    from ..report.scores import high_spans
 
     place = int(scores.scores.argmax())
     at = f"{scores.times[place]:.1f} s"

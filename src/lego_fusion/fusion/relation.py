@@ -123,6 +123,14 @@ class Relation(nn.Module):
             result = distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
         return result.clamp_min(0).masked_fill(result < 1e-6, 0.0)  # copies of one segment are one segment
 
+    def dissimilarity_to(self, x: Float[Tensor, "n d"], units: Float[Tensor, "u d"]) -> Float[Tensor, "n u"]:
+        """Non-negative dissimilarity of rows to units, by the formulas of ``dissimilarity``: for finding the nearest."""
+        x, units = x / self.column_scale, units / self.column_scale
+        if self.kind == "cosine":
+            return (1 - cosine_graph(x[None], units[None], centre=self._scaled_centre())[0]).clamp_min(0)
+        distance = torch.cdist(x, units, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        return distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
+
     def set_references(self, units: Float[Tensor, "u d"], index: Int[Tensor, " k"]) -> None:
         """Keep the features of the chosen units as references."""
         self.references = units[index].clone()

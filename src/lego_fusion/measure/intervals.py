@@ -249,7 +249,7 @@ def mean_interval(
         expected = "at least 2 finite numbers"
         raise DataError(f"an interval over {unit}s needs several values", expected=expected, got=list(values))
     drawn = numbers[generator.integers(0, len(numbers), size=(resamples, len(numbers)))].mean(axis=1)
-    return _estimate(float(numbers.mean()), drawn, level, unit=unit)
+    return percentile_interval(float(numbers.mean()), drawn, level, unit=unit)
 
 
 def _as_runs(scored: Runs) -> list[Sequence[ScoredVideo]]:
