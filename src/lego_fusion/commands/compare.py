@@ -102,7 +102,8 @@ def _show(comparison: Comparison, files: dict[str, str]) -> None:
     for title, rows in sections(comparison):
         typer.echo(title)
         headings, cells = table(comparison, rows, brief=True)
-        print_table(headings, cells, left=headings.index("method") + 1, whole=True)
+        broken = [heading.replace(" ", "\n", 1) for heading in headings]
+        print_table(broken, cells, left=headings.index("method") + 1, whole=True)
     for line in rules(comparison):
         typer.echo(line)
     for name, path in files.items():

@@ -19,6 +19,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -123,12 +124,12 @@ def read_cell(folder: str | Path, cell: Cell) -> CellResult:
     """
     path = Path(folder) / CELLS_FOLDER / cell.file
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             lines, scores = stored["records"].tobytes().splitlines(), stored["scores"]
         records = tuple(Result.model_validate_json(line) for line in lines)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         fix = "delete the file and give the same command again"
-        raise CheckpointError("a cell cannot be read", where=path, got=str(error).splitlines()[0], fix=fix) from error
+        raise CheckpointError("a cell cannot be read", where=path, got=error, fix=fix) from error
     return CellResult(cell, records, scores)
 
 

@@ -99,7 +99,6 @@ class Plan(BaseModel):
 
     Args:
         lego_fusion: Version of this package.
-        datasets: With their splits.
         split_kind: Where the splits come from.
         modality_sets: Each is fused on its own.
         fusions: Learned methods.
@@ -110,12 +109,12 @@ class Plan(BaseModel):
         validation: Share of the training videos of each label that are held out; 0 holds none out.
         nodes: N, segments per video.
         test_best: Whether the test videos are also scored at the start and along the way, to measure the optimism gap.
+        datasets: With their splits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lego_fusion: str
-    datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
     split_kind: SplitKind
     modality_sets: tuple[tuple[str, ...], ...] = Field(min_length=1)
     fusions: tuple[str, ...] = Field(min_length=1)
@@ -126,6 +125,7 @@ class Plan(BaseModel):
     validation: float
     nodes: int
     test_best: bool
+    datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
 
     def cells(self) -> list[Cell]:
         """All cells, those of one dataset and split together."""
@@ -215,7 +215,6 @@ def make_plan(
         training = training.model_copy(update={"selection": "validation"})
     plan = Plan(
         lego_fusion=__version__,
-        datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
         split_kind=splits,
         modality_sets=sets,
         fusions=tuple(fusions),
@@ -226,6 +225,7 @@ def make_plan(
         validation=validation,
         nodes=nodes,
         test_best=test_best,
+        datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
     )
     _require_met(plan)
     return plan
