@@ -1,10 +1,12 @@
 """Videos of several domains trained together, each domain alone, and one domain left out; measured domain by domain.
 
     python benchmarks/domains.py DATASET DATASET [DATASET ...] [--seeds 3]
+    python benchmarks/domains.py DATASET DATASET [DATASET ...] --references 32 64 128 256
 
 The folders are joined as `lego-fusion join` does. Whatever a model was trained on, it is measured on the same test videos of a
 domain. Two variants describe each domain by its own statistics before anything else sees the features: the mean (and the
-spread of each column) of its normal training videos. Stored as benchmarks/results/domains.json.
+spread of each column) of its normal training videos. With --references only LEGO with as
+many reference units is trained on all domains, seed 0. Stored as benchmarks/results/domains.json (domains-references.json).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -23,9 +25,11 @@ from measuring import store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.joining import join_datasets
-from lego_fusion.detect.bags import Bags, load_bags
-from lego_fusion.detect.protocol import LEARNED, Split, domain_splits, own_split, run_method, scored_videos
-from lego_fusion.detect.train import TrainingConfig
+from lego_fusion.detect.bags import Bags, fit_statistics, load_bags
+from lego_fusion.detect.detector import Detector
+from lego_fusion.detect.protocol import LEARNED, Split, domain_splits, own_split, relation_for, run_method, scored_videos
+from lego_fusion.detect.train import TrainingConfig, fit, predict
+from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.intervals import seeded_interval
 from lego_fusion.measure.scored import ScoredVideo
@@ -89,6 +93,29 @@ def measure(root: Path, job: tuple[str, Split, str], method: str, seeds: int) ->
     return rows
 
 
+def measure_references(dataset: Dataset, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """LEGO on all domains with other numbers of reference units: micro AUC of each domain."""
+    torch.set_num_threads(1)
+    names, split = list(dataset.modalities), own_split(dataset)
+    bags = load_bags(dataset, names, (*split.train, *split.test))
+    train, test = bags.named(split.train), bags.named(split.test)
+    widths = {name: dataset.modalities[name].width for name in names}
+    relations = {name: relation_for(dataset.modalities[name]) for name in names}
+    rows = []
+    for count in counts:
+        fusion = LegoFusion(widths, relations=relations, references=count)
+        fit_statistics(fusion, train)
+        detector = Detector(fusion)
+        fit(detector, train, TrainingConfig())
+        scored = scored_videos(dataset, dict(zip(test.videos, predict(detector, test).double(), strict=True)))
+        row: dict[str, Any] = {"references": count, "all, pooled": micro_auc(scored)}
+        for domain in dict.fromkeys(dataset.record(video).domain for video in split.test):
+            row[domain] = micro_auc([one for one in scored if dataset.record(one.video).domain == domain])
+        rows.append(row)
+        print({name: value if name == "references" else round(100 * value, 1) for name, value in row.items()}, flush=True)
+    return rows
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A line per domain and method, micro AUC in percent."""
     trainings = [(one, "shared") for one in ("alone", "together", "left out")]
@@ -113,10 +140,15 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--references", type=int, nargs="+", default=[])
     options = parser.parse_args()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         report = join_datasets(options.datasets, Path(folder) / "joined")
+        if options.references:
+            counted = measure_references(report.dataset, options.references)
+            store("domains-references", {"benchmark": "domains, references", "rows": counted})
+            return
         work = list(product(jobs(report.dataset), METHODS))
         with ProcessPoolExecutor(options.workers) as pool:
             waiting = [pool.submit(measure, report.dataset.root, job, method, options.seeds) for job, method in work]

@@ -61,6 +61,15 @@ def test_the_fusion_block_learns(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert float(share[1]) > 95
 
 
+def test_nodes_of_sequences_are_told_by_their_neighbours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("sequence_nodes.py", monkeypatch=monkeypatch)
+    lego, concatenation = map(float, re.findall(r"([\d.]+) % of the items", capsys.readouterr().out))
+    assert lego > 90
+    assert lego > concatenation + 5
+
+
 def test_the_views_that_decide_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,10 @@ def tone(hertz: float, seconds: float, amplitude: float = 0.5) -> np.ndarray:
 
 @pytest.fixture
 def write_film(tmp_path: Path) -> Callable[..., Path]:
-    """Write a grey video with sound that begins ``start`` seconds after the first frame, or without any."""
+    """Write a grey video with sound that begins ``start`` seconds after the first frame, or without any.
+
+    ``hole`` is (at, seconds): nothing is there for so long after so many seconds of sound.
+    """
 
     def write(
         sound: np.ndarray | None,
@@ -38,6 +41,7 @@ def write_film(tmp_path: Path) -> Callable[..., Path]:
         fps: int = 16,
         start: float = 0.0,
         video_start: int = 0,
+        hole: tuple[float, float] = (0.0, 0.0),
     ) -> Path:
         codec = {".mkv": "pcm_s16le", ".mp4": "aac"}[Path(name).suffix]
         with av.open(str(tmp_path / name), "w") as container:
@@ -57,11 +61,9 @@ def write_film(tmp_path: Path) -> Callable[..., Path]:
                 for number, block in enumerate(blocks):
                     values = (block * 32767).astype(np.int16)[None]
                     frame = av.AudioFrame.from_ndarray(values, format="s16", layout="mono")
-                    frame.sample_rate, frame.pts, frame.time_base = (
-                        SOURCE_RATE,
-                        offset + 1024 * number,
-                        Fraction(1, SOURCE_RATE),
-                    )
+                    late = round(hole[1] * SOURCE_RATE) if 1024 * number >= hole[0] * SOURCE_RATE else 0
+                    frame.sample_rate, frame.time_base = SOURCE_RATE, Fraction(1, SOURCE_RATE)
+                    frame.pts = offset + 1024 * number + late
                     packets += audio.encode(frame)
                 packets += audio.encode()
             for packet in sorted(packets, key=lambda one: float((one.dts or 0) * one.time_base)):
@@ -180,6 +182,15 @@ def test_sound_that_ends_early_is_an_error_that_says_where_or_silence(write_film
         rows_of(path)
     rows = rows_of(path, gaps="silence")
     assert (rows[1, :64].max() > -20) and (rows[2:, :64] == -80).all()
+
+
+def test_a_hole_in_the_track_is_no_sound_and_moves_nothing(write_film) -> None:
+    path = write_film(tone(1000, 2), hole=(0.9, 2.1))
+    assert [round(piece.start, 1) for piece in read_sound(path)] == [0.0, 3.0]
+    rows = rows_of(path, gaps="silence")
+    assert (rows[[0, 3], :64].max(axis=1) > -20).all() and (rows[[1, 2], :64].max(axis=1) < -60).all()
+    with pytest.raises(DataError, match=r"1\.00 to 2\.00 s.*sound from 0\.00 to 0\.9\d s, sound from 3"):
+        rows_of(path)
 
 
 def test_sound_that_ends_within_a_tenth_of_a_second_is_taken_as_whole(write_film) -> None:

@@ -23,7 +23,7 @@ HOP = 160  # 10 ms
 WINDOW = 400  # 25 ms
 _BINS = 1024  # of the Fourier transform: fine enough that the narrowest band has a bin
 _FLOOR = 1e-8  # mean square that counts as silence, -80 dB
-_SLACK = 0.1  # seconds that a track may begin late or end early: encoders work in blocks
+_SLACK = 0.1  # seconds that the track may lack at a short last snippet: encoders work in blocks
 SoundGaps = Literal["error", "silence"]
 SOUND_GAPS: tuple[SoundGaps, ...] = ("error", "silence")
 
@@ -36,8 +36,8 @@ class Audio(TrackExtractor):
     ``mel_filter_bank``, E_j = 10 log10(sum_f H_j(f) P(f) + 1e-8): 0 dB is a mean square of 1, silence is -80 dB.
 
     A window belongs to the snippet in whose time [start of its first frame, start of the frame after its last) it is centred,
-    and counts only if it lies wholly inside the track. A snippet without such a window (shorter than 10 ms, or at the very
-    edge of the track) takes the nearest one if that is at most 0.1 s away; otherwise it has no sound, and ``gaps`` decides.
+    and counts only if it lies wholly inside the track. A snippet of at most 0.1 s without such a window (shorter than 10 ms, or
+    at the very edge of the track) takes the nearest one that is at most 0.1 s away; otherwise ``gaps`` decides.
 
     Columns: the means of the bands from low to high, then their standard deviations.
 
@@ -178,11 +178,11 @@ def _timeline(
 
 
 def _windows_of(begin: float, end: float, inside: Bool[np.ndarray, " windows"]) -> Int64[np.ndarray, " own"]:
-    """Numbers of the windows centred in [begin, end) seconds; else of the nearest within reach, if there is one."""
+    """Numbers of the windows centred in [begin, end) seconds; of a short span without any, the nearest within reach."""
     there = np.flatnonzero(inside).astype(np.int64)
     centres = there * HOP / RATE
     own = there[(centres >= begin - 1e-9) & (centres < end - 1e-9)]
-    if len(own) or not len(there):
+    if len(own) or not len(there) or end - begin > _SLACK:
         return own
     away = np.maximum(begin - centres, centres - end)
     return there[[int(away.argmin())]] if away.min() <= _SLACK else own
