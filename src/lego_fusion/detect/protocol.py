@@ -229,7 +229,8 @@ def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
 def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:
     if method == "nearest-neighbours":
         return nearest_neighbour_scores(train, test)
-    moving = [name for name in test.inputs if dataset.modalities[name].extractor == "motion"]
+    known = [name for name in test.inputs if name in dataset.modalities]  # a modality of noise added is in no dataset
+    moving = [name for name in known if dataset.modalities[name].extractor == "motion"]
     if not moving:
         raise DataError("flow energy needs a modality of the 'motion' extractor", got=", ".join(test.inputs))
     return column_scores(test, moving[0], 0)
