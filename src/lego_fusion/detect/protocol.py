@@ -286,9 +286,10 @@ def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
 def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:
     if method == "nearest-neighbours":
         return nearest_neighbour_scores(train, test)
+    known = [name for name in test.inputs if name in dataset.modalities]  # a modality of noise added is in no dataset
     if method == "nearest-cells":
-        return nearest_unit_scores(train, test, unit_groups({name: dataset.modalities[name] for name in test.inputs}))
-    moving = [name for name in test.inputs if dataset.modalities[name].extractor == "motion"]
+        return nearest_unit_scores(train, test, unit_groups({name: dataset.modalities[name] for name in known}))
+    moving = [name for name in known if dataset.modalities[name].extractor == "motion"]
     if not moving:
         raise DataError("flow energy needs a modality of the 'motion' extractor", got=", ".join(test.inputs))
     return column_scores(test, moving[0], 0)
