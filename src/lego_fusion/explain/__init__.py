@@ -1,0 +1,1 @@
+"""What a model and its modalities do: terms, contributions, information, similarity."""
