@@ -119,7 +119,7 @@ tables_of_any_kind = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tables_of_any_kind)
 def test_identities(table: np.ndarray) -> None:
     found = decompose_table(table, tolerance=1e-6)
@@ -137,7 +137,7 @@ def test_identities(table: np.ndarray) -> None:
     assert not found.notes
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(tables_of_any_kind, st.integers(0, 1000))
 def test_neither_the_order_of_sources_nor_of_symbols_matters(table: np.ndarray, seed: int) -> None:
     redundancy, unique1, unique2, synergy = parts(decompose_table(table, tolerance=1e-6))
@@ -148,7 +148,7 @@ def test_neither_the_order_of_sources_nor_of_symbols_matters(table: np.ndarray, 
     assert parts(decompose_table(shuffled, tolerance=1e-6)) == pytest.approx((redundancy, unique1, unique2, synergy), abs=2e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(tables_of_any_kind, st.integers(0, 1000))
 def test_processing_a_source_takes_information_away(table: np.ndarray, seed: int) -> None:
     """A noisy copy of x1 has no more unique, redundant or total information, and x2 has no less that is unique."""

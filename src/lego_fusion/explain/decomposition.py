@@ -50,7 +50,7 @@ class PartialInformation:
         information: I(X; Y) of each modality alone, by name.
         gap: Certified bound on the error of each part on this table, in bits; None where the estimator has none.
         marginal_error: Largest difference between a marginal of the solution and its target.
-        symbols: Symbols of each modality, by name.
+        symbols: Symbols of each modality, by name; empty where the estimator needs none.
         clustered: Names of the modalities whose symbols are k-means clusters of continuous features.
         classes: Classes of the target.
         samples: Samples; None for an exact table.
@@ -60,6 +60,7 @@ class PartialInformation:
         level: Share of resamples inside the intervals.
         permutations: Permutations behind the null.
         resamples: Resamples behind the intervals.
+        convergence: Bits that the last steps of a trained coupling gained; None where nothing was trained.
         notes: What a reader should know before believing the numbers.
     """
 
@@ -80,6 +81,7 @@ class PartialInformation:
     level: float = 0.95
     permutations: int = 0
     resamples: int = 0
+    convergence: float | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -67,13 +67,22 @@ def source_symbols(values: npt.ArrayLike, name: str, *, clusters: int, seed: int
                 fix="convert it to float to have it clustered, or join the columns to one label",
             )
         return label_symbols(array, name)
-    if not np.isfinite(array).all():
-        raise DataError("a source is not finite", where=name, expected="finite numbers", got="NaN or infinity")
-    rows = array.reshape(len(array), -1).astype(np.float64)
+    rows = finite_rows(array, name)
     distinct, index = np.unique(rows, axis=0, return_inverse=True)
     if len(distinct) <= clusters:
         return Symbols(index.reshape(-1).astype(np.int64), len(distinct))
     return _clusters(rows, clusters, seed)
+
+
+def finite_rows(values: npt.ArrayLike, name: str) -> Float64[np.ndarray, "n d"]:
+    """Continuous features (n,) or (n, d) as rows, columns of mean 0 and, unless they are constant, of variance 1."""
+    array = _samples(values, name)
+    rows = array.reshape(len(array), -1).astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise DataError("a source is not finite", where=name, expected="finite numbers", got="NaN or infinity")
+    deviation = rows.std(0)
+    scaled: Float64[np.ndarray, "n d"] = (rows - rows.mean(0)) / np.where(deviation > 0, deviation, 1.0)
+    return scaled
 
 
 def label_symbols(values: npt.ArrayLike, name: str) -> Symbols:
@@ -132,10 +141,8 @@ def _samples(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
 
 
 def _clusters(rows: Float64[np.ndarray, "n d"], clusters: int, seed: int) -> Symbols:
-    deviation = rows.std(0)
-    scaled = (rows - rows.mean(0)) / np.where(deviation > 0, deviation, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters up to rounding: fewer symbols
-        found = KMeans(clusters, n_init=4, random_state=seed).fit_predict(scaled)
+        found = KMeans(clusters, n_init=4, random_state=seed).fit_predict(rows)
     distinct, index = np.unique(found, return_inverse=True)
     return Symbols(index.astype(np.int64), len(distinct), clustered=True)
