@@ -105,6 +105,16 @@ def test_the_record_says_how_it_was_made(quick: PartialInformation) -> None:
     assert "without a certificate" in str(quick)
 
 
+def test_a_joint_network_that_lacks_what_one_source_has_is_told() -> None:
+    """Two hundred columns of noise drown what the network of the other source alone finds at once."""
+    generator = np.random.default_rng(6)
+    x1, y = generator.normal(size=(120, 300)), generator.integers(0, 2, 120)
+    found = batch_partial_information(x1, y, y, training=QUICK, permutations=1, resamples=20)
+    assert found.total >= found.information["second"]
+    assert min(parts(found)) >= -1e-9
+    assert "the network of both sources has" in str(found)
+
+
 def test_the_seed_decides_and_the_global_one_is_left_alone(quick: PartialInformation) -> None:
     x1, x2 = np.random.default_rng(5).integers(0, 2, (2, 300))
     state = torch.random.get_rng_state()

@@ -31,6 +31,7 @@ from .symbols import finite_rows, label_symbols
 WIDTH = 16  # of the embeddings, per class
 WINDOW = 20  # steps over which the objective is averaged to tell whether it still falls
 STILL_FALLS = 1e-3  # bits
+JOINT_LACKS = 0.02  # bits
 LOGIT_BOUND = 15.0  # exp of twice this is within float32 and far beyond any contrast that matters
 _LEAST_SAMPLES = 20
 
@@ -121,7 +122,7 @@ def batch_partial_information(
     fit = _fit(sources, labels, target.count, training, resamples, generator)
     shuffled = (labels[torch.randperm(samples, generator=generator)] for _ in range(permutations))
     chance = [_fit(sources, other, target.count, training, 1, generator).informations for other in shuffled]
-    null = from_informations(names, *np.array(chance).T)
+    null = from_informations(names, *_lifted(np.array(chance)).T)
     found = _record(fit, names, target.count)
     return with_chance(found, null, _replicates(fit, names, training.batch, samples), samples=samples, level=level)
 
@@ -130,8 +131,8 @@ def batch_partial_information(
 class _Fit:
     """I1, I2, I12 and I_Q(X1 X2; Y) in bits, the same on each batch drawn, and how the training ended."""
 
-    informations: Float64[np.ndarray, 4]
-    drawn: Float64[np.ndarray, "t 4"]
+    informations: Float64[np.ndarray, " quantities"]
+    drawn: Float64[np.ndarray, "t quantities"]
     marginal_error: float
     convergence: float
     steps: int
@@ -164,7 +165,7 @@ def _fit(
 
 
 def _record(fit: _Fit, names: tuple[str, str], classes: int) -> PartialInformation:
-    parts = from_informations(names, *fit.informations[:, None])
+    parts = from_informations(names, *_lifted(fit.informations[None]).T)
     values = {key: float(value[0]) for key, value in parts.items()}
     notes = [
         f"estimated by networks, without a certificate; the coupling took {fit.steps} steps, the last {WINDOW} of which gained "
@@ -172,6 +173,12 @@ def _record(fit: _Fit, names: tuple[str, str], classes: int) -> PartialInformati
     ]
     if fit.convergence > STILL_FALLS:
         notes.append("the coupling was still falling: allow more coupling_steps")
+    lacking = max(fit.informations[0], fit.informations[1], fit.informations[3]) - fit.informations[2]
+    if lacking > JOINT_LACKS:
+        notes.append(
+            f"the network of both sources has {lacking:.3f} bits less than there must be, so synergy is too small: allow more "
+            "classifier_steps or bring more samples"
+        )
     return PartialInformation(
         redundancy=values["redundancy"],
         unique={name: values[f"unique {name}"] for name in names},
@@ -191,7 +198,14 @@ def _replicates(fit: _Fit, names: tuple[str, str], batch: int, samples: int) -> 
     """Informations of the batches drawn, their spread narrowed from batch to sample size: the m out of n bootstrap."""
     shrink = math.sqrt(min(batch, samples) / samples)
     spread = fit.informations + shrink * (fit.drawn - fit.drawn.mean(0))
-    return from_informations(names, *spread.T)
+    return from_informations(names, *_lifted(spread).T)
+
+
+def _lifted(informations: Float64[np.ndarray, "t quantities"]) -> Float64[np.ndarray, "t quantities"]:
+    """I12 at least as large as I1 and I2: all three are lower bounds, and those two hold for both sources together as well."""
+    lifted = informations.copy()
+    lifted[:, 2] = informations[:, :3].max(1)
+    return lifted
 
 
 def _inputs(values: npt.ArrayLike, name: str) -> Float[Tensor, "n _"]:

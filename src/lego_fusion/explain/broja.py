@@ -41,7 +41,7 @@ class Couplings:
 
     Args:
         distribution: Q (t, a, b, c), with the marginals of the tables.
-        gap: Certified bound on how far each is from its optimum, in nats (t,).
+        gap: Certified bound on how far each is from its optimum, in nats (t,), cells of negligible mass left out.
         iterations: Newton steps taken for each (t,).
     """
 
