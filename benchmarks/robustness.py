@@ -1,6 +1,7 @@
 """Noisy and missing modalities: what each fusion loses, on dataset folders, in one table and one figure.
 
     python benchmarks/robustness.py NAME DATASET [DATASET ...] --resplits 5     random re-splits (0: each folder's own split)
+    python benchmarks/robustness.py NAME DATASET --methods lego                 only some; stored rows of the others stay
 
 Conditions (``lego_fusion.detect.conditions``): Gaussian noise on text at four levels, a modality of pure noise beside two good
 ones, a modality missing at test time; the last also with modality dropout in training. Stored with every run as
@@ -91,6 +92,13 @@ def differences(rows: list[dict[str, Any]], clean: list[dict[str, Any]], key: st
     """Each run minus the clean run of the same split and seed."""
     before = {(row["dataset"], row["split"], row["seed"]): row[key] for row in clean}
     return [row | {key: row[key] - before[row["dataset"], row["split"], row["seed"]]} for row in rows]
+
+
+def replaced(stored: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """New rows with those stored of methods that were not measured this time, in the order of ``METHODS``."""
+    methods = {row["method"] for row in rows}
+    kept = json.loads(stored.read_text(encoding="utf-8"))["rows"] if stored.exists() else []
+    return sorted([row for row in kept if row["method"] not in methods] + rows, key=lambda row: METHODS.index(row["method"]))
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, float, str], list[dict[str, Any]]]:
@@ -193,9 +201,9 @@ def main() -> None:
         arguments = ([options.seeds] * len(jobs), [options.methods.split(",")] * len(jobs))
         with ProcessPoolExecutor(options.workers) as pool:
             done = list(pool.map(measure_split, *zip(*jobs, strict=True), *arguments))
-        rows = [row for part in done for row in part]
-        facts = {"resplits": options.resplits, "seeds": options.seeds, "seconds": time.perf_counter() - started}
-        store(stored.stem, {**facts, "rows": rows})
+        rows = replaced(stored, [row for part in done for row in part])
+        store(stored.stem, {"resplits": options.resplits, "seeds": options.seeds, "rows": rows})
+        print(f"{time.perf_counter() - started:.0f} s")
     rows = json.loads(stored.read_text(encoding="utf-8"))["rows"]
     print(f"\n### {options.name}\n\n{markdown(rows)}\n\n{relevance_markdown(rows)}")
     if options.figure:

@@ -49,19 +49,19 @@ def memory(graph: Float[Tensor, "b n k"], direction: Float[Tensor, " k"]) -> Mem
 def noise_gate(seen: Memory) -> float:
     """Near 1 for a modality with memory, ``LEAST_GATE`` for one that cannot be told from noise.
 
-        gate = max(LEAST_GATE, 1 - 4 / z^2),    z = r sqrt(n)
+        gate = max(LEAST_GATE, 1 - 1 / z^2),    z = r sqrt(n)
 
-    z is the autocorrelation in units of its standard error on white noise, 1 / sqrt(n) over n pairs: below two standard
-    errors nothing is left, from there the gate opens fast (a positive-part James-Stein shrinkage of r towards 0).
+    z is the autocorrelation in units of its standard error on white noise, 1 / sqrt(n) over n pairs, so 1 - 1 / z^2 is the
+    part of r^2 that noise does not explain: the positive-part James-Stein shrinkage of r towards 0.
 
     Example:
         >>> noise_gate(Memory(0.02, 400)), round(noise_gate(Memory(0.5, 400)), 2)
-        (0.05, 0.96)
+        (0.05, 0.99)
     """
     if seen.pairs == 0:
         return 1.0
     z = max(0.0, seen.autocorrelation) * seen.pairs**0.5
-    return LEAST_GATE if z == 0 else max(LEAST_GATE, 1 - 4 / z**2)
+    return LEAST_GATE if z <= 1 else max(LEAST_GATE, 1 - 1 / z**2)
 
 
 def start_weights(
