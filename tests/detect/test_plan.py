@@ -138,9 +138,9 @@ def test_what_cannot_be_planned(planted: Dataset, options: dict, error: type[Exc
         make_plan([planted], **options)
 
 
-def test_an_unknown_way_to_split_is_refused(planted: Dataset, unchecked_types: None) -> None:
+def test_an_unknown_way_to_split_is_refused(planted: Dataset) -> None:
     with pytest.raises(ParameterError, match="'splits' parameter of compare must be one of 'own', 'resplits'"):
-        make_plan([planted], splits="thirds")  # type: ignore[arg-type]
+        make_plan([planted], splits="thirds")
 
 
 def test_datasets_have_names_of_their_own(planted: Dataset) -> None:

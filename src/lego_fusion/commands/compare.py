@@ -24,7 +24,8 @@ def compare(
         str, typer.Option(help="With commas; 'all' is every one but mtn. Default: lego and five baselines.")
     ] = "",
     seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
-    resplits: Annotated[int, typer.Option(help="Random re-splits to average over; 0 takes the dataset's own split.")] = 0,
+    splits: Annotated[str, typer.Option(help="'own', as in videos.csv, or 'resplits'.")] = "own",
+    resplits: Annotated[int, typer.Option(help="Average over so many random re-splits instead of the own split.")] = 0,
     baseline: Annotated[
         str, typer.Option(help="Method to take differences to, or 'best'. Default: concat.", show_default=False)
     ] = "",
@@ -70,8 +71,8 @@ def compare(
         fusions=list(dict.fromkeys(wanted)) or SENSIBLE_FUSIONS,
         references=references,
         seeds=seeds,
-        splits="resplits" if resplits else "own",
-        count=resplits,
+        splits="resplits" if resplits else splits,
+        count=resplits or 10,
         conditions=names(conditions),
         training=read_training_config(config, {} if steps is None else {"steps": steps}),
         validation=validation,

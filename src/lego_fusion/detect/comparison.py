@@ -132,11 +132,17 @@ def summarise(
         for dataset in plan.datasets
         if dataset.untold
     ]
-    notes += [f"{row.method} on {' + '.join(row.modalities)}, {row.dataset}: {row.error}" for row in rows if row.error]
+    notes += [f"{_place(row)}: {row.error}" for row in rows if row.error]
     if not baseline:
         notes.append("no differences: concat is not compared; name another baseline")
     records = tuple(record for result in results.values() for record in result.records)
     return Comparison(plan, baseline, tuple(rows), (*notes, *measure.notes), records)
+
+
+def _place(row: Row) -> str:
+    """Which row it is."""
+    condition = "" if row.condition == "clean" else f", {row.condition}"
+    return f"{row.method} on {' + '.join(row.modalities)}, {row.dataset}{condition}"
 
 
 def choose_baseline(plan: Plan, baseline: str = "") -> str:

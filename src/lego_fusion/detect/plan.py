@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,12 +26,26 @@ from .conditions import parse_condition
 from .protocol import LEARNED, UNLEARNED, Split, hold_out, own_split, require_labels, resplits
 from .train import TrainingConfig
 
-SplitKind = Literal["own", "resplits"]
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
 """What ``all`` stands for; MTN takes a hundred times as long as the others and is compared where it is named."""
 SENSIBLE_FUSIONS = ("lego", "concat", "add", "mlp", "cross-attention", "score-average")
 PLAN_FILE = "plan.json"
 CELLS_FOLDER = "cells"
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """A way to divide a dataset: how it is called, and the divisions, given how many are wanted."""
+
+    title: str
+    draw: Callable[[Dataset, int], list[Split]]
+
+
+SPLITS = {
+    "own": SplitRule("own split", lambda dataset, count: [own_split(dataset)]),
+    "resplits": SplitRule("random re-splits", resplits),
+}
+"""Every way there is, by its name on the command line."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ class Plan(BaseModel):
 
     Args:
         lego_fusion: Version of this package.
-        split_kind: Where the splits come from.
+        split_kind: Where the splits come from, a key of ``SPLITS``.
         modality_sets: Each is fused on its own.
         fusions: Learned methods.
         references: Whether the methods that learn nothing are there too.
@@ -113,7 +127,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lego_fusion: str
-    split_kind: SplitKind
+    split_kind: str
     modality_sets: tuple[tuple[str, ...], ...] = Field(min_length=1)
     fusions: tuple[str, ...] = Field(min_length=1)
     references: bool
@@ -157,13 +171,6 @@ class Plan(BaseModel):
         return [self.training.seed + number for number in range(self.seeds)]
 
 
-SPLITS: dict[SplitKind, Callable[[Dataset, int], list[Split]]] = {
-    "own": lambda dataset, count: [own_split(dataset)],
-    "resplits": resplits,
-}
-"""Every way to divide a dataset, given how many divisions are wanted."""
-
-
 def make_plan(
     datasets: Sequence[Dataset],
     *,
@@ -171,7 +178,7 @@ def make_plan(
     fusions: Sequence[str] = SENSIBLE_FUSIONS,
     references: bool = True,
     seeds: int = 3,
-    splits: SplitKind = "own",
+    splits: str = "own",
     count: int = 10,
     conditions: Sequence[str] = ("clean",),
     training: TrainingConfig | None = None,
@@ -187,8 +194,8 @@ def make_plan(
         fusions: Learned methods (``protocol.LEARNED``), in the order in which they are shown.
         references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
         seeds: Training seeds.
-        splits: ``"own"``: as in ``videos.csv``; ``"resplits"``: ``count`` random ones with as many training videos.
-        count: Number of re-splits.
+        splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos.
+        count: How many random ones.
         conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
         training: The same for every fusion.
         validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
@@ -282,7 +289,7 @@ def read_plan(folder: str | Path) -> Plan:
 def _plan_dataset(
     dataset: Dataset,
     modality_sets: Sequence[Sequence[str]],
-    kind: SplitKind,
+    kind: str,
     count: int,
     training: TrainingConfig,
     validation: float,
@@ -297,7 +304,7 @@ def _plan_dataset(
                 got=", ".join(dataset.modalities) or "no modality",
                 fix="name modality sets that every dataset has, such as motion+text,motion",
             )
-    drawn = SPLITS[check_choice(kind, "splits", "compare", tuple(SPLITS))](dataset, count)
+    drawn = SPLITS[check_choice(kind, "splits", "compare", tuple(SPLITS))].draw(dataset, count)
     if validation:
         drawn = [hold_out(dataset, split, validation, seed=training.seed) for split in drawn]
     for split in drawn:
