@@ -55,11 +55,10 @@ def compare(
     Example: lego-fusion compare my-dataset --out comparison --modality-sets motion+text,all --fusions all --resplits 10
     """
     from ..data.dataset import Dataset
-    from ..detect.compare import run_plan
-    from ..detect.comparison import choose_baseline, summarise
-    from ..detect.plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+    from ..detect.comparison import compare as run
+    from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
     from ..detect.settings import read_training_config
-    from ..errors import LegoFusionError, MissingExtraError, check_choice
+    from ..errors import MissingExtraError, check_choice
     from ..report.comparison import document, save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
 
@@ -78,14 +77,10 @@ def compare(
         validation=validation,
         test_best=test_best,
     )
-    choose_baseline(plan, baseline)
     if figure is not None:
         check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)
     with progress(f"comparing {len(plan.fusions)} fusions") as tell:
-        failures = run_plan(plan, datasets, out, workers=workers, on_cell=tell)
-    if len(failures) == len(plan.cells()):
-        raise LegoFusionError(f"nothing could be compared; {next(iter(failures))}: {next(iter(failures.values()))}")
-    comparison = summarise(plan, datasets, out, failures=failures, baseline=baseline)
+        comparison = run(plan, datasets, out, baseline=baseline, workers=workers, on_cell=tell)
     files = save_comparison(out, comparison)
     try:
         files["figure"] = comparison_figure(figure or out / FIGURE_FILE, comparison)

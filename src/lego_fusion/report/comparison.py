@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..detect.comparison import BEST, Comparison, Row, together
-from ..detect.plan import ALL_FUSIONS, SPLITS, Plan
+from ..detect.plan import Plan
+from ..detect.planning import ALL_FUSIONS, SPLITS
 from ..measure.result import save_results
 from ..writing import written_whole
 
