@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-BENCHMARKS := $(filter-out benchmarks/measuring.py benchmarks/study.py benchmarks/multiview.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/measuring.py benchmarks/study.py benchmarks/multiview.py benchmarks/domains.py benchmarks/sequences.py,$(wildcard benchmarks/*.py))
 
 .PHONY: demo test lint bench clean
 
@@ -42,5 +42,5 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/pip
 	touch $@
 
 $(VENV)/all.stamp: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) '.[all,dev]'
+	$(INSTALL) '.[all,dev,oracles]'
 	touch $(VENV)/demo.stamp $@

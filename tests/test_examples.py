@@ -61,6 +61,15 @@ def test_the_fusion_block_learns(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert float(share[1]) > 95
 
 
+def test_nodes_of_sequences_are_told_by_their_neighbours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("sequence_nodes.py", monkeypatch=monkeypatch)
+    lego, concatenation = map(float, re.findall(r"([\d.]+) % of the items", capsys.readouterr().out))
+    assert lego > 90
+    assert lego > concatenation + 5
+
+
 def test_the_views_that_decide_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +80,18 @@ def test_the_views_that_decide_are_named(
     assert float(share[1]) > 95
     assert re.search(r"machines are told right\n\w+\(vibration\) \* \w+\(temperature\)", told)
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_planted_feature_sets_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("explain_planted.py", tmp_path / "cards", monkeypatch=monkeypatch)
+    told = capsys.readouterr().out
+    by_video = dict(re.findall(r"\n(\w+) \(.*planted.*\)\n((?:  .*\n)+)", told))
+    assert "it moves unlike any known normal segment" in by_video["runs"]
+    assert "it is described unlike any known normal segment" in by_video["is_told_odd"]
+    assert "no event" in by_video["calm"]
+    assert (tmp_path / "cards" / "runs.html").read_text().startswith("<!doctype html>")
 
 
 def test_the_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

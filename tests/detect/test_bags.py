@@ -28,6 +28,7 @@ FUSIONS = {
     "references": lambda: LegoFusion(WIDTHS, nodes=5, references=4),
     "nodes": lambda: LegoFusion(WIDTHS, nodes=5, references=0),
     "propagate": lambda: LegoFusion(WIDTHS, nodes=5, references=4, rows="propagate"),
+    "own features": lambda: LegoFusion(WIDTHS, nodes=5, references=4, own_features=True),
     "concat": lambda: Concat(WIDTHS),
 }
 every_fusion = pytest.mark.parametrize("make", FUSIONS.values(), ids=FUSIONS)

@@ -55,6 +55,23 @@ def test_test_videos_without_ground_truth_are_left_out_and_counted(planted: Data
     assert plan.hash != make_plan([planted]).datasets[0].hash
 
 
+def test_domains_are_left_out_in_turn(planted: Dataset, tmp_path: Path) -> None:
+    for name in ("dataset.yaml", "intervals.csv"):
+        (tmp_path / name).write_bytes((planted.root / name).read_bytes())
+    places = ("door", "yard", "roof")
+    moved = [replace(one, domain=places[number % 3]) for number, one in enumerate(planted.videos)]
+    write_videos(tmp_path / "videos.csv", moved)
+    dataset = Dataset.open(tmp_path)
+    splits = make_plan([dataset], splits="domains").datasets[0].splits
+    assert len(splits) == 3
+    for split in splits:
+        (tested,) = {dataset.record(video).domain for video in split.test}
+        assert split.name == f"left-out:{tested}"
+        assert {dataset.record(video).domain for video in split.train} == set(places) - {tested}
+    with pytest.raises(DataError, match="only one domain"):
+        make_plan([planted], splits="domains")
+
+
 def test_modality_sets_as_they_are_written(planted: Dataset) -> None:
     assert parse_modality_sets("all", planted) == [("motion", "text")]
     assert parse_modality_sets("each, text+motion,all, motion", planted) == [
@@ -92,7 +109,7 @@ def test_what_cannot_be_planned(planted: Dataset, options: dict, error: type[Exc
 
 
 def test_an_unknown_way_to_split_is_refused(planted: Dataset) -> None:
-    with pytest.raises(ParameterError, match="'splits' parameter of compare must be one of 'own', 'resplits'"):
+    with pytest.raises(ParameterError, match="'splits' parameter of compare must be one of 'own', 'resplits', 'domains'"):
         make_plan([planted], splits="thirds")
 
 

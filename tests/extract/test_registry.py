@@ -10,13 +10,21 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.video import Frame
 from lego_fusion.errors import DataError, ManifestError, ParameterError
 from lego_fusion.extract.appearance import Appearance
+from lego_fusion.extract.audio import Audio
 from lego_fusion.extract.base import Extractor, FrameExtractor
 from lego_fusion.extract.motion import Motion
+from lego_fusion.extract.motion_units import MotionCells, MotionFrames
 from lego_fusion.extract.onnx import OnnxImage
-from lego_fusion.extract.registry import EXTRACTORS, extractor_for
+from lego_fusion.extract.registry import EXTRACTORS, extractor_for, make_extractor
 from lego_fusion.extract.text import Text
 
-MADE = [Motion(bins=4, per="frame"), Appearance(cells=(3, 5), frames_per_snippet=2)]
+MADE = [
+    Motion(bins=4, per="frame"),
+    Appearance(cells=(3, 5), frames_per_snippet=2),
+    Audio(bands=32),
+    MotionCells(rows=3, columns=4, per="frame"),
+    MotionFrames(frames=8, longest_side=64),
+]
 
 
 @pytest.mark.parametrize("extractor", MADE, ids=lambda one: one.name)
@@ -39,9 +47,20 @@ def test_networks_are_found_where_they_lie_and_must_be_the_same(
         extractor_for(image.model_copy(update={"weights_hash": "0" * 64}), model=path)
 
 
+def test_an_extractor_is_made_by_name_and_what_is_unknown_is_listed() -> None:
+    assert make_extractor("appearance", {"cells": [3, 5]}, modality="hog").settings == Appearance(cells=(3, 5)).settings
+    with pytest.raises(ParameterError, match=r"no such extractor \(nose\): expected motion, .*got smell"):
+        make_extractor("smell", {}, modality="nose")
+    with pytest.raises(ParameterError, match=r"unexpected keyword argument 'speed' \(m\): expected longest_side"):
+        make_extractor("motion", {"speed": 1}, modality="m")
+    with pytest.raises(ParameterError, match=r"missing a required argument: 'path' \(net\)"):
+        make_extractor("onnx", {}, modality="net")
+
+
 def test_unknown_extractors_settings_and_versions_are_refused() -> None:
     manifest = Motion().manifest("m")
-    with pytest.raises(ParameterError, match=r"no such extractor .*motion, appearance, onnx, text, got imported"):
+    names = "motion, appearance, onnx, text, audio, motion-cells, motion-frames, words"
+    with pytest.raises(ParameterError, match=f"no such extractor .*{names}, got imported"):
         extractor_for(manifest.model_copy(update={"extractor": "imported"}))
     with pytest.raises(DataError, match="settings of another version"):
         extractor_for(manifest.model_copy(update={"settings": {"speed": 1}}))

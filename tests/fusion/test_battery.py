@@ -31,6 +31,9 @@ CASES: dict[str, Callable[[dict[str, int], int, int], Fusion]] = {
         widths, nodes=nodes, references=0, relations="gaussian", rows="statistics", seed=seed
     ),
     "lego-propagate": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=4, rows="propagate", seed=seed),
+    "lego-own-features": lambda widths, nodes, seed: LegoFusion(
+        widths, nodes=nodes, references=0, rows="propagate", own_features=True, seed=seed
+    ),
     "lego-all-pairs": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=4, form="all-pairs", seed=seed),
     "lego-matrix": lambda widths, nodes, seed: LegoFusion(
         widths, nodes=nodes, references=0, expansion="matrix", zero_order="identity", seed=seed

@@ -277,6 +277,31 @@ def test_rows_by_hand(references, masked):
                 )
 
 
+@pytest.mark.parametrize("rows", ["ordered", "sorted", "statistics", "propagate"])
+@pytest.mark.parametrize("references", [0, 5])
+def test_own_features_follow_what_is_handed_on_without_them(rows, references):
+    """They are centred and scaled by the training bags: as train + c and s train have equal ones."""
+    plain, own = (fitted(rows=rows, references=references, own_features=wanted) for wanted in (False, True))
+    test = features(2, seed=1)
+    nodes, more = plain(test).nodes, own(test).nodes
+    assert own.out_features == more.shape[-1] == plain.out_features + sum(WIDTHS.values())
+    torch.testing.assert_close(more[..., : plain.out_features], nodes)
+    handed = more[..., plain.out_features :]
+    for name, width in WIDTHS.items():
+        part, handed = handed.split([width, handed.shape[-1] - width], dim=-1)
+        x = test[name].flatten(0, 1).double()
+        ratio = (part.flatten(0, 1).double() - part.flatten(0, 1).double().mean(0)) / (x - x.mean(0))
+        torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=1e-4)  # one scale a column
+        assert (ratio > 0).all()
+    assert own.start_direction() is None
+
+
+def test_own_features_need_the_features():
+    fusion, test = fitted(own_features=True), features(2, seed=1)
+    with pytest.raises(ParameterError, match="own_features=True needs the features beside the relations"):
+        fusion.forward_relations(fusion.relations(test))
+
+
 def test_propagation_needs_the_features():
     fusion, test = fitted(rows="propagate", references=0), features(2, seed=1)
     with pytest.raises((ParameterError, DataError), match="rows='propagate' needs the features beside the relations"):
@@ -310,7 +335,7 @@ def test_a_signed_start_falls_with_every_similarity(references):
     assert (direction < 0).all()
 
 
-@pytest.mark.parametrize("options", [{"references": 0}, {"rows": "statistics"}, {"rows": "propagate"}])
+@pytest.mark.parametrize("options", [{"references": 0}, {"rows": "statistics"}, {"rows": "propagate"}, {"own_features": True}])
 def test_without_a_known_sense_there_is_no_signed_start(options):
     assert fitted(**options).start_direction() is None
 

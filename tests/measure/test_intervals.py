@@ -19,7 +19,14 @@ from lego_fusion.measure.detection import (
     macro_auc,
     micro_auc,
 )
-from lego_fusion.measure.intervals import Estimate, bootstrap_interval, mean_interval, paired_difference, seeded_interval
+from lego_fusion.measure.intervals import (
+    Estimate,
+    bootstrap_interval,
+    combined_intervals,
+    mean_interval,
+    paired_difference,
+    seeded_interval,
+)
 
 Make = Callable[..., list[ScoredVideo]]
 METRIC = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
@@ -305,6 +312,20 @@ def test_parameters_out_of_range_are_refused(parameters: dict, match: str, make_
 
 def test_an_estimate_prints_its_interval() -> None:
     assert str(Estimate(0.95, 0.9, 0.975, level=0.95, resamples=10)) == "0.9500 [0.9000, 0.9750]"
+
+
+def test_combinations_are_measured_on_the_same_resamples(make_videos: Make) -> None:
+    videos, near = make_videos(seed=1), make_videos(seed=1, signal=2.0)
+    rows = np.array([[1.0, -1.0], [0.0, 2.0], [0.5, 0.5]])
+    difference, doubled, mean = combined_intervals(
+        [videos, near], rows, micro_auc, offsets=np.array([0.0, -1.0, 0.0]), resamples=200
+    )
+    assert difference == paired_difference(videos, near, micro_auc, resamples=200)
+    alone = bootstrap_interval(near, micro_auc, resamples=200)
+    assert (doubled.low, doubled.high) == pytest.approx((2 * alone.low - 1, 2 * alone.high - 1))
+    assert mean.value == pytest.approx((micro_auc(videos) + micro_auc(near)) / 2)
+    with pytest.raises(DataError, match="different videos"):
+        combined_intervals([videos, videos[1:]], rows, micro_auc)
 
 
 # --- a number per unit ----------------------------------------------------------------------------------------------

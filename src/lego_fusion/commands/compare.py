@@ -24,7 +24,7 @@ def compare(
         str, typer.Option(help="With commas; 'all' is every one but mtn. Default: lego and five baselines.")
     ] = "",
     seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
-    splits: Annotated[str, typer.Option(help="'own', as in videos.csv, or 'resplits'.")] = "own",
+    splits: Annotated[str, typer.Option(help="'own', 'resplits', or 'domains': each left out of training once.")] = "own",
     resplits: Annotated[int, typer.Option(help="Average over so many random re-splits instead of the own split.")] = 0,
     baseline: Annotated[
         str, typer.Option(help="Method to take differences to, or 'best'. Default: concat.", show_default=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from .terminal import USER_ERROR, names, one_line_errors, print_json, progress, remark, warn
 
 if TYPE_CHECKING:
+    from ..data.manifest import Manifest
     from ..extract.base import Extractor
     from ..extract.run import ExtractionReport
 
@@ -25,8 +27,15 @@ def extract(
     ],
     out: Annotated[Path, typer.Argument(help="Dataset folder to write or to go on with.", show_default=False)],
     modalities: Annotated[
-        str, typer.Option(help="Any of motion, appearance, text, with commas. Default: motion, and text where captions are.")
+        str,
+        typer.Option(
+            help="Any of motion, appearance, text, audio, in finer units motion-cells, motion-frames, words, or "
+            "NAME=EXTRACTOR. Default: motion, and text where captions are."
+        ),
     ] = "",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME.SETTING=VALUE of an extractor, such as coarse.preset=fast.")
+    ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Image network for appearance; without one, HOG and colours.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Table of video,label[,split].")] = None,
     intervals: Annotated[Path | None, typer.Option(help="Ground truth: video,start_frame,end_frame.")] = None,
@@ -44,9 +53,10 @@ def extract(
 ) -> None:
     """Describe every video by features, once; a stopped run goes on where it was.
 
-    Videos that fail are left out and listed.
+    Videos that fail are left out and listed. One signal may be described in several ways: NAME=EXTRACTOR names a modality and
+    what makes it: motion, appearance (gradients and colours), onnx (the network of --onnx), text or audio.
 
-    Example: lego-fusion extract my-videos my-dataset --modalities motion,text
+    Example: lego-fusion extract my-videos my-dataset --modalities motion,text,coarse=motion --set coarse.preset=fast
     """
     from ..extract.layouts import list_source
     from ..extract.run import extract_dataset
@@ -56,8 +66,8 @@ def extract(
     if not wanted:
         captioned = any(video.captions is not None for video in list_source(source, **given).videos)
         wanted = ["motion", "text"] if captioned else ["motion"]
-    extractors = _extractors(wanted, onnx, text_model, gaps)
-    with progress(f"extracting {', '.join(wanted)}") as tell:
+    extractors = _extractors(wanted, setting or [], onnx, text_model, gaps, snippet_frames)
+    with progress(f"extracting {', '.join(extractors)}") as tell:
         report = extract_dataset(
             source,
             out,
@@ -73,25 +83,61 @@ def extract(
         raise typer.Exit(USER_ERROR)
 
 
-def _extractors(wanted: list[str], onnx: Path | None, text_model: str, gaps: str) -> dict[str, Extractor]:
+def _extractors(
+    wanted: list[str], settings: list[str], onnx: Path | None, text_model: str, gaps: str, snippet_frames: int
+) -> dict[str, Extractor]:
+    from ..data.manifest import Manifest
     from ..errors import ParameterError
-    from ..extract.appearance import Appearance
-    from ..extract.motion import Motion
-    from ..extract.onnx import OnnxImage
-    from ..extract.text import DEFAULT_MODEL, Text
+    from ..extract.registry import EXTRACTORS, make_extractor
+    from ..extract.text import DEFAULT_MODEL
 
-    known = {
-        "motion": Motion,
-        "appearance": Appearance if onnx is None else lambda: OnnxImage(onnx),
-        "text": lambda: Text(text_model or DEFAULT_MODEL, gaps=gaps),
-    }
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise ParameterError(f"unknown modality '{unknown[0]}'", expected=", ".join(known), fix="correct --modalities")
-    for option, modality, value in (("--onnx", "appearance", onnx), ("--text-model", "text", text_model)):
-        if value and modality not in wanted:
+    kinds: dict[str, str] = {}
+    for text in dict.fromkeys(wanted):
+        name, equals, kind = text.partition("=")
+        if not equals and name not in EXTRACTORS:
+            fix = "correct --modalities, or give NAME=EXTRACTOR"
+            raise ParameterError(f"unknown modality '{name}'", expected=", ".join(EXTRACTORS), fix=fix)
+        if name in kinds or not Manifest.is_name(name):
+            got, fix = repr(text), "name each once, with a letter first and then letters, digits, - and _"
+            raise ParameterError("the modality cannot be named so", got=got, fix=fix)
+        kinds[name] = kind if equals else "onnx" if name == "appearance" and onnx is not None else name
+    for option, users, value in (("--onnx", {"onnx"}, onnx), ("--text-model", {"text", "words"}, text_model)):
+        if value and not users & set(kinds.values()):
+            modality = "appearance" if option == "--onnx" else "text"
             raise ParameterError(f"{option} is given without the modality {modality}", fix=f"add it: --modalities {modality}")
-    return {name: known[name]() for name in dict.fromkeys(wanted)}
+    sentences = {"model": text_model or DEFAULT_MODEL, "gaps": gaps}
+    usual: dict[str, dict[str, Any]] = {"text": sentences, "words": sentences, "motion-frames": {"frames": snippet_frames}}
+    usual["onnx"] = {} if onnx is None else {"path": onnx}
+    chosen = _settings(settings, kinds)
+    for name, kind in kinds.items():
+        if kind == "onnx" and onnx is None and "path" not in chosen.get(name, {}):
+            raise ParameterError("the modality needs its network", where=name, fix="give it with --onnx FILE")
+    return {
+        name: make_extractor(kind, usual.get(kind, {}) | chosen.get(name, {}), modality=name) for name, kind in kinds.items()
+    }
+
+
+def _settings(texts: list[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """NAME.SETTING=VALUE, the value as YAML reads it."""
+    import yaml
+
+    from ..errors import ParameterError
+
+    settings: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        name, dot, setting = place.partition(".")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            read = None
+        if not (equals and dot and setting) or read is None or name not in names:
+            expected = f"NAME.SETTING=VALUE with a NAME of {', '.join(names)}"
+            raise ParameterError(
+                "--set cannot be understood", expected=expected, got=repr(text), fix="--set motion.preset=fast"
+            )
+        settings.setdefault(name, {})[setting] = read
+    return settings
 
 
 def _tell(report: ExtractionReport, out: Path, *, json: bool) -> None:
@@ -110,12 +156,17 @@ def _tell(report: ExtractionReport, out: Path, *, json: bool) -> None:
         remark(f"failed: {failure.video}: {failure.message}")
     warn(report.warnings)
     listed = ", ".join(f"{count} {label}" for label, count in labels.items() if count)
-    widths = ", ".join(f"{name} ({manifest.width} numbers)" for name, manifest in dataset.modalities.items())
+    widths = ", ".join(f"{name} ({_size(manifest)})" for name, manifest in dataset.modalities.items())
     typer.echo(
         f"{out}: {len(dataset.videos)} videos ({listed}), {widths} per snippet of {dataset.config.snippet_frames} frames"
     )
     typer.echo(f"{report.extracted} videos extracted, {report.reused} kept as they were, {len(report.failures)} failed")
     typer.echo(_next_command(labels, splits, out))
+
+
+def _size(manifest: Manifest) -> str:
+    numbers = f"{manifest.width} numbers"
+    return f"{manifest.units} {manifest.unit_kind}s of {numbers}" if manifest.has_units else numbers
 
 
 def _next_command(labels: dict[str, int], splits: set[str], out: Path) -> str:

@@ -22,9 +22,14 @@ _METRICS = {
 
 def print_results(results: Sequence[Result]) -> None:
     """Show a row per method and metric, and under the table how they were measured."""
-    rows = [(_method(one), _METRICS.get(one.metric, one.metric), *_percent(one)) for one in results]
-    print_table(("method", "metric", "%", "interval"), rows, left=2)
-    for line in dict.fromkeys(f"{_method(one)}: {_made(one)}; {one.protocol}" for one in results if one.metric == "micro_auc"):
+    by_domain = any(one.domain for one in results)
+    rows = [
+        (_method(one), *([one.domain or "all"] if by_domain else []), _METRICS.get(one.metric, one.metric), *_percent(one))
+        for one in results
+    ]
+    columns = ("method", *(["domain"] if by_domain else []), "metric", "%", "interval")
+    print_table(columns, rows, left=len(columns) - 2)
+    for line in dict.fromkeys(f"{_where(one)}: {_made(one)}; {one.protocol}" for one in results if one.metric == "micro_auc"):
         typer.echo(line)
 
 
@@ -46,6 +51,10 @@ def print_comparison(results: Sequence[Result]) -> None:
 
 def _method(result: Result) -> str:
     return f"{result.fusion} on {' + '.join(result.modalities)}"
+
+
+def _where(result: Result) -> str:
+    return f"{_method(result)}, {result.domain}" if result.domain else _method(result)
 
 
 def _made(result: Result) -> str:

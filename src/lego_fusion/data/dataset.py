@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import DataError
 from .annotations import Interval, labels_from_intervals, read_intervals, write_intervals
 from .features import (
+    Provenance,
     feature_path,
     form_problems,
     load_features,
@@ -30,8 +31,9 @@ from .features import (
     write_features,
 )
 from .files import check_name, read_table, read_text, write_table, written_whole
-from .locations import Array, FeatureLocation, read_rows
+from .locations import Array, FeatureLocation, Member, read_rows
 from .manifest import Manifest
+from .units import presence_problems
 
 __all__ = [
     "Dataset",
@@ -103,6 +105,7 @@ class DatasetConfig(BaseModel):
         stride: Frames from one feature row to the next, the same in all modalities.
         modalities: Manifest of every modality by its name; the order is kept.
         locations: Where the features of a modality lie, if not in the dataset folder.
+        members: Dataset folders whose videos and features these are, by their names (``joining.join_datasets``).
 
     Example:
         >>> DatasetConfig(name="doors").stride
@@ -116,6 +119,7 @@ class DatasetConfig(BaseModel):
     stride: int = Field(default=16, ge=1)
     modalities: dict[str, Manifest] = Field(default_factory=dict)
     locations: dict[str, FeatureLocation] = Field(default_factory=dict)
+    members: dict[str, Member] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _manifests_fit(self) -> DatasetConfig:
@@ -236,7 +240,8 @@ class Dataset:
                 manifest.
 
         Returns:
-            Shape (T, D), or (T, C, D) where the manifest says C > 1; read-only.
+            Shape (T, D), or (T, C, D) where the manifest says C > 1, or (T, U, D + 1) where it names finer units, the last
+            column being their presence (``data.units``); read-only.
 
         Raises:
             DataError: If a name is unknown, or the file is missing, truncated, of another type, width, number of crops
@@ -248,25 +253,41 @@ class Dataset:
         for _, problem in form_problems(values, manifest, self.rows(video), where):
             raise problem
         if check:
-            provenance = read_provenance(self.root, modality, video)
+            provenance = self.provenance(modality, video)
             for _, problem in (*manifest_problems(provenance, manifest, where), *value_problems(values, where)):
+                raise problem
+            for _, problem in presence_problems(values, where) if manifest.has_units else ():
                 raise problem
         return values
 
     def feature_file(self, modality: str, video: str) -> Path:
         """Path of one feature file, in the dataset folder or where ``dataset.yaml`` says; it need not exist."""
         self._manifest(modality)
+        if self.config.members:
+            member, own_name = self._origin(video)
+            return member.feature_file(modality, own_name)
         location, name = self.config.locations.get(modality), self.record(video).video
         return feature_path(self.root, modality, name) if location is None else location.path(name)
 
     def stored_features(self, modality: str, video: str) -> Array:
         """Features of one video as they are stored, brought to its snippets where they lie elsewhere; else unchecked."""
         where = f"modality '{modality}', video '{video}'"
+        if self.config.members:
+            member, own_name = self._origin(video)
+            self._manifest(modality).require_same(member._manifest(modality), where=where)
+            return member.stored_features(modality, own_name)
         values = load_features(self.feature_file(modality, video), where)
         location = self.config.locations.get(modality)
         if location is None or values.ndim < 2 or not len(values):
             return values
         return read_rows(values, location.spans(video, len(values), self.rows(video), self.config.stride, where))
+
+    def provenance(self, modality: str, video: str) -> Provenance | None:
+        """How the features of one video and modality were made; None where nothing is recorded."""
+        if self.config.members:
+            member, own_name = self._origin(video)
+            return member.provenance(modality, own_name)
+        return read_provenance(self.root, modality, video)
 
     def intervals(self, video: str) -> tuple[Interval, ...]:
         """Ground-truth intervals of a video, in the order of the file; empty where there are none."""
@@ -303,6 +324,30 @@ class Dataset:
                 fix="extract it, or use another",
             )
         return self.modalities[modality]
+
+    def _origin(self, video: str) -> tuple[Dataset, str]:
+        """The member that a video of a joined folder comes from, and its name there."""
+        if self.record(video).video not in self._origins:
+            listed = _shorten(self.config.members)
+            fix = "join the folders again"
+            raise DataError(f"no joined folder has the video '{video}'", where=self.root, expected=f"one of {listed}", fix=fix)
+        return self._origins[video]
+
+    @cached_property
+    def _origins(self) -> dict[str, tuple[Dataset, str]]:
+        origins: dict[str, tuple[Dataset, str]] = {}
+        for member in self.config.members.values():
+            dataset = Dataset.open(member.root)
+            if dataset.config.members:
+                fix = "join the folders that it was joined from"
+                raise DataError("a joined folder cannot be joined again", where=member.root, fix=fix)
+            for record in dataset.videos:
+                name = member.prefix + record.video
+                if name in origins and name in self._by_name:
+                    fix = "join the folders again"
+                    raise DataError(f"two joined folders have a video '{name}'", where=member.root, fix=fix)
+                origins[name] = dataset, record.video
+        return origins
 
     @cached_property
     def _by_name(self) -> dict[str, VideoRecord]:
@@ -376,7 +421,8 @@ def write_dataset(
     else:
         (root / INTERVALS_FILE).unlink(missing_ok=True)
     with written_whole(root / CONFIG_FILE) as file:
-        document = config.model_dump(mode="json", exclude=set() if config.locations else {"locations"})
+        unused = {name for name in ("locations", "members") if not getattr(config, name)}
+        document = config.model_dump(mode="json", exclude=unused)
         file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
     return Dataset.open(root)
 

@@ -154,8 +154,10 @@ def import_dataset(
 
 
 def _refuse_extracted(output: Path) -> None:
-    """A dataset whose features were made here is not replaced by another."""
+    """A dataset whose features were made here, or a joined one, is not replaced by another."""
     path = output / CONFIG_FILE
+    if path.is_file() and read_config(path).members:
+        raise DataError("the folder holds a joined dataset", where=output, fix="choose another folder")
     own = (
         [one.modality for one in read_config(path).modalities.values() if one.extractor != "imported"] if path.is_file() else []
     )

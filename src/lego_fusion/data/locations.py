@@ -23,6 +23,12 @@ LengthRule = Literal["error", "resample", "truncate", "repeat-last"]
 LENGTH_RULES: tuple[LengthRule, ...] = get_args(LengthRule)
 
 
+def _absolute(root: str) -> str:
+    if not Path(root).is_absolute():
+        raise ValueError(f"the folder must be an absolute path, got {root!r}")
+    return root
+
+
 class FeatureLocation(BaseModel):
     """Where the feature files of one modality lie, and how their rows become the snippets of a video.
 
@@ -49,12 +55,7 @@ class FeatureLocation(BaseModel):
     stride: int | None = Field(default=None, ge=1)
     times: str | None = None
 
-    @field_validator("root")
-    @classmethod
-    def _absolute(cls, root: str) -> str:
-        if not Path(root).is_absolute():
-            raise ValueError(f"the feature folder must be an absolute path, got {root!r}")
-        return root
+    _root_is_absolute = field_validator("root")(_absolute)
 
     @field_validator("files", "times")
     @classmethod
@@ -141,6 +142,26 @@ class FeatureLocation(BaseModel):
             got=f"{sizes[0]} rows, {missing}",
             fix=f"choose a rule by name: {cure!r}" + ("" if timed else " or 'resample'") + f" (it is {self.length!r} now)",
         )
+
+
+class Member(BaseModel):
+    """A dataset folder that another one was joined from.
+
+    Args:
+        root: The folder, as an absolute path.
+        prefix: What stands before the names of its videos in the joined folder.
+
+    Example:
+        >>> Member(root="/data/ped2", prefix="ped2_").prefix
+        'ped2_'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: str
+    prefix: str = ""
+
+    _root_is_absolute = field_validator("root")(_absolute)
 
 
 def _by_times(times: Array, source_rows: int, rows: int, stride: int, where: str) -> Spans:

@@ -147,7 +147,7 @@ class VideoReader:
         self._size: tuple[int, int] | None = None
         self._damaged = _Fault("frame", "damaged and patched by the decoder")
         self._undecodable = _Fault("packet", "not decodable")
-        self._container, self._stream, self._av_error = _open(self.path)
+        self._container, self._stream, self._av_error = open_video(self.path)
         # An AVI numbers its frames as they are stored: the k-th frame shown has the k-th time.
         self._stored_stamps: deque[int | None] | None = deque() if self._container.format.name == "avi" else None
         rate = float(self._stream.guessed_rate or self._stream.average_rate or 25)
@@ -163,6 +163,11 @@ class VideoReader:
     def has_audio(self) -> bool:
         """Whether there is an audio track."""
         return bool(self._container.streams.audio)
+
+    @property
+    def start(self) -> float:
+        """When the first frame is shown, in seconds of the file's own clock, which its sound follows too."""
+        return self._times.start
 
     @property
     def declared_fps(self) -> float:
@@ -331,6 +336,11 @@ class _PresentationClock:
         self._index = -1
         self._missing = self._repeated = self._backwards = 0
 
+    @property
+    def start(self) -> float:
+        """Seconds of the file's own clock at the first frame."""
+        return 0.0 if self._zero is None else self._zero * self.unit
+
     def read(self, stamp: int | None) -> float:
         self._index += 1
         time = self._since_first(stamp)
@@ -362,8 +372,12 @@ class _PresentationClock:
         return tuple(f"{_count(number, 'frame')} {what}" for number, what in counted if number)
 
 
-def _open(path: Path) -> tuple[Any, Any, Any]:
-    """Open a local file, pick its video stream and name PyAV's error; no other file or address can be reached from it."""
+def open_video(path: Path) -> tuple[Any, Any, Any]:
+    """Open a local file, pick its video stream and name PyAV's error; no other file or address can be reached from it.
+
+    Raises:
+        VideoError: As VideoReader.
+    """
     try:
         av = importlib.import_module("av")
     except ImportError as error:

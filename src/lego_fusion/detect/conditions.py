@@ -9,6 +9,8 @@
 
 Noise enters at the **segment** level, after a video's rows were resampled to N segments: averaging would otherwise take
 away more of it the longer a video is. So a level means the same for every video and every method.
+
+Of finer units only those that are present become noisy or take the mean; with ``zero`` they are absent.
 """
 
 from __future__ import annotations
@@ -150,12 +152,16 @@ def apply_condition(condition: Condition, train: Bags, others: Sequence[Bags], *
         return parts[0], parts[1:]
     if kind == "missing":
         return train, [removed(test, train, name, condition.removal or "mean", seed=seed), *validation]
-    rows = train.inputs[name]
-    deviation = rows.flatten(0, 1).double().std(0, unbiased=False).to(rows.dtype)
+    rows = _present_rows(train.inputs[name])
+    deviation = rows.double().std(0, unbiased=False).to(rows.dtype)
 
     def noisy(bags: Bags) -> Bags:
-        noise = _noise(bags, name, rows.shape[-1], seed)
-        return _with(bags, name, bags.inputs[name] + condition.level * deviation * noise)
+        there = bags.inputs[name]
+        if there.ndim == 4:
+            noise = _noise(bags, name, there.shape[2] * rows.shape[-1], seed).reshape(*there.shape[:3], -1)
+            values = there[..., :-1] + condition.level * deviation * noise
+            return _with(bags, name, torch.cat([values * there[..., -1:], there[..., -1:]], dim=-1))
+        return _with(bags, name, there + condition.level * deviation * _noise(bags, name, rows.shape[-1], seed))
 
     if kind == "test-noise":
         return train, [noisy(test), *validation]
@@ -177,18 +183,28 @@ def removed(bags: Bags, train: Bags, modality: str, removal: Removal, *, seed: i
     if removal == "zero":
         return _with(bags, modality, torch.zeros_like(features))
     if removal == "mean":
-        return _with(bags, modality, training_mean(train.inputs[modality]).expand_as(features).clone())
+        mean = training_mean(train.inputs[modality])
+        if features.ndim == 4:
+            present = features[..., -1:]
+            return _with(bags, modality, torch.cat([mean * present, present], dim=-1))
+        return _with(bags, modality, mean.expand_as(features).clone())
     if removal == "permute":
         return _with(bags, modality, permuted_rows(features, _generator(seed, modality, "permute")))
     return bags
 
 
-def training_mean(features: Float[Tensor, "b n d"]) -> Float[Tensor, " d"]:
-    """Mean of all segments, summed in double precision as the centre of a relation is, so that the two are equal."""
-    return features.flatten(0, 1).double().mean(0).to(features.dtype)
+def training_mean(features: Float[Tensor, "b n ..."]) -> Float[Tensor, " d"]:
+    """Mean of all segments, or of all present units, summed in double precision as the centre of a relation is."""
+    return _present_rows(features).double().mean(0).to(features.dtype)
 
 
-def permuted_rows(tensor: Float[Tensor, "b n d"], generator: torch.Generator) -> Float[Tensor, "b n d"]:
+def _present_rows(features: Float[Tensor, "b n ..."]) -> Float[Tensor, "rows d"]:
+    """Segments (B, N, D) as rows, or the present ones of units (B, N, U, D + 1) without their presence."""
+    rows = features.flatten(0, -2)
+    return rows if features.ndim == 3 else rows[rows[:, -1] > 0][:, :-1]
+
+
+def permuted_rows(tensor: Float[Tensor, "b n ..."], generator: torch.Generator) -> Float[Tensor, "b n ..."]:
     """The rows of all bags in random order: every row is kept once, and says nothing about its new place."""
     rows = tensor.flatten(0, 1)
     order = torch.randperm(len(rows), generator=generator)

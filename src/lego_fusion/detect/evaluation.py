@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from ..measure.intervals import seeded_interval
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo
 from .checkpoint import RunConfig, load_detector
+from .protocol import UNNAMED_DOMAIN
 from .runs import read_method, score_dataset
+
+POOLED_NOTE = "all domains pooled: micro AUC and average precision also count whether scores are alike from domain to domain"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +26,8 @@ class Evaluation:
     """What ``evaluate_runs`` found.
 
     Args:
-        results: One record per method and metric that is defined on the videos.
+        results: One record per method and metric that is defined on the videos; where they are of several domains, one more
+            for each domain.
         notes: What a reader of the numbers should know, one line each.
     """
 
@@ -63,6 +67,8 @@ def evaluate_runs(
 ) -> Evaluation:
     """Measure saved runs on the videos of a split; runs that differ in their seed alone become one mean with its interval.
 
+    Videos of several domains are measured all together and domain by domain; a domain of one class has no AUC, and a note.
+
     Args:
         folders: Run folders.
         dataset: Made by the same extractors as the runs' training data.
@@ -78,12 +84,19 @@ def evaluate_runs(
     if not folders:
         raise DataError("there is no run to evaluate", expected="at least one run folder")
     videos, notes = _measurable(dataset, split)
+    domains = _domains(dataset, videos)
+    if domains:
+        notes.append(POOLED_NOTE)
     runs = [_score(Path(folder), dataset, videos) for folder in folders]
     results: list[Result] = []
     for group in _groups(runs):
         measured = _measured(group, dataset.name, split, resamples, train_seconds)
         notes += [*_trained_on(group, videos), *measured.notes]
         results += measured.results
+        for domain, members in domains.items():
+            part = _measured(group, dataset.name, split, resamples, train_seconds, domain=domain, videos=members)
+            notes += [f"domain '{domain}': {note}" for note in part.notes]
+            results += part.results
     return Evaluation(tuple(results), tuple(dict.fromkeys(notes)))
 
 
@@ -104,6 +117,14 @@ def _measurable(dataset: Dataset, split: str) -> tuple[list[str], list[str]]:
         )
     left = len(chosen) - len(known)
     return known, [f"{left} videos without ground truth in time are left out"] if left else []
+
+
+def _domains(dataset: Dataset, videos: Sequence[str]) -> dict[str, set[str]]:
+    """The videos of each domain; nothing where all are of one."""
+    domains: dict[str, set[str]] = {}
+    for video in videos:
+        domains.setdefault(dataset.record(video).domain or UNNAMED_DOMAIN, set()).add(video)
+    return domains if len(domains) > 1 else {}
 
 
 def _score(folder: Path, dataset: Dataset, videos: Sequence[str]) -> _ScoredRun:
@@ -174,13 +195,23 @@ def measure_runs(runs: Sequence[Sequence[ScoredVideo]], *, resamples: int = 1000
     return Evaluation(tuple(results), tuple(notes))
 
 
-def _measured(group: Sequence[_ScoredRun], dataset: str, split: str, resamples: int, train_seconds: float | None) -> Evaluation:
+def _measured(
+    group: Sequence[_ScoredRun],
+    dataset: str,
+    split: str,
+    resamples: int,
+    train_seconds: float | None,
+    *,
+    domain: str = "",
+    videos: Collection[str] | None = None,
+) -> Evaluation:
     first, seeds = group[0], tuple(run.seed for run in group)
     return measure_runs(
-        [run.videos for run in group],
+        [[one for one in run.videos if videos is None or one.video in videos] for run in group],
         resamples=resamples,
         dataset=dataset,
         split=split,
+        domain=domain,
         modalities=tuple(first.config.manifests),
         fusion=first.method,
         seed=seeds[0] if len(seeds) == 1 else None,
@@ -188,5 +219,5 @@ def _measured(group: Sequence[_ScoredRun], dataset: str, split: str, resamples: 
         selection=first.selection,
         parameters=first.parameters,
         train_seconds=train_seconds,
-        score_seconds=sum(run.score_seconds for run in group) / len(group),
+        score_seconds=sum(run.score_seconds for run in group) / len(group) if videos is None else None,
     )

@@ -77,6 +77,7 @@ class DatasetPlan(BaseModel):
         manifests: Hash of the manifest of each modality that is used.
         splits: Which videos train and test; every test video has ground truth in time.
         moving: Those modalities whose first column is flow energy.
+        fine: Those modalities whose rows hold finer units.
         untold: Test videos left out because nothing is known about their frames.
     """
 
@@ -87,6 +88,7 @@ class DatasetPlan(BaseModel):
     manifests: dict[str, str]
     splits: tuple[Split, ...]
     moving: tuple[str, ...] = ()
+    fine: tuple[str, ...] = ()
     untold: int = 0
 
 
@@ -144,8 +146,8 @@ class Plan(BaseModel):
         return next(split for split in self.dataset(cell.dataset).splits if split.name == cell.split)
 
     def _methods(self, dataset: DatasetPlan, names: Sequence[str]) -> list[str]:
-        moving = any(name in dataset.moving for name in names)
-        unlearned = [method for method in UNLEARNED if moving or method != "flow-energy"]
+        needs = {"flow-energy": dataset.moving, "nearest-cells": dataset.fine}
+        unlearned = [method for method in UNLEARNED if method not in needs or set(needs[method]) & set(names)]
         return [*self.fusions, *(unlearned if self.references else [])]
 
     def _seeds(self, method: str, condition: str) -> list[int | None]:

@@ -11,7 +11,7 @@ from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
-from .protocol import LEARNED, Split, hold_out, own_split, require_labels, resplits
+from .protocol import LEARNED, Split, domain_splits, hold_out, own_split, require_labels, resplits
 from .train import TrainingConfig
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
@@ -30,6 +30,7 @@ class SplitRule:
 SPLITS = {
     "own": SplitRule("own split", lambda dataset, count: [own_split(dataset)]),
     "resplits": SplitRule("random re-splits", resplits),
+    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: domain_splits(dataset)),
 }
 """Every way there is, by its name on the command line."""
 
@@ -57,7 +58,8 @@ def make_plan(
         fusions: Learned methods (``protocol.LEARNED``), in the order in which they are shown.
         references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
         seeds: Training seeds.
-        splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos.
+        splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos;
+            ``"domains"``: every domain is tested once by what was trained on the others.
         count: How many random ones.
         conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
         training: The same for every fusion.
@@ -156,6 +158,7 @@ def _plan_dataset(
         manifests={name: dataset.modalities[name].hash for name in used},
         splits=tuple(known),
         moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
+        fine=tuple(name for name in used if dataset.modalities[name].has_units),
         untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
     )
 

@@ -27,12 +27,15 @@ from ..measure.scored import ScoredVideo
 from .bags import Bags, fit_statistics
 from .conditions import CLEAN, Condition, apply_condition
 from .detector import Detector
-from .novelty import column_scores, nearest_neighbour_scores
+from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_scores
 from .train import TrainingConfig, fit, predict
 
-UnlearnedMethod = Literal["nearest-neighbours", "flow-energy"]
+UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
 LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
-UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "flow-energy")
+DomainSplit = Literal["left-out", "within"]
+DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
+UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
+UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "nearest-cells", "flow-energy")
 
 
 @dataclass(frozen=True)
@@ -125,24 +128,71 @@ def require_labels(dataset: Dataset, split: Split) -> None:
             raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
 
 
+def domain_splits(dataset: Dataset, kind: DomainSplit = "left-out") -> list[Split]:
+    """For every domain of a dataset, a split that tests on the test videos of that domain.
+
+    Args:
+        dataset: With training videos of at least two domains, or of one for ``"within"``.
+        kind: ``"left-out"``: trained on the training videos of all other domains; ``"within"``: on its own ones. The same
+            videos are tested, so that the two can be compared with each other and with the own split (all domains pooled).
+
+    Returns:
+        One split a domain, in the order of ``videos.csv``, named ``"left-out:DOMAIN"`` or ``"within:DOMAIN"``. A domain
+        without test videos has none; one without training videos has only ``"left-out"``.
+
+    Raises:
+        DataError: If the dataset has one domain only (for ``"left-out"``), or no split is possible.
+    """
+    check_choice(kind, "kind", "domain_splits", DOMAIN_SPLITS)
+    own = own_split(dataset)
+    domains = list(dict.fromkeys(record.domain for record in dataset.videos))
+    if kind == "left-out" and len(domains) < 2:
+        fix = "fill the column 'domain', or join datasets with `lego-fusion join`"
+        raise DataError(
+            "there is only one domain", where=dataset.root, expected="at least two", got=domains[0] or "none", fix=fix
+        )
+
+    def part(videos: Sequence[str], domain: str) -> tuple[str, ...]:
+        return tuple(video for video in videos if (dataset.record(video).domain == domain) == (kind == "within"))
+
+    drawn = []
+    for domain in domains:
+        test = tuple(video for video in own.test if dataset.record(video).domain == domain)
+        train = part(own.train, domain)
+        if train and test:
+            drawn.append(Split(f"{kind}:{domain or UNNAMED_DOMAIN}", train, test, part(own.validation, domain)))
+    if not drawn:
+        raise DataError("no domain has test videos, and training videos to go with them", where="videos.csv")
+    return drawn
+
+
 def relation_for(manifest: Manifest) -> RelationKind:
     """The relation that suits what a feature is: a distance where magnitude is the signal, else the cosine."""
     return "gaussian" if manifest.nature == "magnitude" else "cosine"
+
+
+def unit_groups(manifests: Mapping[str, Manifest]) -> dict[str, int]:
+    """The modalities of finer units, and in how many groups they meet references: cells and patches by row of the picture."""
+    return {
+        name: 1 if manifest.grid is None else manifest.grid[0] for name, manifest in manifests.items() if manifest.has_units
+    }
 
 
 def make_default_fusion(method: str, manifests: Mapping[str, Manifest], *, nodes: int = 32, seed: int = 0) -> Fusion:
     """A fusion in the configuration fixed for all data.
 
     ``lego``: reference units, the relation each feature calls for, R^(0) = 1, joint form of order 2, sorted rows, signed
-    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments.
+    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments. The
+    first two read modalities of finer units unit by unit.
     """
     check_choice(method, "method", "make_default_fusion", LEARNED)
     widths = {name: manifest.width for name, manifest in manifests.items()}
+    units = unit_groups(manifests)
     if method == "lego-paper":
-        return LegoFusion.paper(widths, nodes=nodes, seed=seed)
+        return LegoFusion.paper(widths, nodes=nodes, units=units, seed=seed)
     if method == "lego":
         relations = {name: relation_for(manifest) for name, manifest in manifests.items()}
-        return LegoFusion(widths, nodes=nodes, relations=relations, seed=seed)
+        return LegoFusion(widths, nodes=nodes, relations=relations, units=units, seed=seed)
     return make_plain_fusion(method, widths, seed=seed)
 
 
@@ -236,7 +286,10 @@ def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
 def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:
     if method == "nearest-neighbours":
         return nearest_neighbour_scores(train, test)
-    moving = [name for name in test.inputs if dataset.modalities[name].extractor == "motion"]
+    known = [name for name in test.inputs if name in dataset.modalities]  # a modality of noise added is in no dataset
+    if method == "nearest-cells":
+        return nearest_unit_scores(train, test, unit_groups({name: dataset.modalities[name] for name in known}))
+    moving = [name for name in known if dataset.modalities[name].extractor == "motion"]
     if not moving:
         raise DataError("flow energy needs a modality of the 'motion' extractor", got=", ".join(test.inputs))
     return column_scores(test, moving[0], 0)

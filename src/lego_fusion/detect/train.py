@@ -14,8 +14,10 @@ from torch import Tensor
 from ..errors import DataError, ParameterError
 from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
+from .conditions import Removal
 from .detector import Detector
 from .losses import Pooling, bag_loss, degree_variance, smoothness, sparsity
+from .modality_dropout import ModalityDropout
 
 
 class TrainingConfig(BaseModel):
@@ -41,6 +43,8 @@ class TrainingConfig(BaseModel):
         check_every: Steps between looks at the validation bags.
         patience: Looks without improvement after which training stops; None never stops early.
         checkpoint_every: Steps between checkpoints, where there is a folder for them.
+        modality_dropout: Probability in [0, 1) that a video has one of its modalities removed in a step; never all.
+        modality_removal: What is left of it: ``"mean"``, ``"zero"``, ``"permute"`` or ``"drop-term"`` (``conditions``).
         normal_only: Use no abnormal bag: references and the calibrated signed start are the model.
         seed: Of the head, the operator and the batches.
         accelerator: Lightning Fabric's, ``"cpu"``, ``"cuda"`` or ``"auto"``.
@@ -65,6 +69,8 @@ class TrainingConfig(BaseModel):
     check_every: int = Field(default=10, ge=1)
     patience: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=50, ge=1)
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+    modality_removal: Removal = "mean"
     normal_only: bool = False
     seed: int = Field(default=0, ge=0)
     accelerator: str = "cpu"
@@ -132,7 +138,8 @@ def fit(
         return state
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
         torch.manual_seed(config.seed)
-        return _optimise(detector, bags, config, state, validation, checkpoint, on_step)
+        dropout = _modality_dropout(detector, train, config)
+        return _optimise(detector, bags, config, state, validation, checkpoint, on_step, dropout)
 
 
 @torch.no_grad()
@@ -165,6 +172,7 @@ def _optimise(
     validation: Bags | None,
     checkpoint: Path | None,
     on_step: Callable[[int, float], None] | None,
+    dropout: ModalityDropout | None,
 ) -> TrainingState:
     from lightning_fabric import Fabric  # takes half a second to import, and scoring does not need it
 
@@ -182,6 +190,8 @@ def _optimise(
     model.train()
     while state.step < config.steps and not _out_of_patience(state, config):
         batch = batches(state.step)
+        if dropout is not None:
+            batch = dropout(batch, state.step)
         loss = _loss(model, batch, config, is_cached(detector.fusion)).mean() + prior.penalty()
         optimiser.zero_grad()
         fabric.backward(loss)
@@ -198,6 +208,13 @@ def _optimise(
         detector.load_state_dict(state.best)
     detector.to("cpu")
     return state
+
+
+def _modality_dropout(detector: Detector, train: Bags, config: TrainingConfig) -> ModalityDropout | None:
+    if config.modality_dropout == 0:
+        return None
+    probability, removal = config.modality_dropout, config.modality_removal
+    return ModalityDropout(detector.fusion, train, probability, removal, seed=config.seed)
 
 
 class _Prior:

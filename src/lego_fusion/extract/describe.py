@@ -17,6 +17,7 @@ from .base import (
     Features,
     FrameExtractor,
     SidecarExtractor,
+    TrackExtractor,
     check_row,
     iterate_snippets,
     seconds_of_spans,
@@ -32,17 +33,19 @@ class Decoded:
     """What one pass over a video gave.
 
     Args:
-        values: Features of the frame extractors by modality, (T, D) each.
+        values: Features of the frame extractors by modality, (T, D), or (T, U, D + 1) with finer units.
         fps: Frames per second.
         times: Seconds of each frame after the first, (frames,).
+        start: Seconds of the file's own clock at the first frame.
         problem: What is wrong with the file, or None; the frames before it are described all the same.
         notes: What is unusual about the file but handled.
         seconds: Time spent by modality, and ``"decode"``.
     """
 
-    values: dict[str, Float32[np.ndarray, "snippets width"]]
+    values: dict[str, Float32[np.ndarray, "snippets ..."]]
     fps: float
     times: Float64[np.ndarray, " frames"]
+    start: float
     problem: str | None
     notes: tuple[str, ...]
     seconds: dict[str, float]
@@ -51,6 +54,10 @@ class Decoded:
     def frames(self) -> int:
         """Number of frames."""
         return len(self.times)
+
+    def spans(self, snippet_frames: int, stride: int) -> Float64[np.ndarray, "snippets 2"]:
+        """Seconds [start, end) of every snippet, (T, 2)."""
+        return seconds_of_spans(snippet_spans(self.frames, snippet_frames, stride), self.times, self.fps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +113,15 @@ def describe_video(
 ) -> VideoFeatures:
     """As extract_video, with the video's frames, rate and problem."""
     path = Path(path)
-    on_frames, on_captions = by_kind(extractors)
+    on_frames, on_captions, on_tracks = by_kind(extractors)
     decoded = decode_video(path, on_frames, snippet_frames=snippet_frames, stride=stride)
     values = dict(decoded.values)
     for modality, extractor in on_captions.items():
         given = Path(captions) if captions is not None else None
         values[modality] = sidecar_rows(extractor, given, decoded, snippet_frames, stride, where=str(path))
-    spans = seconds_of_spans(snippet_spans(decoded.frames, snippet_frames, stride), decoded.times, decoded.fps)
+    for modality, track in on_tracks.items():
+        values[modality] = track_rows(track, path, decoded, snippet_frames, stride)
+    spans = decoded.spans(snippet_frames, stride)
     return VideoFeatures({modality: Features(values[modality], spans) for modality in extractors}, decoded)
 
 
@@ -134,13 +143,14 @@ def decode_video(
                     before = time.perf_counter()
                     where = f"{path.name}, modality '{modality}', row {snippet.index}"
                     row = extractor.snippet(snippet.frames, snippet.before)
-                    rows[modality].append(check_row(row, width=extractor.width, where=where))
+                    rows[modality].append(_checked(extractor, row, where))
                     seconds[modality] += time.perf_counter() - before
         seconds["decode"] = time.perf_counter() - started - sum(seconds.values())
         return Decoded(
             values={modality: np.stack(described) for modality, described in rows.items()},
             fps=round((len(times) - 1) / times[-1] if times[-1] > 0 else reader.declared_fps, 9),
             times=np.array(times, dtype=np.float64),
+            start=reader.start,
             problem=reader.problem,
             notes=reader.notes,
             seconds=seconds,
@@ -155,18 +165,26 @@ def _noting_times(reader: VideoReader, times: list[float]) -> Iterator[Frame]:
 
 def by_kind(
     extractors: Mapping[str, Extractor],
-) -> tuple[dict[str, FrameExtractor], dict[str, SidecarExtractor]]:
-    """Part extractors into those that look at pictures and those that read captions."""
+) -> tuple[dict[str, FrameExtractor], dict[str, SidecarExtractor], dict[str, TrackExtractor]]:
+    """Part extractors into those that look at pictures, those that read captions and those that read another track."""
     if not extractors:
         raise ParameterError("no extractor given", fix="name at least one, for example motion")
     on_frames = {name: one for name, one in extractors.items() if isinstance(one, FrameExtractor)}
     on_captions = {name: one for name, one in extractors.items() if isinstance(one, SidecarExtractor)}
+    on_tracks = {name: one for name, one in extractors.items() if isinstance(one, TrackExtractor)}
     for name, one in extractors.items():
-        if name not in on_frames and name not in on_captions:
-            raise ParameterError(
-                "not an extractor", where=name, expected="a FrameExtractor or a SidecarExtractor", got=type(one).__name__
-            )
-    return on_frames, on_captions
+        if name not in {**on_frames, **on_captions, **on_tracks}:
+            expected = "a FrameExtractor, a SidecarExtractor or a TrackExtractor"
+            raise ParameterError("not an extractor", where=name, expected=expected, got=type(one).__name__)
+    return on_frames, on_captions, on_tracks
+
+
+def track_rows(
+    extractor: TrackExtractor, path: Path, decoded: Decoded, snippet_frames: int, stride: int
+) -> Float32[np.ndarray, "snippets width"]:
+    """Describe another track of a decoded video."""
+    rows = extractor.rows(path, decoded.spans(snippet_frames, stride), decoded.start)
+    return np.stack([check_row(row, width=extractor.width, where=f"{path.name}, row {t}") for t, row in enumerate(rows)])
 
 
 def sidecar_rows(
@@ -177,7 +195,7 @@ def sidecar_rows(
     stride: int,
     *,
     where: str,
-) -> Float32[np.ndarray, "snippets width"]:
+) -> Float32[np.ndarray, "snippets ..."]:
     """Describe the captions of a decoded video; errors name ``where`` it is."""
     if captions is None:
         raise DataError("the video has no captions", where=where, fix=f"add a caption file, or leave out '{extractor.name}'")
@@ -191,4 +209,9 @@ def sidecar_rows(
     except DataError as error:
         place = where if error.where is None else f"{where}, {error.where}"
         raise DataError(error.what, where=place, expected=error.expected, got=error.got, fix=error.fix) from error
-    return np.stack([check_row(row, width=extractor.width, where=f"{where}, row {t}") for t, row in enumerate(rows)])
+    return np.stack([_checked(extractor, row, f"{where}, row {t}") for t, row in enumerate(rows)])
+
+
+def _checked(extractor: Extractor, row: object, where: str) -> Float32[np.ndarray, ...]:
+    units = None if extractor.unit_kind == "none" else extractor.units
+    return check_row(row, width=extractor.width, units=units, where=where)

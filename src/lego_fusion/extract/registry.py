@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data.manifest import Manifest
 from ..errors import DataError, ManifestError, ParameterError
 from .appearance import Appearance
+from .audio import Audio
 from .base import Extractor
 from .motion import Motion
+from .motion_units import MotionCells, MotionFrames
 from .onnx import OnnxImage
 from .text import Text
+from .words import Words
 
-EXTRACTORS: dict[str, type[Extractor]] = {extractor.name: extractor for extractor in (Motion, Appearance, OnnxImage, Text)}
+EXTRACTORS: dict[str, type[Extractor]] = {
+    extractor.name: extractor for extractor in (Motion, Appearance, OnnxImage, Text, Audio, MotionCells, MotionFrames, Words)
+}
+
+
+def make_extractor(kind: str, settings: Mapping[str, Any], *, modality: str) -> Extractor:
+    """Make an extractor from its name and settings.
+
+    Args:
+        kind: Name of the extractor.
+        settings: Arguments of its class; lists become tuples.
+        modality: Name of the feature set that it is for, for the messages.
+
+    Raises:
+        ParameterError: The extractor or a setting is unknown, one that it needs is missing, or a value is out of range.
+
+    Example:
+        >>> make_extractor("motion", {"bins": 4}, modality="coarse").width
+        40
+    """
+    if kind not in EXTRACTORS:
+        raise ParameterError("no such extractor", where=modality, expected=", ".join(EXTRACTORS), got=kind)
+    arguments = inspect.signature(EXTRACTORS[kind])
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    try:
+        arguments.bind(**given)
+    except TypeError as error:
+        expected = ", ".join(arguments.parameters)
+        raise ParameterError(f"extractor '{kind}' cannot be made: {error}", where=modality, expected=expected) from error
+    return EXTRACTORS[kind](**given)
 
 
 def extractor_for(manifest: Manifest, *, model: str | Path | None = None) -> Extractor:
@@ -45,7 +79,7 @@ def extractor_for(manifest: Manifest, *, model: str | Path | None = None) -> Ext
         if model is None:
             raise ParameterError("the extractor needs its network", where=manifest.modality, expected=f"the file {file}")
         settings["path"] = model
-    elif kind is Text and model is not None:
+    elif issubclass(kind, Text) and model is not None:
         settings["model"] = model
     try:
         extractor = kind(**settings)

@@ -29,8 +29,8 @@ from ..data.features import feature_path
 from ..data.locations import FeatureLocation
 from ..data.manifest import Manifest
 from ..errors import DataError, LegoFusionError, check_int
-from .base import Extractor, FrameExtractor, SidecarExtractor, file_hash
-from .describe import CaptionSource, Decoded, by_kind, decode_video, describe_video, extract_video, sidecar_rows
+from .base import Extractor, FrameExtractor, SidecarExtractor, TrackExtractor, file_hash
+from .describe import CaptionSource, Decoded, by_kind, decode_video, describe_video, extract_video, sidecar_rows, track_rows
 from .layouts import SourceVideo, list_source
 
 __all__ = ["ExtractionReport", "Failure", "Progress", "describe_video", "extract_dataset", "extract_video"]
@@ -129,19 +129,19 @@ class _Run:
 
     def frame_extractors(self, job: _Job) -> dict[str, FrameExtractor]:
         """The extractors that have to see the frames of a video."""
-        on_frames, _ = by_kind(self.extractors)
+        on_frames, _, _ = by_kind(self.extractors)
         return {name: one for name, one in on_frames.items() if name in job.pending}
 
     def finish(self, job: _Job, decoded: Decoded) -> None:
-        """Describe the captions of a decoded video and write everything that was pending."""
-        values = dict(decoded.values)
+        """Describe captions and other tracks of a decoded video and write everything that was pending."""
+        values, grid = dict(decoded.values), (self.snippet_frames, self.stride)
         for modality in job.pending:
-            extractor = self.extractors[modality]
+            extractor, started = self.extractors[modality], time.perf_counter()
             if isinstance(extractor, SidecarExtractor):
-                started = time.perf_counter()
-                values[modality] = sidecar_rows(
-                    extractor, job.video.captions, decoded, self.snippet_frames, self.stride, where=job.video.name
-                )
+                values[modality] = sidecar_rows(extractor, job.video.captions, decoded, *grid, where=job.video.name)
+                self._spent(modality, time.perf_counter() - started)
+            elif isinstance(extractor, TrackExtractor):
+                values[modality] = track_rows(extractor, job.video.path, decoded, *grid)
                 self._spent(modality, time.perf_counter() - started)
         for modality, spent in decoded.seconds.items():
             self._spent(modality, spent)
@@ -208,7 +208,7 @@ def extract_dataset(
     check_int(workers, "workers", "extract_dataset", low=1, high=1024)
     check_int(snippet_frames, "snippet_frames", "extract_dataset", low=1)
     check_int(stride, "stride", "extract_dataset", low=1)
-    _, on_captions = by_kind(extractors)
+    _, on_captions, _ = by_kind(extractors)
     listing = list_source(source, layout=layout, labels=labels, intervals=intervals, captions=captions)
     if on_captions and all(video.captions is None for video in listing.videos):
         raise DataError(
@@ -252,6 +252,9 @@ def _kept_modalities(
     if not (output / "dataset.yaml").is_file():
         return {}, []
     config = read_config(output / "dataset.yaml")
+    if config.members:
+        fix = "extract into the folders it was joined from, then join them again"
+        raise DataError("the dataset folder was joined from others", where=output, fix=fix)
     kept = {name: manifest for name, manifest in config.modalities.items() if name not in manifests}
     wanted = next(iter(manifests.values()))
     grid, wanted_grid = (config.snippet_frames, config.stride), (wanted.snippet_frames, wanted.stride)
@@ -327,7 +330,7 @@ def _in_this_process(run: _Run, jobs: Sequence[_Job], workers: int) -> Iterator[
 
 
 def _in_processes(run: _Run, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Decoded | DataError]]:
-    on_frames, _ = by_kind(run.extractors)
+    on_frames, _, _ = by_kind(run.extractors)
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(on_frames,)
     )

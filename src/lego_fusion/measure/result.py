@@ -43,6 +43,7 @@ class Result(BaseModel):
         parameters: Learned parameters.
         train_seconds: Wall-clock time of training.
         score_seconds: Wall-clock time of scoring the test videos.
+        domain: The domain whose test videos were measured; empty for all of them.
         extra: Anything else, as JSON values.
 
     Raises:
@@ -77,6 +78,7 @@ class Result(BaseModel):
     parameters: int | None = Field(default=None, ge=0)
     train_seconds: float | None = Field(default=None, ge=0)
     score_seconds: float | None = Field(default=None, ge=0)
+    domain: str = ""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -193,7 +195,10 @@ def optimism_gap(honest: Result, best: Result) -> float:
                 got=result.selection,
                 fix="compare an honest number with the best on test",
             )
-    fields = ("dataset", "split", "modalities", "fusion", "condition", "seed", "seeds", "metric", "protocol", "parameters")
+    fields = (
+        *("dataset", "split", "modalities", "fusion", "condition", "domain"),
+        *("seed", "seeds", "metric", "protocol", "parameters"),
+    )
     _require_same([honest, best], fields, where="optimism gap")
     return best.value - honest.value
 
@@ -261,9 +266,10 @@ def summarise_splits(results: Sequence[Result]) -> SplitSummary:
 
     Raises:
         DataError: If there are fewer than two splits, a split and seed comes twice, splits differ in their number of
-            seeds, or the results differ in dataset, modalities, fusion, condition, selection, metric or protocol.
+            seeds, or the results differ in dataset, modalities, fusion, condition, selection, metric, protocol or domain.
     """
-    _require_same(results, ("dataset", "modalities", "fusion", "condition", "selection", "metric", "protocol"), where="splits")
+    fields = ("dataset", "modalities", "fusion", "condition", "selection", "metric", "protocol", "domain")
+    _require_same(results, fields, where="splits")
     splits: dict[str, dict[int | None, float]] = {}
     for result in results:
         values = splits.setdefault(result.split, {})

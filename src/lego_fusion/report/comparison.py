@@ -101,7 +101,7 @@ def rules(comparison: Comparison) -> Iterator[str]:
     if plan.conditions != ("clean",):
         yield "A condition changes the features for every method alike; levels of noise are in deviations of each column."
     if plan.references:
-        yield "nearest-neighbours and flow-energy learn nothing."
+        yield "nearest-neighbours, nearest-cells and flow-energy learn nothing."
     if set(ALL_FUSIONS) <= set(plan.fusions) and "mtn" not in plan.fusions:
         yield "mtn is left out of 'all', since it trains a hundred times as long as the others; name it to compare it."
     if plan.test_best:

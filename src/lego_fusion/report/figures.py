@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64, UInt8
 
 from ..data.annotations import intervals_from_labels
 from ..data.files import written_whole
@@ -15,6 +15,7 @@ from ..errors import DataError, MissingExtraError
 
 CURVE = "#0072B2"  # Okabe and Ito's palette, told apart without colour vision
 TRUTH = "#E69F00"
+_OUTLINE = "#56B4E9"
 
 
 def score_curve(
@@ -125,3 +126,51 @@ def load_matplotlib() -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report") from error
     return Figure, FigureCanvasAgg
+
+
+def heat_map(
+    path: str | Path,
+    pictures: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "rows columns"]]],
+    *,
+    masks: Sequence[Bool[np.ndarray, "h w"] | None] = (),
+    columns: int = 2,
+) -> None:
+    """Draw heat maps over their frames: (title, frame, heat of its cells) each; the truth, where it is known, as an outline.
+
+    Colours are the same in all pictures, from the coolest to the hottest cell of all of them; cool cells let the frame through.
+
+    Args:
+        path: PNG or SVG file to write.
+        pictures: Title, frame and heat of its cells, row by row from the top.
+        masks: True where a pixel is known to be abnormal, for each picture, or None.
+        columns: Pictures beside each other.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        DataError: If there is no picture.
+    """
+    if not pictures:
+        raise DataError("there is no picture to draw", where=path, expected="frames and heat maps")
+    figure_class, canvas = load_matplotlib()
+    rows = -(-len(pictures) // columns)
+    figure = figure_class(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
+    canvas(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    low, high = min(float(heat.min()) for *_, heat in pictures), max(float(heat.max()) for *_, heat in pictures)
+    shown = None
+    for place, axis in enumerate(axes.ravel()):
+        axis.set_axis_off()
+        if place >= len(pictures):
+            continue
+        title, image, heat = pictures[place]
+        extent = (0, image.shape[1], image.shape[0], 0)
+        axis.imshow(image, extent=extent)
+        strength = 0.6 * (heat - low) / (high - low if high > low else 1.0)
+        options = {"cmap": "inferno", "vmin": low, "vmax": high, "interpolation": "nearest"}
+        shown = axis.imshow(heat, extent=extent, alpha=strength, **options)
+        mask = masks[place] if place < len(masks) else None
+        if mask is not None and mask.any():
+            axis.contour(mask.astype(float), levels=[0.5], colors=[_OUTLINE], linewidths=1.4, extent=extent, origin="upper")
+        axis.set_title(title, fontsize=9)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="novelty of a cell").solids.set_alpha(0.6)
+    save_figure(path, figure)
