@@ -106,7 +106,7 @@ def test_a_fusion_that_fails_is_a_row_and_the_rest_goes_on(data: Path, tmp_path:
     shown = run(data, "--out", tmp_path / "out", *QUICK, *conditions)
     assert re.search(r"│ text:missing=drop-term │ concat +│ +- │ +failed │", shown.stdout)
     assert re.search(r"│ text:missing=drop-term │ lego +│ +[\d,]+ │ +\d", shown.stdout)
-    assert "warning: concat on motion + text, street: 2 of 2 cells failed: " in shown.stderr
+    assert "warning: concat on motion + text, street, text:missing=drop-term: 2 of 2 cells failed: " in shown.stderr
     line = refused(
         data,
         "--out",

@@ -44,12 +44,14 @@ _HOME = {
     "VideoScores": "detect.runs",
     "evaluate_runs": "detect.evaluation",
     "load_detector": "detect.checkpoint",
+    "make_plan": "detect.planning",
     "score_dataset": "detect.runs",
     "score_video": "detect.runs",
     "train_run": "detect.runs",
     "Result": "measure.result",
     "ScoredVideo": "measure.scored",
     "bootstrap_interval": "measure.intervals",
+    "compare": "detect.comparison",
     "detection_metrics": "measure.detection",
     "micro_auc": "measure.detection",
 }
@@ -65,8 +67,10 @@ if TYPE_CHECKING:
     from .data.synthetic import render_scenes as render_scenes
     from .data.views import join_views as join_views
     from .detect.checkpoint import load_detector as load_detector
+    from .detect.comparison import compare as compare
     from .detect.detector import Detector as Detector
     from .detect.evaluation import evaluate_runs as evaluate_runs
+    from .detect.planning import make_plan as make_plan
     from .detect.runs import VideoScores as VideoScores
     from .detect.runs import score_dataset as score_dataset
     from .detect.runs import score_video as score_video

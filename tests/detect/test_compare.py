@@ -12,7 +12,8 @@ import torch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.bags import load_bags
 from lego_fusion.detect.compare import _in_processes, _jobs, cell_videos, read_cell, run_plan
-from lego_fusion.detect.plan import Cell, Plan, make_plan
+from lego_fusion.detect.plan import Cell, Plan
+from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.protocol import own_split, run_method, scored_videos
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import CheckpointError, LegoFusionError, ParameterError

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.compare import cell_videos, read_cell, run_plan
 from lego_fusion.detect.comparison import Comparison, Row, choose_baseline, summarise
-from lego_fusion.detect.plan import Plan, make_plan
+from lego_fusion.detect.plan import Plan
+from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.protocol import frame_scores
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import ParameterError

@@ -15,7 +15,7 @@ from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.conditions import apply_condition, parse_condition
 from lego_fusion.detect.evaluation import evaluate_runs
 from lego_fusion.detect.novelty import nearest_neighbour_scores, nearest_unit_scores
-from lego_fusion.detect.plan import make_plan
+from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.protocol import (
     LEARNED,
     UNLEARNED,

@@ -37,9 +37,27 @@ def test_bilinear_by_hand(count, pairs):
     z = projected(fusion, given)
     names = list(given)
     expected = fusion.bias.expand(2, 5, 6).clone()
+    for name, x in given.items():
+        expected += torch.einsum("bnd,fd->bnf", x, fusion.linear[name].weight)
     for a, b in itertools.combinations(names, 2) if count > 1 else [(names[0], names[0])]:
-        expected += torch.einsum("bni,fij,bnj->bnf", z[a], fusion.form[f"{a}:{b}"].weight, z[b])
+        form = fusion.form[f"{a}:{b}"].weight.reshape(6, 3, 3)
+        expected += torch.einsum("bni,fij,bnj->bnf", z[a], form, z[b])
     torch.testing.assert_close(fusion(given).nodes, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_bilinear_forms_are_blind_to_the_common_sign_and_the_linear_terms_see_it(count):
+    """Without offsets the forms are even: f(x) - f(-x) is twice the linear terms, f(x) + f(-x) twice the rest."""
+    fusion, given = Bilinear(widths(count), width=6, reduced=3).double(), features(count)
+    for layer in fusion.projection.values():
+        layer.bias.zero_()
+    nodes, mirrored = fusion(given).nodes, fusion({name: -x for name, x in given.items()}).nodes
+    linear = sum(torch.einsum("bnd,fd->bnf", x, fusion.linear[name].weight) for name, x in given.items())
+    torch.testing.assert_close((nodes - mirrored) / 2, linear)
+    for layer in fusion.linear.values():
+        layer.weight.zero_()
+    torch.testing.assert_close(fusion({name: -x for name, x in given.items()}).nodes, fusion(given).nodes)
 
 
 @torch.no_grad()

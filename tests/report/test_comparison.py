@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lego_fusion.detect.comparison import Comparison, Row
-from lego_fusion.detect.plan import ALL_FUSIONS, DatasetPlan, Plan
+from lego_fusion.detect.plan import DatasetPlan, Plan
+from lego_fusion.detect.planning import ALL_FUSIONS
 from lego_fusion.detect.protocol import Split
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.measure.result import Result, load_results

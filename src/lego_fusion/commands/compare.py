@@ -24,7 +24,8 @@ def compare(
         str, typer.Option(help="With commas; 'all' is every one but mtn. Default: lego and five baselines.")
     ] = "",
     seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
-    resplits: Annotated[int, typer.Option(help="Random re-splits to average over; 0 takes the dataset's own split.")] = 0,
+    splits: Annotated[str, typer.Option(help="'own', 'resplits', or 'domains': each left out of training once.")] = "own",
+    resplits: Annotated[int, typer.Option(help="Average over so many random re-splits instead of the own split.")] = 0,
     baseline: Annotated[
         str, typer.Option(help="Method to take differences to, or 'best'. Default: concat.", show_default=False)
     ] = "",
@@ -54,11 +55,10 @@ def compare(
     Example: lego-fusion compare my-dataset --out comparison --modality-sets motion+text,all --fusions all --resplits 10
     """
     from ..data.dataset import Dataset
-    from ..detect.compare import run_plan
-    from ..detect.comparison import choose_baseline, summarise
-    from ..detect.plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+    from ..detect.comparison import compare as run
+    from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
     from ..detect.settings import read_training_config
-    from ..errors import LegoFusionError, MissingExtraError, check_choice
+    from ..errors import MissingExtraError, check_choice
     from ..report.comparison import document, save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
 
@@ -70,21 +70,17 @@ def compare(
         fusions=list(dict.fromkeys(wanted)) or SENSIBLE_FUSIONS,
         references=references,
         seeds=seeds,
-        splits="resplits" if resplits else "own",
-        count=resplits,
+        splits="resplits" if resplits else splits,
+        count=resplits or 10,
         conditions=names(conditions),
         training=read_training_config(config, {} if steps is None else {"steps": steps}),
         validation=validation,
         test_best=test_best,
     )
-    choose_baseline(plan, baseline)
     if figure is not None:
         check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)
     with progress(f"comparing {len(plan.fusions)} fusions") as tell:
-        failures = run_plan(plan, datasets, out, workers=workers, on_cell=tell)
-    if len(failures) == len(plan.cells()):
-        raise LegoFusionError(f"nothing could be compared; {next(iter(failures))}: {next(iter(failures.values()))}")
-    comparison = summarise(plan, datasets, out, failures=failures, baseline=baseline)
+        comparison = run(plan, datasets, out, baseline=baseline, workers=workers, on_cell=tell)
     files = save_comparison(out, comparison)
     try:
         files["figure"] = comparison_figure(figure or out / FIGURE_FILE, comparison)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..data.dataset import Dataset
-from ..errors import DataError, ParameterError, check_choice
+from ..errors import DataError, LegoFusionError, ParameterError, check_choice
 from ..measure.detection import micro_auc
 from ..measure.intervals import Estimate, mean_interval, paired_difference, seeded_interval
 from ..measure.result import Result
 from ..measure.scored import ScoredVideo
-from .compare import CellResult, cell_videos, read_cell
+from .compare import CellResult, cell_videos, read_cell, run_plan
 from .plan import Cell, Plan
 from .protocol import LEARNED
 
@@ -91,6 +91,41 @@ class Comparison:
     records: tuple[Result, ...]
 
 
+def compare(
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    folder: str | Path,
+    *,
+    baseline: str = "",
+    workers: int = 2,
+    on_cell: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Train every fusion of a plan on the same splits, seeds and budget, and make the table; the same call goes on if stopped.
+
+    Args:
+        plan: From ``make_plan``.
+        datasets: Those it was made from.
+        folder: Where the plan and the finished cells are kept.
+        baseline: As for ``summarise``.
+        workers: Processes, one thread each; more than one needs ``if __name__ == "__main__"`` in a script.
+        on_cell: Called with how many of how many cells are done.
+
+    Raises:
+        ParameterError: If the baseline is not compared.
+        CheckpointError: If the folder holds another plan.
+        LegoFusionError: If not a single cell could be measured.
+
+    Example:
+        ``compare(make_plan([dataset], fusions=("lego", "concat")), [dataset], "comparison").rows``
+    """
+    choose_baseline(plan, baseline)
+    failures = run_plan(plan, datasets, folder, workers=workers, on_cell=on_cell)
+    if len(failures) == len(plan.cells()):
+        cell, failure = next(iter(failures.items()))
+        raise LegoFusionError(f"nothing could be compared; {cell}: {failure}")
+    return summarise(plan, datasets, folder, failures=failures, baseline=baseline)
+
+
 def summarise(
     plan: Plan,
     datasets: Sequence[Dataset],
@@ -132,11 +167,17 @@ def summarise(
         for dataset in plan.datasets
         if dataset.untold
     ]
-    notes += [f"{row.method} on {' + '.join(row.modalities)}, {row.dataset}: {row.error}" for row in rows if row.error]
+    notes += [f"{_place(row)}: {row.error}" for row in rows if row.error]
     if not baseline:
         notes.append("no differences: concat is not compared; name another baseline")
     records = tuple(record for result in results.values() for record in result.records)
     return Comparison(plan, baseline, tuple(rows), (*notes, *measure.notes), records)
+
+
+def _place(row: Row) -> str:
+    """Which row it is."""
+    condition = "" if row.condition == "clean" else f", {row.condition}"
+    return f"{row.method} on {' + '.join(row.modalities)}, {row.dataset}{condition}"
 
 
 def choose_baseline(plan: Plan, baseline: str = "") -> str:

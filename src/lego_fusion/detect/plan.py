@@ -10,26 +10,20 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .. import __version__
-from ..data.dataset import Dataset
 from ..data.files import read_text
-from ..errors import CheckpointError, DataError, ParameterError, check_choice, check_int, check_number
+from ..errors import CheckpointError, DataError
 from ..writing import written_whole
 from .conditions import parse_condition
-from .protocol import LEARNED, UNLEARNED, Split, hold_out, own_split, require_labels, resplits
+from .protocol import UNLEARNED, Split
 from .train import TrainingConfig
 
-SplitKind = Literal["own", "resplits"]
-ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
-"""What ``all`` stands for; MTN takes a hundred times as long as the others and is compared where it is named."""
-SENSIBLE_FUSIONS = ("lego", "concat", "add", "mlp", "cross-attention", "score-average")
 PLAN_FILE = "plan.json"
 CELLS_FOLDER = "cells"
 
@@ -45,6 +39,10 @@ class Cell:
         method: Name of a fusion, or of a reference that learns nothing.
         seed: Of training; None for what draws nothing.
         condition: What was done to the features.
+
+    Example:
+        >>> print(Cell("ped2", "own", ("motion", "text"), "lego", 0))
+        lego on motion + text (ped2, split own, seed 0)
     """
 
     dataset: str
@@ -99,7 +97,7 @@ class Plan(BaseModel):
 
     Args:
         lego_fusion: Version of this package.
-        split_kind: Where the splits come from.
+        split_kind: Where the splits come from, a key of ``SPLITS``.
         modality_sets: Each is fused on its own.
         fusions: Learned methods.
         references: Whether the methods that learn nothing are there too.
@@ -115,7 +113,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lego_fusion: str
-    split_kind: SplitKind
+    split_kind: str
     modality_sets: tuple[tuple[str, ...], ...] = Field(min_length=1)
     fusions: tuple[str, ...] = Field(min_length=1)
     references: bool
@@ -159,94 +157,6 @@ class Plan(BaseModel):
         return [self.training.seed + number for number in range(self.seeds)]
 
 
-SPLITS: dict[SplitKind, Callable[[Dataset, int], list[Split]]] = {
-    "own": lambda dataset, count: [own_split(dataset)],
-    "resplits": resplits,
-}
-"""Every way to divide a dataset, given how many divisions are wanted."""
-
-
-def make_plan(
-    datasets: Sequence[Dataset],
-    *,
-    modality_sets: Sequence[Sequence[str]] = (),
-    fusions: Sequence[str] = SENSIBLE_FUSIONS,
-    references: bool = True,
-    seeds: int = 3,
-    splits: SplitKind = "own",
-    count: int = 10,
-    conditions: Sequence[str] = ("clean",),
-    training: TrainingConfig | None = None,
-    validation: float = 0.0,
-    nodes: int = 32,
-    test_best: bool = False,
-) -> Plan:
-    """Fix a comparison before anything is trained.
-
-    Args:
-        datasets: Opened dataset folders, each with a name of its own.
-        modality_sets: Sets of modalities that every dataset has; by default all of the first dataset's together.
-        fusions: Learned methods (``protocol.LEARNED``), in the order in which they are shown.
-        references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
-        seeds: Training seeds.
-        splits: ``"own"``: as in ``videos.csv``; ``"resplits"``: ``count`` random ones with as many training videos.
-        count: Number of re-splits.
-        conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
-        training: The same for every fusion.
-        validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
-        nodes: N.
-        test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
-
-    Raises:
-        ParameterError: A name is unknown or comes twice, or a number is out of range.
-        DataError: A dataset lacks a modality, labels, or ground truth for its test videos.
-    """
-    _require_different("datasets", [one.name for one in datasets])
-    check_int(seeds, "seeds", "compare", low=1)
-    check_number(validation, "validation", "compare", low=0.0, high=0.9)
-    for method in fusions:
-        check_choice(method, "fusions", "compare", LEARNED)
-    sets = tuple(tuple(names) for names in modality_sets) or (tuple(datasets[0].modalities),)
-    words = tuple(str(parse_condition(condition)) for condition in conditions)
-    for what, values in (("fusions", fusions), ("modality sets", sets), ("conditions", words)):
-        _require_different(what, values)
-    training = training or TrainingConfig()
-    if validation:
-        training = training.model_copy(update={"selection": "validation"})
-    plan = Plan(
-        lego_fusion=__version__,
-        split_kind=splits,
-        modality_sets=sets,
-        fusions=tuple(fusions),
-        references=references,
-        seeds=seeds,
-        conditions=words,
-        training=training,
-        validation=validation,
-        nodes=nodes,
-        test_best=test_best,
-        datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
-    )
-    _require_met(plan)
-    return plan
-
-
-def parse_modality_sets(text: str, dataset: Dataset) -> list[tuple[str, ...]]:
-    """Modality sets as a command line names them: ``motion+text,text``; ``all`` is all together, ``each`` each one alone."""
-    names = tuple(dataset.modalities)
-    sets: list[tuple[str, ...]] = []
-    for word in filter(None, map(str.strip, text.split(","))):
-        if word in names:
-            sets.append((word,))
-        elif word == "all":
-            sets.append(names)
-        elif word == "each":
-            sets += [(name,) for name in names]
-        else:
-            sets.append(tuple(name.strip() for name in word.split("+")))
-    return list(dict.fromkeys(sets))
-
-
 def claim(folder: str | Path, plan: Plan) -> None:
     """Make a folder this plan's, or refuse it; the plan of a folder without a finished cell gives way.
 
@@ -279,67 +189,6 @@ def read_plan(folder: str | Path) -> Plan:
         return Plan.model_validate(_read_json(path))
     except ValidationError as error:
         raise CheckpointError("not the plan of a comparison", where=path, fix="use another folder") from error
-
-
-def _plan_dataset(
-    dataset: Dataset,
-    modality_sets: Sequence[Sequence[str]],
-    kind: SplitKind,
-    count: int,
-    training: TrainingConfig,
-    validation: float,
-) -> DatasetPlan:
-    used = dict.fromkeys(itertools.chain.from_iterable(modality_sets))
-    for name in used:
-        if name not in dataset.modalities:
-            raise DataError(
-                f"modality '{name}' is missing",
-                where=f"dataset '{dataset.name}'",
-                expected=name,
-                got=", ".join(dataset.modalities) or "no modality",
-                fix="name modality sets that every dataset has, such as motion+text,motion",
-            )
-    drawn = SPLITS[check_choice(kind, "splits", "compare", tuple(SPLITS))](dataset, count)
-    if validation:
-        drawn = [hold_out(dataset, split, validation, seed=training.seed) for split in drawn]
-    for split in drawn:
-        require_labels(dataset, split)
-        if training.selection == "validation" and not split.validation:
-            fix = "give --validation, the share of the training videos to hold out"
-            raise DataError("selection='validation' needs validation videos", where=f"split {split.name}", got="none", fix=fix)
-    known = [replace(split, test=tuple(filter(dataset.has_ground_truth, split.test))) for split in drawn]
-    for split in known:
-        if not split.test:
-            raise DataError(
-                "no test video has ground truth in time",
-                where=f"dataset '{dataset.name}', split {split.name}",
-                expected="test videos with intervals.csv, or labelled normal",
-                fix="write intervals.csv, or the test split into videos.csv",
-            )
-    return DatasetPlan(
-        name=dataset.name,
-        hash=dataset.hash,
-        manifests={name: dataset.modalities[name].hash for name in used},
-        splits=tuple(known),
-        moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
-        fine=tuple(name for name in used if dataset.modalities[name].has_units),
-        untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
-    )
-
-
-def _require_different(what: str, values: Sequence[object]) -> None:
-    twice = [value for number, value in enumerate(values) if value in values[:number]]
-    if not values or twice:
-        got = f"{twice[0]!r} twice" if twice else "none"
-        raise ParameterError(f"the {what} of a comparison differ from each other", got=got, fix="name each once")
-
-
-def _require_met(plan: Plan) -> None:
-    """Every condition meets at least one modality set."""
-    for condition in plan.conditions:
-        if not any(parse_condition(condition).applies_to(names) for names in plan.modality_sets):
-            sets = ", ".join("+".join(names) for names in plan.modality_sets)
-            raise ParameterError("a condition meets no modality set", where=f"'{condition}'", got=sets)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

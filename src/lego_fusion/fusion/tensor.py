@@ -18,15 +18,19 @@ MOST_PRODUCTS = 4096
 
 
 class Bilinear(ScaledFusion):
-    """Sum of bilinear forms over pairs: node_f = sum_{m<k} z_m^T W_mkf z_k + c_f, with z_m = P_m x_m + b_m reduced first.
+    """Bilinear forms of pairs beside linear terms: node_f = sum_m v_mf . x_m + sum_{m<k} z_m^T W_mkf z_k + c_f.
 
-    A single modality is paired with itself.
+    The forms see reduced features, z_m = P_m x_m + b_m; a single modality is paired with itself. Without the linear terms a
+    node could not say in which direction it is unusual: columns are centred, and a form does not change when both of its
+    sides change their sign, so segments unusual in both modalities would count like those usual in both.
 
     Args:
         modalities: Width of each modality by name.
         width: F.
         reduced: Width of z_m.
         seed: Of the start.
+
+    Source: the neural tensor layer, x^T W y + V [x, y] + b (Socher et al., NeurIPS 2013), with W of low rank through P_m.
 
     Example:
         >>> fusion = Bilinear({"motion": 3, "text": 2}, width=8)
@@ -42,15 +46,18 @@ class Bilinear(ScaledFusion):
         names = list(self.modalities)
         self.pairs = list(itertools.combinations(names, 2)) or [(names[0], names[0])]
         with seeded(seed):
+            self.linear = nn.ModuleDict({name: nn.Linear(size, width, bias=False) for name, size in self.modalities.items()})
             self.projection = linear_maps(self.modalities, reduced)
-            self.form = nn.ModuleDict({f"{a}:{b}": nn.Bilinear(reduced, reduced, width, bias=False) for a, b in self.pairs})
+            self.form = nn.ModuleDict({f"{a}:{b}": nn.Linear(reduced**2, width, bias=False) for a, b in self.pairs})
             self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
-        """Reduce, then sum the forms of all pairs."""
-        z = {name: self.projection[name](x) for name, x in self.scaled(features, mask).items()}
-        forms = torch.stack([self.form[f"{a}:{b}"](z[a], z[b]) for a, b in self.pairs])
-        return FusionOutput(mask_nodes(forms.sum(0) + self.bias, mask))
+        """Add the linear terms of all modalities and the forms of all pairs."""
+        scaled = self.scaled(features, mask)
+        z = {name: self.projection[name](x) for name, x in scaled.items()}
+        terms = [self.linear[name](x) for name, x in scaled.items()]
+        terms += [self.form[f"{a}:{b}"](_products(z[a], z[b])) for a, b in self.pairs]
+        return FusionOutput(mask_nodes(torch.stack(terms).sum(0) + self.bias, mask))
 
 
 class TensorFusion(ScaledFusion):
@@ -95,8 +102,7 @@ class TensorFusion(ScaledFusion):
         """Reduce, append ones and multiply."""
         scaled = self.scaled(features, mask)
         z = [nn.functional.pad(self.projection[name](x), (1, 0), value=1.0) for name, x in scaled.items()]
-        product = functools.reduce(lambda left, right: (left[..., None] * right[..., None, :]).flatten(2), z)
-        return FusionOutput(mask_nodes(product, mask))
+        return FusionOutput(mask_nodes(functools.reduce(_products, z), mask))
 
 
 class LowRankTensorFusion(ScaledFusion):
@@ -134,3 +140,8 @@ class LowRankTensorFusion(ScaledFusion):
         values = torch.stack([self.factor[name](x) for name, x in self.scaled(features, mask).items()])  # (M, B, N, rank * F)
         terms = values.prod(0).unflatten(-1, (self.rank, self.width))
         return FusionOutput(mask_nodes(terms.sum(-2) + self.bias, mask))
+
+
+def _products(left: Float[Tensor, "b n i"], right: Float[Tensor, "b n j"]) -> Float[Tensor, "b n ij"]:
+    """All products of an entry of one and an entry of the other, the last axis flattened."""
+    return (left[..., None] * right[..., None, :]).flatten(2)

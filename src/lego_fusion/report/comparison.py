@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..detect.comparison import BEST, Comparison, Row, together
-from ..detect.plan import ALL_FUSIONS, Plan
+from ..detect.plan import Plan
+from ..detect.planning import ALL_FUSIONS, SPLITS
 from ..measure.result import save_results
 from ..writing import written_whole
 
@@ -97,6 +98,8 @@ def rules(comparison: Comparison) -> Iterator[str]:
     )
     yield from _interval_rules(plan)
     yield from _baseline_rules(comparison.baseline)
+    if plan.conditions != ("clean",):
+        yield "A condition changes the features for every method alike; levels of noise are in deviations of each column."
     if plan.references:
         yield "nearest-neighbours, nearest-cells and flow-energy learn nothing."
     if set(ALL_FUSIONS) <= set(plan.fusions) and "mtn" not in plan.fusions:
@@ -175,8 +178,8 @@ def _percent(value: float | None, *, sign: str = "") -> str:
 def _splits(plan: Plan, dataset: str) -> str:
     seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
     counts = {len(one.splits) for one in plan.datasets if one.name == dataset} or {len(one.splits) for one in plan.datasets}
-    drawn = f"{max(counts)} random re-splits" if plan.split_kind == "resplits" else "own split"
-    return f"{drawn}, {seeds}"
+    count = "" if plan.split_kind == "own" else f"{max(counts)} "
+    return f"{count}{SPLITS[plan.split_kind].title}, {seeds}"
 
 
 def _in_cell(text: str) -> str:

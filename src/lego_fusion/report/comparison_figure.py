@@ -12,6 +12,7 @@ from ..detect.protocol import UNLEARNED
 from .figures import CURVE, TRUTH, load_matplotlib, save_figure
 
 FIGURE_FILE = "comparison.png"
+PANELS = 3  # beside each other
 FIGURE_KINDS = (".png", ".svg", ".pdf")
 _SORTS = {"lego": CURVE, "other fusions": "#555555", "nothing learned": TRUTH}
 _PALETTE = (CURVE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")  # Okabe and Ito
@@ -38,12 +39,15 @@ def comparison_figure(path: str | Path, comparison: Comparison) -> Path:
     rows = [row for row in comparison.rows if row.dataset == comparison.rows[-1].dataset]
     families = _families(comparison.plan.conditions)
     panels = _level_panels(rows, families) if families else _clean_panels(rows)
-    most = max(len({row.method for row in members}) for _, members in panels)
-    size = (4.2 * len(panels) + (1.6 if families else 1.0), 3.6 if families else 1.3 + 0.27 * most)
+    most = max(len(members) for _, members in panels)
+    columns, lines = min(len(panels), PANELS), -(-len(panels) // PANELS)
+    size = (4.2 * columns + (1.6 if families else 0.0), 0.6 + lines * (3.0 if families else 0.8 + 0.27 * most))
     figure = figure_class(figsize=size, layout="constrained")
     canvas(figure)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharex=not families, sharey=bool(families))[0]
-    for axis, (title, members) in zip(axes, panels, strict=True):
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=not families, sharey=bool(families)).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, members) in zip(axes, panels, strict=False):
         if families:
             _draw_curves(axis, members)
         else:
@@ -116,7 +120,8 @@ def _draw_curves(axis: Any, rows: Sequence[Row]) -> None:
             lows, highs = [100 * (row.low or 0) for row in banded], [100 * (row.high or 0) for row in banded]
             axis.fill_between(levels, lows, highs, color=style["color"], alpha=0.15, lw=0)
     axis.grid(color="0.92")
-    axis.set(xlabel="level", ylabel="micro AUC, %")
+    added = any(row.condition.startswith("noise-modality") for row in rows)
+    axis.set(xlabel="columns of noise" if added else "noise, in deviations of each column", ylabel="micro AUC, %")
 
 
 def _sort(method: str) -> str:

@@ -1,0 +1,178 @@
+"""Fix a comparison before anything is trained: which videos train and test, which fusions, seeds and conditions meet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from .. import __version__
+from ..data.dataset import Dataset
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from .conditions import parse_condition
+from .plan import DatasetPlan, Plan
+from .protocol import LEARNED, Split, domain_splits, hold_out, own_split, require_labels, resplits
+from .train import TrainingConfig
+
+ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
+"""What ``all`` stands for; MTN takes a hundred times as long as the others and is compared where it is named."""
+SENSIBLE_FUSIONS = ("lego", "concat", "add", "mlp", "cross-attention", "score-average")
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """A way to divide a dataset: how it is called, and the divisions, given how many are wanted."""
+
+    title: str
+    draw: Callable[[Dataset, int], list[Split]]
+
+
+SPLITS = {
+    "own": SplitRule("own split", lambda dataset, count: [own_split(dataset)]),
+    "resplits": SplitRule("random re-splits", resplits),
+    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: domain_splits(dataset)),
+}
+"""Every way there is, by its name on the command line."""
+
+
+def make_plan(
+    datasets: Sequence[Dataset],
+    *,
+    modality_sets: Sequence[Sequence[str]] = (),
+    fusions: Sequence[str] = SENSIBLE_FUSIONS,
+    references: bool = True,
+    seeds: int = 3,
+    splits: str = "own",
+    count: int = 10,
+    conditions: Sequence[str] = ("clean",),
+    training: TrainingConfig | None = None,
+    validation: float = 0.0,
+    nodes: int = 32,
+    test_best: bool = False,
+) -> Plan:
+    """Fix a comparison before anything is trained.
+
+    Args:
+        datasets: Opened dataset folders, each with a name of its own.
+        modality_sets: Sets of modalities that every dataset has; by default all of the first dataset's together.
+        fusions: Learned methods (``protocol.LEARNED``), in the order in which they are shown.
+        references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
+        seeds: Training seeds.
+        splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos;
+            ``"domains"``: every domain is tested once by what was trained on the others.
+        count: How many random ones.
+        conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
+        training: The same for every fusion.
+        validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
+        nodes: N.
+        test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
+
+    Raises:
+        ParameterError: A name is unknown or comes twice, or a number is out of range.
+        DataError: A dataset lacks a modality, labels, or ground truth for its test videos.
+    """
+    _require_different("datasets", [one.name for one in datasets])
+    check_int(seeds, "seeds", "compare", low=1)
+    check_number(validation, "validation", "compare", low=0.0, high=0.9)
+    for method in fusions:
+        check_choice(method, "fusions", "compare", LEARNED)
+    sets = tuple(tuple(names) for names in modality_sets) or (tuple(datasets[0].modalities),)
+    words = tuple(str(parse_condition(condition)) for condition in conditions)
+    for what, values in (("fusions", fusions), ("modality sets", sets), ("conditions", words)):
+        _require_different(what, values)
+    training = training or TrainingConfig()
+    if validation:
+        training = training.model_copy(update={"selection": "validation"})
+    plan = Plan(
+        lego_fusion=__version__,
+        split_kind=splits,
+        modality_sets=sets,
+        fusions=tuple(fusions),
+        references=references,
+        seeds=seeds,
+        conditions=words,
+        training=training,
+        validation=validation,
+        nodes=nodes,
+        test_best=test_best,
+        datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
+    )
+    _require_met(plan)
+    return plan
+
+
+def parse_modality_sets(text: str, dataset: Dataset) -> list[tuple[str, ...]]:
+    """Modality sets as a command line names them: ``motion+text,text``; ``all`` is all together, ``each`` each one alone."""
+    names = tuple(dataset.modalities)
+    sets: list[tuple[str, ...]] = []
+    for word in filter(None, map(str.strip, text.split(","))):
+        if word in names:
+            sets.append((word,))
+        elif word == "all":
+            sets.append(names)
+        elif word == "each":
+            sets += [(name,) for name in names]
+        else:
+            sets.append(tuple(name.strip() for name in word.split("+")))
+    return list(dict.fromkeys(sets))
+
+
+def _plan_dataset(
+    dataset: Dataset,
+    modality_sets: Sequence[Sequence[str]],
+    kind: str,
+    count: int,
+    training: TrainingConfig,
+    validation: float,
+) -> DatasetPlan:
+    used = dict.fromkeys(itertools.chain.from_iterable(modality_sets))
+    for name in used:
+        if name not in dataset.modalities:
+            raise DataError(
+                f"modality '{name}' is missing",
+                where=f"dataset '{dataset.name}'",
+                expected=name,
+                got=", ".join(dataset.modalities) or "no modality",
+                fix="name modality sets that every dataset has, such as motion+text,motion",
+            )
+    drawn = SPLITS[check_choice(kind, "splits", "compare", tuple(SPLITS))].draw(dataset, count)
+    if validation:
+        drawn = [hold_out(dataset, split, validation, seed=training.seed) for split in drawn]
+    for split in drawn:
+        require_labels(dataset, split)
+        if training.selection == "validation" and not split.validation:
+            fix = "give --validation, the share of the training videos to hold out"
+            raise DataError("selection='validation' needs validation videos", where=f"split {split.name}", got="none", fix=fix)
+    known = [replace(split, test=tuple(filter(dataset.has_ground_truth, split.test))) for split in drawn]
+    for split in known:
+        if not split.test:
+            raise DataError(
+                "no test video has ground truth in time",
+                where=f"dataset '{dataset.name}', split {split.name}",
+                expected="test videos with intervals.csv, or labelled normal",
+                fix="write intervals.csv, or the test split into videos.csv",
+            )
+    return DatasetPlan(
+        name=dataset.name,
+        hash=dataset.hash,
+        manifests={name: dataset.modalities[name].hash for name in used},
+        splits=tuple(known),
+        moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
+        fine=tuple(name for name in used if dataset.modalities[name].has_units),
+        untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
+    )
+
+
+def _require_different(what: str, values: Sequence[object]) -> None:
+    twice = [value for number, value in enumerate(values) if value in values[:number]]
+    if not values or twice:
+        got = f"{twice[0]!r} twice" if twice else "none"
+        raise ParameterError(f"the {what} of a comparison differ from each other", got=got, fix="name each once")
+
+
+def _require_met(plan: Plan) -> None:
+    """Every condition meets at least one modality set."""
+    for condition in plan.conditions:
+        if not any(parse_condition(condition).applies_to(names) for names in plan.modality_sets):
+            sets = ", ".join("+".join(names) for names in plan.modality_sets)
+            raise ParameterError("a condition meets no modality set", where=f"'{condition}'", got=sets)
