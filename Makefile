@@ -42,5 +42,5 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/pip
 	touch $@
 
 $(VENV)/all.stamp: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) '.[all,dev]'
+	$(INSTALL) '.[all,dev,oracles]'
 	touch $(VENV)/demo.stamp $@

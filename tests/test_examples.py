@@ -82,6 +82,18 @@ def test_the_views_that_decide_are_named(
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_planted_feature_sets_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_script("explain_planted.py", tmp_path / "cards", monkeypatch=monkeypatch)
+    told = capsys.readouterr().out
+    by_video = dict(re.findall(r"\n(\w+) \(.*planted.*\)\n((?:  .*\n)+)", told))
+    assert "it moves unlike any known normal segment" in by_video["runs"]
+    assert "it is described unlike any known normal segment" in by_video["is_told_odd"]
+    assert "no event" in by_video["calm"]
+    assert (tmp_path / "cards" / "runs.html").read_text().startswith("<!doctype html>")
+
+
 def test_the_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(*arguments: object, **options: object) -> object:
         return render_scenes(*arguments, frames=(32, 48), size=(64, 96), **options)

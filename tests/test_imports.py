@@ -14,7 +14,7 @@ SOURCE = Path(lego_fusion.__file__).parent
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "lightning_fabric", "av", "cv2", "matplotlib")
 HEAVY += ("onnxruntime", "sentence_transformers", "transformers")
 LAYERS = (
-    {"errors"},
+    {"errors", "writing"},
     {"graph", "data", "measure"},
     {"fusion", "extract", "explain"},
     {"detect", "scorer"},
@@ -24,7 +24,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-WITHOUT_TORCH = {"errors", "data", "measure", "extract"}
+WITHOUT_TORCH = {"errors", "writing", "data", "measure", "extract"}
 
 
 def loaded_after(statement: str) -> set[str]:

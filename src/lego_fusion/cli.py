@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.compare import compare
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
+from .commands.explain import explain
 from .commands.extract import extract
 from .commands.import_ import import_
 from .commands.join import join
@@ -34,7 +36,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, join, doctor, train, evaluate, score):
+for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, score, explain):
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 
@@ -53,7 +55,7 @@ def _root(
 ) -> None:
     """Find what is abnormal in video from video-level labels, fuse feature sets by their relations, and show why.
 
-    Start with [bold]lego-fusion demo[/bold]. On your own videos: extract, doctor, train, evaluate, score.
+    Start with [bold]lego-fusion demo[/bold]. On your own videos: extract, doctor, train, evaluate, score, explain.
     On features that exist already: import instead of extract.
     """
 

@@ -31,6 +31,14 @@ def test_the_right_sizes_pass_and_one_video_less_is_named(name, train, test):
     assert "split 'train'" in str(problems[0]) and f"{sum(train) - 1} videos" in str(problems[0])
 
 
+@pytest.mark.parametrize("name, total", [("avenue", 37), ("street-scene", 81)])
+def test_where_weak_splits_differ_the_total_is_checked(name, total):
+    known = benchmark(name)
+    assert known.problems(videos("train", 10, 7) + videos("test", total - 20, 3)) == []
+    (problem,) = known.problems(videos("train", 10, 7) + videos("test", total - 21, 3))
+    assert f"{total} videos in all splits together" in str(problem) and f"got {total - 1} videos" in str(problem)
+
+
 def test_a_label_turned_over_is_a_problem_where_both_numbers_are_known():
     problems = benchmark("shanghaitech").problems(videos("train", 174, 64) + videos("test", 155, 44))
     assert ["63 of them abnormal" in str(problem) for problem in problems] == [True]

@@ -13,11 +13,18 @@ from lego_fusion.extract.appearance import Appearance
 from lego_fusion.extract.audio import Audio
 from lego_fusion.extract.base import Extractor, FrameExtractor
 from lego_fusion.extract.motion import Motion
+from lego_fusion.extract.motion_units import MotionCells, MotionFrames
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.registry import EXTRACTORS, extractor_for, make_extractor
 from lego_fusion.extract.text import Text
 
-MADE = [Motion(bins=4, per="frame"), Appearance(cells=(3, 5), frames_per_snippet=2), Audio(bands=32)]
+MADE = [
+    Motion(bins=4, per="frame"),
+    Appearance(cells=(3, 5), frames_per_snippet=2),
+    Audio(bands=32),
+    MotionCells(rows=3, columns=4, per="frame"),
+    MotionFrames(frames=8, longest_side=64),
+]
 
 
 @pytest.mark.parametrize("extractor", MADE, ids=lambda one: one.name)
@@ -52,7 +59,8 @@ def test_an_extractor_is_made_by_name_and_what_is_unknown_is_listed() -> None:
 
 def test_unknown_extractors_settings_and_versions_are_refused() -> None:
     manifest = Motion().manifest("m")
-    with pytest.raises(ParameterError, match=r"no such extractor .*motion, appearance, onnx, text, audio, got imported"):
+    names = "motion, appearance, onnx, text, audio, motion-cells, motion-frames, words"
+    with pytest.raises(ParameterError, match=f"no such extractor .*{names}, got imported"):
         extractor_for(manifest.model_copy(update={"extractor": "imported"}))
     with pytest.raises(DataError, match="settings of another version"):
         extractor_for(manifest.model_copy(update={"settings": {"speed": 1}}))

@@ -501,3 +501,24 @@ def test_a_shared_a_of_three_graphs_is_not_weighed():
     before = operator.coefficients.detach().clone()
     operator.weigh_first_order({"a": 5.0, "b": 6.0, "c": 7.0})
     assert torch.equal(operator.coefficients, before)
+
+
+def test_shares_of_the_modalities_by_hand():
+    """G = 2 a - 3 b + 5 a b, with the spread over nodes of each term's row mean; the product is shared equally."""
+    operator = GraphOperator(["a", "b"], order=1, form="full", noise=0.0)
+    with torch.no_grad():
+        operator.coefficients.copy_(torch.tensor([[7.0, -3.0], [2.0, 5.0]]))
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 3, 4, generator=generator), torch.rand(2, 3, 4, generator=generator)
+
+    def spread(term):
+        rows = term.mean(-1)
+        return float((rows - rows.mean()).square().mean().sqrt())
+
+    of_a, of_b = 2 * spread(a) + 2.5 * spread(a * b), 3 * spread(b) + 2.5 * spread(a * b)
+    shares = operator.modality_shares({"a": a, "b": b})
+    assert shares == pytest.approx({"a": of_a / (of_a + of_b), "b": of_b / (of_a + of_b)}, rel=1e-5)
+    assert operator.modality_shares({"a": 0 * a, "b": b})["a"] == 0.0
+    assert operator.modality_shares({"a": 0 * a, "b": 0 * b}) == {"a": 0.0, "b": 0.0}
+    with pytest.raises(ParameterError, match="shares are defined for expansion='hadamard' with zero_order='ones'"):
+        GraphOperator(["a", "b"], zero_order="identity").modality_shares({"a": a, "b": b})

@@ -19,7 +19,14 @@ from lego_fusion.measure.detection import (
     macro_auc,
     micro_auc,
 )
-from lego_fusion.measure.intervals import Estimate, bootstrap_interval, paired_difference, seeded_interval
+from lego_fusion.measure.intervals import (
+    Estimate,
+    bootstrap_interval,
+    combined_intervals,
+    mean_interval,
+    paired_difference,
+    seeded_interval,
+)
 
 Make = Callable[..., list[ScoredVideo]]
 METRIC = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
@@ -305,3 +312,52 @@ def test_parameters_out_of_range_are_refused(parameters: dict, match: str, make_
 
 def test_an_estimate_prints_its_interval() -> None:
     assert str(Estimate(0.95, 0.9, 0.975, level=0.95, resamples=10)) == "0.9500 [0.9000, 0.9750]"
+
+
+def test_combinations_are_measured_on_the_same_resamples(make_videos: Make) -> None:
+    videos, near = make_videos(seed=1), make_videos(seed=1, signal=2.0)
+    rows = np.array([[1.0, -1.0], [0.0, 2.0], [0.5, 0.5]])
+    difference, doubled, mean = combined_intervals(
+        [videos, near], rows, micro_auc, offsets=np.array([0.0, -1.0, 0.0]), resamples=200
+    )
+    assert difference == paired_difference(videos, near, micro_auc, resamples=200)
+    alone = bootstrap_interval(near, micro_auc, resamples=200)
+    assert (doubled.low, doubled.high) == pytest.approx((2 * alone.low - 1, 2 * alone.high - 1))
+    assert mean.value == pytest.approx((micro_auc(videos) + micro_auc(near)) / 2)
+    with pytest.raises(DataError, match="different videos"):
+        combined_intervals([videos, videos[1:]], rows, micro_auc)
+
+
+# --- a number per unit ----------------------------------------------------------------------------------------------
+
+
+def test_two_numbers_have_the_interval_between_them() -> None:
+    """Half of the resamples are the middle, a quarter each end."""
+    estimate = mean_interval([0.4, 0.8], resamples=4000)
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((0.4, 0.6, 0.8))
+    narrow = mean_interval([0.4, 0.8], resamples=4000, level=0.4)
+    assert (narrow.low, narrow.high) == pytest.approx((0.6, 0.6))
+
+
+def test_many_numbers_have_the_interval_of_their_mean() -> None:
+    values = np.random.default_rng(3).normal(0.9, 0.05, size=400)
+    estimate = mean_interval(values.tolist(), resamples=4000)
+    half = 1.96 * values.std() / 20
+    assert estimate.value == pytest.approx(values.mean())
+    assert (estimate.low, estimate.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+    assert (estimate.unit, estimate.resamples) == ("split", 4000)
+
+
+def test_an_interval_of_means_moves_and_stretches_with_them() -> None:
+    values = [0.3, 0.1, 0.4, 0.1, 0.5]
+    plain, moved = mean_interval(values), mean_interval([2 * value + 1 for value in values])
+    assert (moved.low, moved.high) == pytest.approx((2 * plain.low + 1, 2 * plain.high + 1))
+    assert mean_interval([0.7] * 3).low == mean_interval([0.7] * 3).high == pytest.approx(0.7)
+
+
+def test_an_interval_of_means_needs_several_finite_numbers() -> None:
+    for values in ([], [0.5], [0.5, float("nan")]):
+        with pytest.raises(DataError, match="an interval over datasets needs several values: expected at least 2 finite"):
+            mean_interval(values, unit="dataset")
+    with pytest.raises(ParameterError, match="'level' parameter of bootstrap"):
+        mean_interval([0.1, 0.2], level=1.0)

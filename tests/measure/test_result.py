@@ -215,6 +215,7 @@ def test_gap_needs_an_honest_and_a_best_number(selection: str) -> None:
         {"metric": "macro_auc"},
         {"protocol": "padded"},
         {"parameters": 7},
+        {"condition": "text:noise=1"},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -262,6 +263,7 @@ def test_splits_are_summarised_over_their_means() -> None:
         ([result(), result(split="b", fusion="concat")], "differ in fusion"),
         ([result(), result(split="b", selection="untrained")], "differ in selection"),
         ([result(), result(split="b", metric="macro_auc")], "differ in metric"),
+        ([result(), result(split="b", condition="text:noise=1")], "differ in condition"),
     ],
 )
 def test_what_cannot_be_summarised_is_refused(results: list[Result], match: str) -> None:

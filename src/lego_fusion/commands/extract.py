@@ -12,6 +12,7 @@ import typer
 from .terminal import USER_ERROR, names, one_line_errors, print_json, progress, remark, warn
 
 if TYPE_CHECKING:
+    from ..data.manifest import Manifest
     from ..extract.base import Extractor
     from ..extract.run import ExtractionReport
 
@@ -28,7 +29,8 @@ def extract(
     modalities: Annotated[
         str,
         typer.Option(
-            help="Any of motion, appearance, text, audio, or NAME=EXTRACTOR. Default: motion, and text where captions are."
+            help="Any of motion, appearance, text, audio, in finer units motion-cells, motion-frames, words, or "
+            "NAME=EXTRACTOR. Default: motion, and text where captions are."
         ),
     ] = "",
     setting: Annotated[
@@ -64,7 +66,7 @@ def extract(
     if not wanted:
         captioned = any(video.captions is not None for video in list_source(source, **given).videos)
         wanted = ["motion", "text"] if captioned else ["motion"]
-    extractors = _extractors(wanted, setting or [], onnx, text_model, gaps)
+    extractors = _extractors(wanted, setting or [], onnx, text_model, gaps, snippet_frames)
     with progress(f"extracting {', '.join(extractors)}") as tell:
         report = extract_dataset(
             source,
@@ -81,7 +83,9 @@ def extract(
         raise typer.Exit(USER_ERROR)
 
 
-def _extractors(wanted: list[str], settings: list[str], onnx: Path | None, text_model: str, gaps: str) -> dict[str, Extractor]:
+def _extractors(
+    wanted: list[str], settings: list[str], onnx: Path | None, text_model: str, gaps: str, snippet_frames: int
+) -> dict[str, Extractor]:
     from ..data.manifest import Manifest
     from ..errors import ParameterError
     from ..extract.registry import EXTRACTORS, make_extractor
@@ -97,11 +101,12 @@ def _extractors(wanted: list[str], settings: list[str], onnx: Path | None, text_
             got, fix = repr(text), "name each once, with a letter first and then letters, digits, - and _"
             raise ParameterError("the modality cannot be named so", got=got, fix=fix)
         kinds[name] = kind if equals else "onnx" if name == "appearance" and onnx is not None else name
-    for option, kind, value in (("--onnx", "onnx", onnx), ("--text-model", "text", text_model)):
-        if value and kind not in kinds.values():
-            modality = "appearance" if kind == "onnx" else kind
+    for option, users, value in (("--onnx", {"onnx"}, onnx), ("--text-model", {"text", "words"}, text_model)):
+        if value and not users & set(kinds.values()):
+            modality = "appearance" if option == "--onnx" else "text"
             raise ParameterError(f"{option} is given without the modality {modality}", fix=f"add it: --modalities {modality}")
-    usual: dict[str, dict[str, Any]] = {"text": {"model": text_model or DEFAULT_MODEL, "gaps": gaps}}
+    sentences = {"model": text_model or DEFAULT_MODEL, "gaps": gaps}
+    usual: dict[str, dict[str, Any]] = {"text": sentences, "words": sentences, "motion-frames": {"frames": snippet_frames}}
     usual["onnx"] = {} if onnx is None else {"path": onnx}
     chosen = _settings(settings, kinds)
     for name, kind in kinds.items():
@@ -151,12 +156,17 @@ def _tell(report: ExtractionReport, out: Path, *, json: bool) -> None:
         remark(f"failed: {failure.video}: {failure.message}")
     warn(report.warnings)
     listed = ", ".join(f"{count} {label}" for label, count in labels.items() if count)
-    widths = ", ".join(f"{name} ({manifest.width} numbers)" for name, manifest in dataset.modalities.items())
+    widths = ", ".join(f"{name} ({_size(manifest)})" for name, manifest in dataset.modalities.items())
     typer.echo(
         f"{out}: {len(dataset.videos)} videos ({listed}), {widths} per snippet of {dataset.config.snippet_frames} frames"
     )
     typer.echo(f"{report.extracted} videos extracted, {report.reused} kept as they were, {len(report.failures)} failed")
     typer.echo(_next_command(labels, splits, out))
+
+
+def _size(manifest: Manifest) -> str:
+    numbers = f"{manifest.width} numbers"
+    return f"{manifest.units} {manifest.unit_kind}s of {numbers}" if manifest.has_units else numbers
 
 
 def _next_command(labels: dict[str, int], splits: set[str], out: Path) -> str:

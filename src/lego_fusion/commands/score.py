@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..detect.runs import VideoScores
 
 _MOST_SPANS = 5
+_CAPTION_EXTRACTORS = ("text", "words")
 
 
 @one_line_errors
@@ -42,7 +43,7 @@ def score(
 
     config = read_run_config(model)
     networks = _networks(config, onnx, text_model)
-    with_text = any(manifest.extractor == "text" for manifest in config.manifests.values())
+    with_text = any(manifest.extractor in _CAPTION_EXTRACTORS for manifest in config.manifests.values())
     found = _beside(video, "captions") if captions is None and with_text else captions
     if with_text and found is None:
         fix = f"give them with --captions, or put captions/{video.stem}.srt (.vtt, .json, .csv, .txt) beside the video"
@@ -70,12 +71,12 @@ def _networks(config: RunConfig, onnx: Path | None, text_model: Path | None) -> 
     from ..errors import ParameterError
 
     networks: dict[str, Path] = {}
-    for option, extractor, path in (("--onnx", "onnx", onnx), ("--text-model", "text", text_model)):
-        using = [name for name, manifest in config.manifests.items() if manifest.extractor == extractor]
+    for option, extractors, path in (("--onnx", ("onnx",), onnx), ("--text-model", _CAPTION_EXTRACTORS, text_model)):
+        using = [name for name, manifest in config.manifests.items() if manifest.extractor in extractors]
         if path is not None and not using:
             got = ", ".join(f"{name} by {manifest.extractor}" for name, manifest in config.manifests.items())
             raise ParameterError(f"{option} is given, but the model uses no such network", got=got, fix="leave it out")
-        if path is None and using and extractor == "onnx":
+        if path is None and using and option == "--onnx":
             file = config.manifests[using[0]].settings.get("file")
             fix = "give it with --onnx"
             raise ParameterError(f"the model needs the network of '{using[0]}'", expected=f"the file {file}", fix=fix)
@@ -107,9 +108,9 @@ def _truth_beside(video: Path) -> Path | None:
 
 
 def _tell(scores: VideoScores, files: dict[str, Path]) -> None:
+    from ..detect.events import high_spans
     from ..measure.detection import micro_auc
     from ..measure.scored import ScoredVideo
-    from ..report.scores import high_spans
 
     place = int(scores.scores.argmax())
     at = f"{scores.times[place]:.1f} s"

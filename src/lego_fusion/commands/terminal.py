@@ -65,13 +65,15 @@ def print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-    """Show a table on stdout; the first ``left`` columns are words, the others numbers."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, whole: bool = False) -> None:
+    """Show a table on stdout; the first ``left`` columns are words (``whole``: never broken), the others numbers."""
     from rich.table import Table
 
     table = Table()
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number < left else "right", overflow="fold")
+        table.add_column(
+            heading, justify="left" if number < left else "right", overflow="fold", no_wrap=whole and number < left
+        )
     for row in rows:
         table.add_row(*row)
     _console(stderr=False).print(table)

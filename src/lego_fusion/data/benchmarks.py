@@ -32,6 +32,7 @@ class Benchmark:
         obtain: Where the videos are to be had.
         sizes: Sizes of each split; more than one where published lists differ.
         names: What names say about labels; None where no rule is known.
+        total: Videos of the whole benchmark, where its weakly supervised splits differ but share them all out.
     """
 
     title: str
@@ -40,15 +41,16 @@ class Benchmark:
     obtain: str
     sizes: dict[str, tuple[SplitSize, ...]] = field(default_factory=dict)
     names: NameRule | None = None
+    total: int | None = None
 
     def problems(self, videos: Iterable[ListedVideo]) -> list[DataError]:
-        """Every split whose size is none of the known ones.
+        """Every split whose size is none of the known ones, and a whole that is not complete.
 
         Args:
             videos: Labelled videos.
         """
         counted = Counter((video.split, video.label) for video in videos)
-        found = []
+        found = self._wrong_total(sum(counted.values()))
         for split, known in self.sizes.items():
             normal, abnormal = counted[split, "normal"], counted[split, "abnormal"]
             if any(normal + abnormal == size.videos and size.abnormal in (None, abnormal) for size in known):
@@ -62,6 +64,13 @@ class Benchmark:
             where = f"{self.title}, split '{split}'"
             found.append(DataError("the split has another size", where=where, expected=expected, got=got, fix=fix))
         return found
+
+    def _wrong_total(self, videos: int) -> list[DataError]:
+        if self.total in (None, videos):
+            return []
+        expected, got = f"{self.total} videos in all splits together", f"{videos} videos"
+        fix = f"complete the list ({self.obtain}), or allow a partial import"
+        return [DataError("the benchmark has another size", where=self.title, expected=expected, got=got, fix=fix)]
 
 
 _VIDEO_LABELS = "training sees video-level labels only"
@@ -82,8 +91,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "avenue": Benchmark(
         "CUHK Avenue",
         _MICRO,
-        f"published weak splits differ, so none is checked; {_VIDEO_LABELS}",
+        f"published weak splits of the 16 normal and 21 test videos differ, so only the total is checked; {_VIDEO_LABELS}",
         "project page 'Abnormal Event Detection at 150 FPS in Matlab'",
+        total=37,
     ),
     "shanghaitech": Benchmark(
         "ShanghaiTech",
@@ -96,15 +106,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     "street-scene": Benchmark(
         "Street Scene",
         _MICRO,
-        f"published weak splits differ, so none is checked; {_VIDEO_LABELS}",
+        f"published weak splits of the 46 normal and 35 test videos differ, so only the total is checked; {_VIDEO_LABELS}",
         "project page 'Street Scene' of Mitsubishi Electric Research Laboratories",
+        total=81,
     ),
     "ucf-crime": Benchmark(
         "UCF-Crime",
         _MICRO,
         f"official split; {_VIDEO_LABELS}",
         "project page 'Real-world Anomaly Detection in Surveillance Videos'",
-        {"train": (SplitSize(1610, 810),), "test": (SplitSize(290),)},
+        {"train": (SplitSize(1610, 810),), "test": (SplitSize(290, 140),)},
         NameRule(r"Normal_Videos_?\d+(_x264)?", rf"(?P<class>{_UCF_CLASSES})\d+(_x264)?"),
     ),
     "xd-violence": Benchmark(

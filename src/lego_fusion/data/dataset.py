@@ -33,6 +33,7 @@ from .features import (
 from .files import check_name, read_table, read_text, write_table, written_whole
 from .locations import Array, FeatureLocation, Member, read_rows
 from .manifest import Manifest
+from .units import presence_problems
 
 __all__ = [
     "Dataset",
@@ -239,7 +240,8 @@ class Dataset:
                 manifest.
 
         Returns:
-            Shape (T, D), or (T, C, D) where the manifest says C > 1; read-only.
+            Shape (T, D), or (T, C, D) where the manifest says C > 1, or (T, U, D + 1) where it names finer units, the last
+            column being their presence (``data.units``); read-only.
 
         Raises:
             DataError: If a name is unknown, or the file is missing, truncated, of another type, width, number of crops
@@ -253,6 +255,8 @@ class Dataset:
         if check:
             provenance = self.provenance(modality, video)
             for _, problem in (*manifest_problems(provenance, manifest, where), *value_problems(values, where)):
+                raise problem
+            for _, problem in presence_problems(values, where) if manifest.has_units else ():
                 raise problem
         return values
 

@@ -20,6 +20,7 @@ from .features import (
     value_problems,
 )
 from .manifest import Manifest
+from .units import presence_problems, split_presence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Severity = Literal["error", "warning"]
@@ -28,6 +29,8 @@ Severity = Literal["error", "warning"]
 _NORM_TOLERANCE = 1e-3
 # Videos of one modality whose root mean square differs by more than this from the median were not made alike.
 _SCALE_RATIO = 100.0
+# What is found wrong with an array that is left out of the summary of its modality.
+_UNUSABLE = ("dtype", "width", "crops", "units", "presence", "not-finite")
 
 
 @dataclass(frozen=True)
@@ -198,9 +201,15 @@ def _feature_findings(dataset: Dataset) -> Iterator[Finding]:
             if values is None:
                 continue
             lengths[record.video][modality] = len(values)
-            if any(finding.check in ("dtype", "width", "crops", "not-finite") for finding in findings) or not values.size:
+            if any(finding.check in _UNUSABLE for finding in findings) or not values.size:
                 continue
-            summary.add(record.video, values, manifest)
+            if manifest.has_units:
+                units, present = split_presence(np.asarray(values))
+                described = units[present]
+            else:
+                described = values
+            if len(described):
+                summary.add(record.video, described, manifest)
             if source is not None:
                 twins[modality, source, hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()].append(record.video)
         yield from summary.findings(modality)
@@ -226,6 +235,8 @@ def _examine(dataset: Dataset, modality: str, video: str) -> tuple[list[Finding]
     problems = [found for found in form_problems(values, manifest, dataset.rows(video), where) if found[0] != "length-drift"]
     if values.dtype.kind == "f":
         problems += value_problems(values, where)
+    if manifest.has_units and not problems:
+        problems += presence_problems(values, where)
     findings += [_from_error("error", check, error) for check, error in problems]
     return findings, values if values.ndim else None, source
 

@@ -98,19 +98,8 @@ def form_problems(values: Array, manifest: Manifest, rows: int, where: str) -> I
                 fix="write the features with values.astype('float32')",
             ),
         )
-    expected = f"(T, {manifest.width})" if manifest.crops == 1 else f"(T, {manifest.crops}, {manifest.width})"
-    row_shape = (manifest.width,) if manifest.crops == 1 else (manifest.crops, manifest.width)
-    if values.shape[1:] != row_shape:
-        yield (
-            "width" if values.shape[-1:] != (manifest.width,) else "crops",
-            DataError(
-                "wrong width or crops of features",
-                where=where,
-                expected=f"shape {expected} as dataset.yaml says",
-                got=f"shape {values.shape}",
-                fix="extract this modality again, or correct width and crops in dataset.yaml",
-            ),
-        )
+    if values.shape[1:] != manifest.row_shape:
+        yield _shape_problem(values, manifest, where)
     if values.ndim and len(values) != rows:
         yield (
             "length-drift",
@@ -122,6 +111,19 @@ def form_problems(values: Array, manifest: Manifest, rows: int, where: str) -> I
                 fix="extract this modality again, or correct frames in videos.csv",
             ),
         )
+
+
+def _shape_problem(values: Array, manifest: Manifest, where: str) -> tuple[str, DataError]:
+    expected = f"shape (T, {', '.join(map(str, manifest.row_shape))}) as dataset.yaml says"
+    if manifest.has_units:
+        expected += f": {manifest.units} units ({manifest.unit_kind}) of {manifest.width} numbers and their presence"
+        check = "width" if values.shape[2:] != manifest.row_shape[1:] else "units"
+        what, fields = "wrong width or units of features", "width and units"
+    else:
+        check = "width" if values.shape[-1:] != (manifest.width,) else "crops"
+        what, fields = "wrong width or crops of features", "width and crops"
+    fix = f"extract this modality again, or correct {fields} in dataset.yaml"
+    return check, DataError(what, where=where, expected=expected, got=f"shape {values.shape}", fix=fix)
 
 
 def value_problems(values: Array, where: str) -> Iterator[tuple[str, DataError]]:
@@ -172,7 +174,8 @@ def write_features(
         root: The dataset folder.
         modality: Name of the feature set.
         video: Name of the video.
-        values: Features, shape (T, D) or (T, C, D), T at least 1, finite; stored as float32.
+        values: Features, shape (T, D), (T, C, D) with crops or (T, U, D + 1) with finer units (``data.units``), T at least
+            1, finite; stored as float32.
         provenance: How they were made, as JSON values: ``manifest_hash``, ``source_sha256``, ``fps`` and ``frames``
             are read by other parts of the package; ``rows`` is added. Written beside the features, after them; without
             it, a record left by earlier features is removed.

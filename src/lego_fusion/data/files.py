@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from ..errors import DataError
+from ..writing import written_whole as written_whole
 
 # One path component that every file system takes: a letter or digit first, no separator, nothing Windows refuses.
 _SAFE_NAME = re.compile(r"\w(?:[^/\\:*?\"<>|\x00-\x1f\x7f]*[^/\\:*?\"<>|\x00-\x1f\x7f. ])?")
@@ -40,29 +37,6 @@ def check_name(name: str, kind: str) -> str:
             fix=f"rename the {kind}",
         )
     return name
-
-
-@contextmanager
-def written_whole(path: str | Path) -> Iterator[BinaryIO]:
-    """Open ``path`` for writing so that it appears complete, or not at all, even if the process is killed.
-
-    Args:
-        path: File to write; folders above it are made.
-
-    Yields:
-        A binary file beside ``path``, renamed over it when the block ends without an exception.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{secrets.token_hex(8)}.partial")
-    try:
-        with beside.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str:

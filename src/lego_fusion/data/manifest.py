@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_serializer, model_validator
 
 from ..errors import ManifestError
 
 Nature = Literal["direction", "magnitude"]
+UnitKind = Literal["none", "cell", "patch", "frame", "word"]
+UNIT_FIELDS = ("unit_kind", "units", "grid")
 _NAME = r"^[A-Za-z][A-Za-z0-9_-]*$"
 
 
@@ -31,6 +34,10 @@ class Manifest(BaseModel):
         normalisation: What was done to a row after extraction, ``"none"`` or ``"l2"``.
         nature: What in a row carries the signal: ``"direction"`` (embeddings, compared by cosine) or ``"magnitude"``
             (physical amounts such as speed, compared by distance). It sets the default relation.
+        unit_kind: What a row is cut into: ``"none"``, or ``"cell"``, ``"patch"``, ``"frame"`` or ``"word"``. Rows of finer
+            units are stored as (U, D + 1), the last column saying which units are there (``data.units``).
+        units: U, units of a row; 1 where there are none.
+        grid: Rows and columns of the picture that the units fill, row by row; None where units have no place.
 
     Example:
         >>> a = Manifest(modality="motion", extractor="motion", version="1", width=8, nature="magnitude")
@@ -51,6 +58,37 @@ class Manifest(BaseModel):
     stride: int = Field(default=16, ge=1)
     normalisation: Literal["none", "l2"] = "none"
     nature: Nature = "direction"
+    unit_kind: UnitKind = "none"
+    units: int = Field(default=1, ge=1)
+    grid: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> Manifest:
+        if not self.has_units and (self.units, self.grid) != (1, None):
+            raise ValueError(f"modality '{self.modality}' has units={self.units}, grid={self.grid}, but unit_kind is none")
+        if self.has_units and self.crops > 1:
+            raise ValueError(f"modality '{self.modality}' has finer units and {self.crops} crops; only one of them can be")
+        if self.grid is not None and (min(self.grid) < 1 or self.grid[0] * self.grid[1] != self.units):
+            raise ValueError(f"modality '{self.modality}' has {self.units} units, which do not fill a grid of {self.grid}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_units(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave the fields of units out where there are none, so that such manifests read and hash as they always did."""
+        fields = handler(self)
+        return fields if self.has_units else {name: value for name, value in fields.items() if name not in UNIT_FIELDS}
+
+    @property
+    def has_units(self) -> bool:
+        """Whether a row is cut into finer units."""
+        return self.unit_kind != "none"
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row as it is stored: (D,), (C, D) with crops, (U, D + 1) with finer units."""
+        if self.has_units:
+            return self.units, self.width + 1
+        return (self.width,) if self.crops == 1 else (self.crops, self.width)
 
     @staticmethod
     def is_name(text: str) -> bool:
@@ -65,8 +103,8 @@ class Manifest(BaseModel):
 
     def differences(self, other: Manifest) -> list[str]:
         """Name every field in which two manifests differ, as ``field: mine against theirs``."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return [f"{name}: {mine[name]!r} against {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
+        return [f"{name}: {mine!r} against {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
 
     def require_same(self, other: Manifest, *, where: str) -> None:
         """Raise ``ManifestError`` if ``other`` was made in another way than this manifest says."""

@@ -38,6 +38,31 @@ def segment_bounds(rows: int, segments: int) -> Int[np.ndarray, " bounds"]:
     return np.linspace(0, rows, segments + 1).astype(np.int64)
 
 
+def segment_frames(
+    segment: int, segments: int, *, rows: int, frames: int, snippet_frames: int = 16, stride: int = 16
+) -> tuple[int, int]:
+    """First frame of a segment and the frame after its last, as far as the video goes.
+
+    Args:
+        segment: Which one, in [0, N - 1].
+        segments: N, number of segments.
+        rows: T, number of snippets.
+        frames: Number of frames of the video.
+        snippet_frames: Frames that a snippet describes.
+        stride: Frames from one snippet to the next.
+
+    Example:
+        >>> segment_frames(1, 4, rows=6, frames=90)
+        (16, 48)
+        >>> [segment_frames(segment, 4, rows=2, frames=20) for segment in range(4)]
+        [(0, 16), (0, 16), (16, 20), (16, 20)]
+    """
+    bounds = segment_bounds(rows, segments)
+    first = min(int(bounds[segment]), rows - 1)
+    last = max(int(bounds[segment + 1]), first + 1)
+    return first * stride, min(frames, (last - 1) * stride + snippet_frames)
+
+
 def to_segments(features: Array, segments: int) -> Float[np.ndarray, "segments ..."]:
     """Average the snippets of every segment: x_i = mean of x_t over r_i <= t < r_{i+1}, or x at r_i if that is empty.
 

@@ -2,6 +2,8 @@
 
 A video of T snippets becomes N segments per modality and crop. Relations hold no learned parameter, so a training run sees
 only M graphs of N x K numbers per bag; they depend on the statistics of the training videos, so each split has its own.
+Modalities of finer units keep their units, (V * C, N, U, D + 1) with presence, for the fusions that read them; all others
+meet the mean of a node's present units (``seen_by``).
 """
 
 from __future__ import annotations
@@ -9,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..data.dataset import Dataset
+from ..data.manifest import Manifest
 from ..data.segments import to_segments
-from ..errors import DataError
+from ..data.units import units_to_segments
+from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
+from ..fusion.units import mean_over_units
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Bags:
         videos: Names, V of them.
         labels: True where abnormal, (V,).
         crops: C, bags per video.
-        inputs: By modality, features (V * C, N, D) or graphs (V * C, N, K).
+        inputs: By modality, features (V * C, N, D), finer units (V * C, N, U, D + 1) or graphs (V * C, N, K).
     """
 
     videos: tuple[str, ...]
@@ -109,32 +115,75 @@ def load_bags(
     rows: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
     for video in videos:
         for modality in modalities:
-            segments = torch.from_numpy(to_segments(dataset.features(modality, video), nodes))  # (N, D) or (N, C, D)
-            by_crop = segments[:, None] if segments.ndim == 2 else segments
-            rows[modality].append(by_crop.expand(-1, crops, -1).transpose(0, 1))  # (C, N, D)
+            by_crop = segments_by_crop(dataset.features(modality, video), dataset.modalities[modality], nodes)
+            rows[modality].append(by_crop.expand(crops, *by_crop.shape[1:]))
         if on_video is not None:
             on_video(video)
     labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
-    return Bags(tuple(videos), labels, crops, {modality: torch.cat(tensors) for modality, tensors in rows.items()})
+    return Bags(tuple(videos), labels, crops, {modality: _joined(tensors) for modality, tensors in rows.items()})
+
+
+def segments_by_crop(values: Float[np.ndarray, "rows ..."], manifest: Manifest, nodes: int) -> Float[Tensor, "c n ..."]:
+    """Resample the stored features of one video to N segments, one bag per crop: (C, N, D), or (1, N, U, D + 1)."""
+    if manifest.has_units:
+        return torch.from_numpy(units_to_segments(values, nodes, manifest))[None]
+    segments = torch.from_numpy(to_segments(values, nodes))  # (N, D) or (N, C, D)
+    return segments[None] if segments.ndim == 2 else segments.transpose(0, 1)
+
+
+def seen_by(fusion: Fusion, bags: Bags) -> Bags:
+    """The modalities of a fusion, in its order; finer units that it does not read as the mean of those present."""
+    return _averaged(bags.with_modalities(list(fusion.modalities)), set(fusion.units))
+
+
+def without_units(bags: Bags) -> Bags:
+    """The same bags with the mean of the present units in place of finer units."""
+    return _averaged(bags, set())
 
 
 def fit_statistics(fusion: Fusion, bags: Bags) -> None:
     """Fit a fusion's statistics and references on training bags."""
-    fusion.fit_statistics(bags.inputs, bags.bag_labels, bags.video_ids)
+    fusion.fit_statistics(seen_by(fusion, bags).inputs, bags.bag_labels, bags.video_ids)
 
 
-def training_inputs(fusion: Fusion, bags: Bags) -> Bags:
-    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features."""
+def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) -> Bags:
+    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features.
+
+    Args:
+        fusion: With fitted statistics.
+        bags: The training bags, with features; references come from them.
+        shown: Other features of the same bags to see against those references; None sees their own.
+    """
+    bags = seen_by(fusion, bags)
+    seen = bags if shown is None else seen_by(fusion, shown)
     if not isinstance(fusion, LegoFusion) or fusion.needs_features:
-        return bags.with_modalities(list(fusion.modalities))
-    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids))
+        return seen
+    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs))
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
+    bags = seen_by(fusion, bags)
     if not isinstance(fusion, LegoFusion) or fusion.needs_features:
-        return bags.with_modalities(list(fusion.modalities))
+        return bags
     return _replaced(bags, fusion.relations(bags.inputs))
+
+
+def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bags:
+    """Cached graphs of which some are empty: the operator then leaves every power >= 1 of those modalities out.
+
+    An empty graph has R^(p) = 0 for p >= 1 and the same R^(0) as any other, whatever the expansion and the zeroth order.
+
+    Raises:
+        ParameterError: If the fusion has no cached graphs.
+        DataError: If a modality is not among them.
+    """
+    if not is_cached(fusion):
+        raise ParameterError("'drop-term' needs a fusion with graphs", got=f"'{fusion.kind}'", fix="use missing=mean")
+    missing = [name for name in modalities if name not in bags.inputs]
+    if missing:
+        raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(bags.inputs))
+    return _replaced(bags, {**bags.inputs, **{name: torch.zeros_like(bags.inputs[name]) for name in modalities}})
 
 
 def is_cached(fusion: Fusion) -> bool:
@@ -149,3 +198,16 @@ def mean_over_crops(logits: Tensor, crops: int) -> Tensor:
 
 def _replaced(bags: Bags, inputs: Mapping[str, Tensor]) -> Bags:
     return Bags(bags.videos, bags.labels, bags.crops, dict(inputs))
+
+
+def _averaged(bags: Bags, kept: set[str]) -> Bags:
+    fine = {name for name, tensor in bags.inputs.items() if tensor.ndim == 4} - kept
+    return _replaced(bags, {name: mean_over_units(x) if name in fine else x for name, x in bags.inputs.items()})
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack bags; where nodes hold finer units, those of fewer get absent ones."""
+    if tensors[0].ndim == 4:
+        most = max(tensor.shape[2] for tensor in tensors)
+        tensors = [torch.nn.functional.pad(tensor, (0, 0, 0, most - tensor.shape[2])) for tensor in tensors]
+    return torch.cat(list(tensors))

@@ -129,7 +129,7 @@ class Detector(nn.Module):
         self.eval()
         known = {name: tensor[~labels] for name, tensor in inputs.items()}
         if cached:
-            self.fusion.balance_start(known)
+            self.fusion.balance_start(inputs, labels)
         normal = self(known, cached=cached).logits
         self.train(was_training)
         deviation = float(normal.std()) if normal.numel() > 1 else 0.0

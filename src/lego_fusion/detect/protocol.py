@@ -18,23 +18,24 @@ from torch import Tensor
 from ..data.dataset import Dataset
 from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segments_to_rows
-from ..errors import DataError, check_choice, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..fusion.registry import FUSIONS, make_plain_fusion
 from ..fusion.relation import RelationKind
 from ..measure.scored import ScoredVideo
 from .bags import Bags, fit_statistics
+from .conditions import CLEAN, Condition, apply_condition
 from .detector import Detector
-from .novelty import column_scores, nearest_neighbour_scores
+from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_scores
 from .train import TrainingConfig, fit, predict
 
-UnlearnedMethod = Literal["nearest-neighbours", "flow-energy"]
+UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
 LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
 DomainSplit = Literal["left-out", "within"]
 DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
 UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
-UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "flow-energy")
+UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "nearest-cells", "flow-energy")
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,13 @@ def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> 
     return Split(split.name, tuple(kept), split.test, tuple(held))
 
 
+def require_labels(dataset: Dataset, split: Split) -> None:
+    """Raise ``DataError`` unless every training and validation video is labelled."""
+    for video in (*split.train, *split.validation):
+        if dataset.record(video).label not in ("normal", "abnormal"):
+            raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
+
+
 def domain_splits(dataset: Dataset, kind: DomainSplit = "left-out") -> list[Split]:
     """For every domain of a dataset, a split that tests on the test videos of that domain.
 
@@ -163,19 +171,28 @@ def relation_for(manifest: Manifest) -> RelationKind:
     return "gaussian" if manifest.nature == "magnitude" else "cosine"
 
 
+def unit_groups(manifests: Mapping[str, Manifest]) -> dict[str, int]:
+    """The modalities of finer units, and in how many groups they meet references: cells and patches by row of the picture."""
+    return {
+        name: 1 if manifest.grid is None else manifest.grid[0] for name, manifest in manifests.items() if manifest.has_units
+    }
+
+
 def make_default_fusion(method: str, manifests: Mapping[str, Manifest], *, nodes: int = 32, seed: int = 0) -> Fusion:
     """A fusion in the configuration fixed for all data.
 
     ``lego``: reference units, the relation each feature calls for, R^(0) = 1, joint form of order 2, sorted rows, signed
-    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments.
+    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments. The
+    first two read modalities of finer units unit by unit.
     """
     check_choice(method, "method", "make_default_fusion", LEARNED)
     widths = {name: manifest.width for name, manifest in manifests.items()}
+    units = unit_groups(manifests)
     if method == "lego-paper":
-        return LegoFusion.paper(widths, nodes=nodes, seed=seed)
+        return LegoFusion.paper(widths, nodes=nodes, units=units, seed=seed)
     if method == "lego":
         relations = {name: relation_for(manifest) for name, manifest in manifests.items()}
-        return LegoFusion(widths, nodes=nodes, relations=relations, seed=seed)
+        return LegoFusion(widths, nodes=nodes, relations=relations, units=units, seed=seed)
     return make_plain_fusion(method, widths, seed=seed)
 
 
@@ -188,6 +205,7 @@ def run_method(
     config: TrainingConfig,
     *,
     nodes: int = 32,
+    condition: Condition = CLEAN,
     watch_test: bool = False,
     checkpoint: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
@@ -202,6 +220,7 @@ def run_method(
         method: One of ``LEARNED`` or ``UNLEARNED``.
         config: Of the training; its seed is the run's.
         nodes: N, as in the bags.
+        condition: What happens to the features, seeded by the configuration's seed; learned or not, all methods meet the same.
         watch_test: Also keep the test scores of the start, of every ``config.check_every`` steps and of the last step.
         checkpoint: Where a killed run can go on from.
         on_step: Called with step and loss.
@@ -209,18 +228,23 @@ def run_method(
     check_choice(method, "method", "run_method", (*LEARNED, *UNLEARNED))
     bags = bags.with_modalities(modalities)
     train, test = bags.named(split.train), bags.named(split.test)
+    if config.normal_only and method not in UNLEARNED:  # abnormal videos must not reach the statistics either
+        train = train.select((~train.labels).nonzero()[:, 0])
+    held_out = [bags.named(split.validation)] if split.validation else []
+    train, (test, *held_out) = apply_condition(condition, train, [test, *held_out], seed=config.seed)
+    dropped = (condition.modality,) if condition.removal == "drop-term" else ()
     if method in UNLEARNED:
+        if dropped:
+            raise ParameterError("'drop-term' needs a fusion with graphs", got=f"method '{method}'", fix="use missing=mean")
         started = time.perf_counter()
         scores = _unlearned(dataset, train, test, method)
         return Run(_by_video(test, scores), None, 0, 0.0, time.perf_counter() - started)
-    if config.normal_only:  # abnormal videos must not reach the statistics either
-        train = train.select((~train.labels).nonzero()[:, 0])
     started = time.perf_counter()
-    manifests = {name: dataset.modalities[name] for name in modalities}
+    manifests = condition.manifests({name: dataset.modalities[name] for name in modalities})
     fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed)
     fit_statistics(fusion, train)
     detector = Detector(fusion, seed=config.seed)
-    validation = bags.named(split.validation) if split.validation else None
+    validation = held_out[0] if held_out else None
     watched: dict[int, dict[str, Tensor]] = {}
     watching = 0.0
 
@@ -228,7 +252,7 @@ def run_method(
         nonlocal watching
         if watch_test and (step % config.check_every == 0 or step == config.steps):
             began = time.perf_counter()
-            watched[step] = _by_video(test, predict(detector, test))
+            watched[step] = _by_video(test, predict(detector, test, dropped=dropped))
             watching += time.perf_counter() - began
 
     def stepped(step: int, loss: float) -> None:
@@ -239,7 +263,7 @@ def run_method(
     fit(detector, train, config, validation=validation, checkpoint=checkpoint, on_start=lambda: look(0), on_step=stepped)
     train_seconds = time.perf_counter() - started - watching
     started = time.perf_counter()
-    by_video = _by_video(test, predict(detector, test))
+    by_video = _by_video(test, predict(detector, test, dropped=dropped))
     score_seconds = time.perf_counter() - started
     return Run(by_video, detector, detector.parameter_count(), train_seconds, score_seconds, watched)
 
@@ -262,7 +286,10 @@ def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
 def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:
     if method == "nearest-neighbours":
         return nearest_neighbour_scores(train, test)
-    moving = [name for name in test.inputs if dataset.modalities[name].extractor == "motion"]
+    known = [name for name in test.inputs if name in dataset.modalities]  # a modality of noise added is in no dataset
+    if method == "nearest-cells":
+        return nearest_unit_scores(train, test, unit_groups({name: dataset.modalities[name] for name in known}))
+    moving = [name for name in known if dataset.modalities[name].extractor == "motion"]
     if not moving:
         raise DataError("flow energy needs a modality of the 'motion' extractor", got=", ".join(test.inputs))
     return column_scores(test, moving[0], 0)

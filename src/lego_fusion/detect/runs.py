@@ -28,17 +28,18 @@ from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
 from ..data.files import written_whole
 from ..data.manifest import Manifest
-from ..data.segments import rows_to_frames, segment_bounds, segments_to_rows, to_segments
+from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..extract.base import SidecarExtractor
 from ..extract.describe import describe_video
 from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
-from .bags import Bags, fit_statistics, load_bags
+from ..writing import PARTIAL
+from .bags import Bags, fit_statistics, load_bags, segments_by_crop
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
-from .protocol import Split, hold_out, make_default_fusion, own_split
+from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .train import TrainingConfig, TrainingState, fit, predict
 
 
@@ -99,7 +100,7 @@ def train_run(
     names = tuple(modalities) or tuple(dataset.modalities)
     split = training_split(dataset)
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
-    _check_labelled(dataset, split)
+    require_labels(dataset, split)
     request = _request(dataset, names, method, training, nodes, hidden, split)
     if _is_finished(folder, request):
         return read_run_config(folder)
@@ -125,7 +126,7 @@ def train_run(
         references=_describe_references(detector, train, dataset, nodes),
     )
     save_detector(folder, detector, config)
-    for leftover in (checkpoint, *folder.glob(".*.partial")):  # what a kill in the middle of writing left
+    for leftover in (checkpoint, *folder.glob(PARTIAL)):  # what a kill in the middle of writing left
         leftover.unlink(missing_ok=True)
     return read_run_config(folder)
 
@@ -133,16 +134,7 @@ def train_run(
 def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
     """Score videos of a dataset folder with a saved detector; features made in another way are refused."""
     detector, config = load_detector(Path(folder))
-    for name, manifest in config.manifests.items():
-        if name not in dataset.modalities:
-            raise DataError(
-                f"modality '{name}' is missing",
-                where=f"dataset '{dataset.name}'",
-                expected=", ".join(config.manifests),
-                got=", ".join(dataset.modalities) or "no modality",
-                fix=f"extract '{name}' for this dataset, or use a model trained without it",
-            )
-        manifest.require_same(dataset.modalities[name], where=f"dataset '{dataset.name}'")
+    require_same_features(config, dataset)
     bags = load_bags(dataset, list(config.manifests), videos, nodes=config.nodes)
     node_scores = predict(detector, bags).numpy()
     results = []
@@ -195,7 +187,7 @@ def score_video(
     described = describe_video(video, extractors, captions=captions, snippet_frames=first.snippet_frames, stride=first.stride)
     decoded = described.decoded
     segments = {
-        name: torch.from_numpy(to_segments(features.values, config.nodes))[None]
+        name: segments_by_crop(features.values, config.manifests[name], config.nodes)
         for name, features in described.features.items()
     }
     bags = Bags((video.stem,), torch.zeros(1, dtype=torch.bool), 1, segments)
@@ -213,6 +205,26 @@ def read_method(folder: Path, config: RunConfig) -> str:
     fusion = config.detector.get("fusion")
     kind = fusion.get("kind") if isinstance(fusion, dict) else None
     return str(request.get("method") or kind or "unknown")
+
+
+def require_same_features(config: RunConfig, dataset: Dataset) -> None:
+    """Raise ``DataError`` unless the dataset has every modality of a run, made in the same way (``ManifestError``)."""
+    for name, manifest in config.manifests.items():
+        if name not in dataset.modalities:
+            raise DataError(
+                f"modality '{name}' is missing",
+                where=f"dataset '{dataset.name}'",
+                expected=", ".join(config.manifests),
+                got=", ".join(dataset.modalities) or "no modality",
+                fix=f"extract '{name}' for this dataset, or use a model trained without it",
+            )
+        manifest.require_same(dataset.modalities[name], where=f"dataset '{dataset.name}'")
+
+
+def dataset_segment(dataset: Dataset, video: str, segment: int, nodes: int) -> tuple[int, int]:
+    """Frames [start, end) of one of the N segments of a video."""
+    grid = {"snippet_frames": dataset.config.snippet_frames, "stride": dataset.config.stride}
+    return segment_frames(segment, nodes, rows=dataset.rows(video), frames=dataset.record(video).frames, **grid)
 
 
 def training_split(dataset: Dataset) -> Split:
@@ -312,26 +324,15 @@ def _read_request(folder: Path) -> dict[str, JsonValue]:
     return request
 
 
-def _check_labelled(dataset: Dataset, split: Split) -> None:
-    for video in (*split.train, *split.validation):
-        if dataset.record(video).label not in ("normal", "abnormal"):
-            raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
-
-
 def _describe_references(detector: Detector, train: Bags, dataset: Dataset, nodes: int) -> list[dict[str, JsonValue]]:
     """Video and frames of each reference unit, so that it can be shown."""
     if not isinstance(detector.fusion, LegoFusion):
         return []
     described: list[dict[str, JsonValue]] = []
-    stride = dataset.config.stride
     for bag, node in detector.fusion.reference_units.tolist():
         video = train.videos[bag // train.crops]
-        rows = dataset.rows(video)
-        bounds = segment_bounds(rows, nodes)
-        first = min(int(bounds[node]), rows - 1)
-        last = max(int(bounds[node + 1]), first + 1)
-        end = min(dataset.record(video).frames, (last - 1) * stride + dataset.config.snippet_frames)
-        described.append({"video": video, "start_frame": first * stride, "end_frame": end})
+        start, end = dataset_segment(dataset, video, node, nodes)
+        described.append({"video": video, "start_frame": start, "end_frame": end})
     return described
 
 

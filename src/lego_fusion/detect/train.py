@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..errors import DataError, ParameterError
-from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs
+from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
+from .conditions import Removal
 from .detector import Detector
 from .losses import Pooling, bag_loss, degree_variance, smoothness, sparsity
+from .modality_dropout import ModalityDropout
 
 
 class TrainingConfig(BaseModel):
@@ -41,6 +43,8 @@ class TrainingConfig(BaseModel):
         check_every: Steps between looks at the validation bags.
         patience: Looks without improvement after which training stops; None never stops early.
         checkpoint_every: Steps between checkpoints, where there is a folder for them.
+        modality_dropout: Probability in [0, 1) that a video has one of its modalities removed in a step; never all.
+        modality_removal: What is left of it: ``"mean"``, ``"zero"``, ``"permute"`` or ``"drop-term"`` (``conditions``).
         normal_only: Use no abnormal bag: references and the calibrated signed start are the model.
         seed: Of the head, the operator and the batches.
         accelerator: Lightning Fabric's, ``"cpu"``, ``"cuda"`` or ``"auto"``.
@@ -65,6 +69,8 @@ class TrainingConfig(BaseModel):
     check_every: int = Field(default=10, ge=1)
     patience: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=50, ge=1)
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)
+    modality_removal: Removal = "mean"
     normal_only: bool = False
     seed: int = Field(default=0, ge=0)
     accelerator: str = "cpu"
@@ -132,21 +138,27 @@ def fit(
         return state
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
         torch.manual_seed(config.seed)
-        return _optimise(detector, bags, config, state, validation, checkpoint, on_step)
+        dropout = _modality_dropout(detector, train, config)
+        return _optimise(detector, bags, config, state, validation, checkpoint, on_step, dropout)
 
 
 @torch.no_grad()
-def predict(detector: Detector, bags: Bags) -> Tensor:
-    """Segment scores in [0, 1] of bags with features, (V, N) float64: sigmoid of the mean logit over crops."""
-    return predict_logits(detector, bags).double().sigmoid()
+def predict(detector: Detector, bags: Bags, *, dropped: Sequence[str] = ()) -> Tensor:
+    """Segment scores in [0, 1] of bags with features, (V, N) float64: sigmoid of the mean logit over crops.
+
+    ``dropped`` names modalities whose graphs are left out of the operator (``bags.without_graphs``).
+    """
+    return predict_logits(detector, bags, dropped=dropped).double().sigmoid()
 
 
 @torch.no_grad()
-def predict_logits(detector: Detector, bags: Bags) -> Tensor:
+def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = ()) -> Tensor:
     """Segment logits of bags with features, (V, N), the mean over crops."""
     was_training = detector.training
     detector.eval()
     inputs = scoring_inputs(detector.fusion, _like(bags, detector))
+    if dropped:
+        inputs = without_graphs(detector.fusion, inputs, dropped)
     logits = detector(inputs.inputs, cached=is_cached(detector.fusion)).logits
     detector.train(was_training)
     return mean_over_crops(logits, bags.crops).cpu()
@@ -160,6 +172,7 @@ def _optimise(
     validation: Bags | None,
     checkpoint: Path | None,
     on_step: Callable[[int, float], None] | None,
+    dropout: ModalityDropout | None,
 ) -> TrainingState:
     from lightning_fabric import Fabric  # takes half a second to import, and scoring does not need it
 
@@ -177,6 +190,8 @@ def _optimise(
     model.train()
     while state.step < config.steps and not _out_of_patience(state, config):
         batch = batches(state.step)
+        if dropout is not None:
+            batch = dropout(batch, state.step)
         loss = _loss(model, batch, config, is_cached(detector.fusion)).mean() + prior.penalty()
         optimiser.zero_grad()
         fabric.backward(loss)
@@ -193,6 +208,13 @@ def _optimise(
         detector.load_state_dict(state.best)
     detector.to("cpu")
     return state
+
+
+def _modality_dropout(detector: Detector, train: Bags, config: TrainingConfig) -> ModalityDropout | None:
+    if config.modality_dropout == 0:
+        return None
+    probability, removal = config.modality_dropout, config.modality_removal
+    return ModalityDropout(detector.fusion, train, probability, removal, seed=config.seed)
 
 
 class _Prior:

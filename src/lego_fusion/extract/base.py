@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from pydantic import JsonValue
 
-from ..data.manifest import Manifest, Nature
+from ..data.manifest import Manifest, Nature, UnitKind
 from ..data.video import Frame
 from ..errors import DataError, MissingExtraError, check_int
 from .captions import Caption, Gaps
@@ -26,7 +26,7 @@ class Features:
     """One modality of one video, with the time of each row.
 
     Args:
-        values: One row per snippet, (T, D) or (T, C, D) with C crops.
+        values: One row per snippet, (T, D), (T, C, D) with C crops, or (T, U, D + 1) with finer units (``data.units``).
         spans: Seconds [start, end) that each row describes, (T, 2).
 
     Raises:
@@ -39,7 +39,9 @@ class Features:
     def __post_init__(self) -> None:
         if len(self.values) != len(self.spans) or self.values.ndim not in (2, 3):
             raise DataError(
-                "features and times do not fit", expected="(T, D) or (T, C, D)", got=(self.values.shape, len(self.spans))
+                "features and times do not fit",
+                expected="(T, D), (T, C, D) or (T, U, D + 1)",
+                got=(self.values.shape, len(self.spans)),
             )
         if not np.isfinite(self.values).all():
             row = int(np.flatnonzero(~np.isfinite(self.values).reshape(len(self.values), -1).all(axis=1))[0])
@@ -53,11 +55,13 @@ class Extractor(ABC):
         name: Name of the extractor, for the manifest.
         version: Version of its output.
         nature: ``"direction"`` or ``"magnitude"``, see Manifest.
+        unit_kind: What a row is cut into, see Manifest; ``"none"`` where it is one vector.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
     nature: ClassVar[Nature]
+    unit_kind: ClassVar[UnitKind] = "none"
 
     @property
     @abstractmethod
@@ -67,7 +71,22 @@ class Extractor(ABC):
     @property
     @abstractmethod
     def width(self) -> int:
-        """D, numbers per row."""
+        """D, numbers per row, or per unit of a row."""
+
+    @property
+    def units(self) -> int:
+        """U, units of a row."""
+        return 1
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the picture that the units fill; None where units have no place."""
+        return None
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of a row: (D,), or (U, D + 1) with finer units, the last column being their presence."""
+        return (self.width,) if self.unit_kind == "none" else (self.units, self.width + 1)
 
     @property
     def weights_hash(self) -> str | None:
@@ -86,6 +105,9 @@ class Extractor(ABC):
             snippet_frames=snippet_frames,
             stride=stride,
             nature=self.nature,
+            unit_kind=self.unit_kind,
+            units=self.units,
+            grid=self.grid,
         )
 
 
@@ -93,8 +115,8 @@ class FrameExtractor(Extractor):
     """Look at pictures. Without memory from one snippet to the next, so that streaming and offline agree."""
 
     @abstractmethod
-    def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
-        """Describe one snippet by D numbers.
+    def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, ...]:
+        """Describe one snippet by a row of ``row_shape``.
 
         Args:
             frames: The frames of the snippet, at least one.
@@ -110,8 +132,8 @@ class SidecarExtractor(Extractor):
     @abstractmethod
     def rows(
         self, captions: Sequence[Caption], frames: int, snippet_frames: int, stride: int
-    ) -> Float32[np.ndarray, "snippets width"]:
-        """Describe every snippet of a video of ``frames`` frames by D numbers."""
+    ) -> Float32[np.ndarray, "snippets ..."]:
+        """Describe every snippet of a video of ``frames`` frames by a row of ``row_shape``."""
 
 
 class TrackExtractor(Extractor):
@@ -200,19 +222,19 @@ def seconds_of_spans(
     return np.asarray(starts[spans], dtype=np.float64)
 
 
-def check_row(values: object, *, width: int, where: str) -> Float32[np.ndarray, " width"]:
-    """Return an extractor's row as float32 if it is (D,) and finite, else raise ``DataError`` that names the place."""
-    row = np.asarray(values)
-    if row.shape != (width,):
-        raise DataError("an extractor gave a row of the wrong shape", where=where, expected=(width,), got=row.shape)
+def check_row(values: object, *, width: int, where: str, units: int | None = None) -> Float32[np.ndarray, ...]:
+    """Return an extractor's row as float32 if it is (D,), or (units, D + 1), and finite, else raise ``DataError``."""
+    row, expected = np.asarray(values), (width,) if units is None else (units, width + 1)
+    if row.shape != expected:
+        raise DataError("an extractor gave a row of the wrong shape", where=where, expected=expected, got=row.shape)
     row = row.astype(np.float32)
     if not np.isfinite(row).all():
-        column = int(np.flatnonzero(~np.isfinite(row))[0])
+        place = tuple(int(index) for index in np.argwhere(~np.isfinite(row))[0])
         raise DataError(
             "an extractor gave a number that is not finite",
-            where=f"{where}, column {column}",
+            where=f"{where}, column {place[-1]}" if units is None else f"{where}, unit {place[0]}, column {place[-1]}",
             expected="finite numbers",
-            got=row[column],
+            got=row[place],
             fix="look at the pictures there, or leave this extractor out",
         )
     return row

@@ -33,7 +33,7 @@ class Decoded:
     """What one pass over a video gave.
 
     Args:
-        values: Features of the frame extractors by modality, (T, D) each.
+        values: Features of the frame extractors by modality, (T, D), or (T, U, D + 1) with finer units.
         fps: Frames per second.
         times: Seconds of each frame after the first, (frames,).
         start: Seconds of the file's own clock at the first frame.
@@ -42,7 +42,7 @@ class Decoded:
         seconds: Time spent by modality, and ``"decode"``.
     """
 
-    values: dict[str, Float32[np.ndarray, "snippets width"]]
+    values: dict[str, Float32[np.ndarray, "snippets ..."]]
     fps: float
     times: Float64[np.ndarray, " frames"]
     start: float
@@ -143,7 +143,7 @@ def decode_video(
                     before = time.perf_counter()
                     where = f"{path.name}, modality '{modality}', row {snippet.index}"
                     row = extractor.snippet(snippet.frames, snippet.before)
-                    rows[modality].append(check_row(row, width=extractor.width, where=where))
+                    rows[modality].append(_checked(extractor, row, where))
                     seconds[modality] += time.perf_counter() - before
         seconds["decode"] = time.perf_counter() - started - sum(seconds.values())
         return Decoded(
@@ -195,7 +195,7 @@ def sidecar_rows(
     stride: int,
     *,
     where: str,
-) -> Float32[np.ndarray, "snippets width"]:
+) -> Float32[np.ndarray, "snippets ..."]:
     """Describe the captions of a decoded video; errors name ``where`` it is."""
     if captions is None:
         raise DataError("the video has no captions", where=where, fix=f"add a caption file, or leave out '{extractor.name}'")
@@ -209,4 +209,9 @@ def sidecar_rows(
     except DataError as error:
         place = where if error.where is None else f"{where}, {error.where}"
         raise DataError(error.what, where=place, expected=error.expected, got=error.got, fix=error.fix) from error
-    return np.stack([check_row(row, width=extractor.width, where=f"{where}, row {t}") for t, row in enumerate(rows)])
+    return np.stack([_checked(extractor, row, f"{where}, row {t}") for t, row in enumerate(rows)])
+
+
+def _checked(extractor: Extractor, row: object, where: str) -> Float32[np.ndarray, ...]:
+    units = None if extractor.unit_kind == "none" else extractor.units
+    return check_row(row, width=extractor.width, units=units, where=where)

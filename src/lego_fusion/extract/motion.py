@@ -7,10 +7,11 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 from pydantic import JsonValue
 
 from ..data.manifest import Nature
+from ..data.units import cells_of_pixels
 from ..data.video import Frame
 from ..errors import ParameterError, check_choice, check_int, check_number
 from .base import FrameExtractor, load_opencv, reduced_size
@@ -88,7 +89,7 @@ class Motion(FrameExtractor):
         per: str = "second",
     ) -> None:
         self.longest_side = check_int(longest_side, "longest_side", "Motion", low=_SMALLEST_SIDE, high=1024)
-        self.grid = (
+        self.cells = (
             check_int(rows, "rows", "Motion", low=1, high=64),
             check_int(columns, "columns", "Motion", low=1, high=64),
         )
@@ -105,8 +106,8 @@ class Motion(FrameExtractor):
         """Everything that was chosen and changes the numbers."""
         return {
             "longest_side": self.longest_side,
-            "rows": self.grid[0],
-            "columns": self.grid[1],
+            "rows": self.cells[0],
+            "columns": self.cells[1],
             "bands": self.bands,
             "bins": self.bins,
             "preset": self.preset,
@@ -128,12 +129,24 @@ class Motion(FrameExtractor):
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
         """Describe one snippet by D numbers, see the class."""
         flow = self.flow(frames, before)
-        if len(flow) == 0:
-            return np.zeros(self.width, dtype=np.float32)
-        speed = np.hypot(flow[..., 0], flow[..., 1])
+        return self.describe(flow, self.speed(flow, frames, before))
+
+    def speed(
+        self, flow: Float32[np.ndarray, "pairs h w 2"], frames: Sequence[Frame], before: Frame | None
+    ) -> Float32[np.ndarray, "pairs h w"]:
+        """Speed of every pixel in percent of the longer side per second, 0 below the dead zone."""
+        speed: Float32[np.ndarray, "pairs h w"] = np.hypot(flow[..., 0], flow[..., 1])
         speed[speed < self.dead_zone] = 0.0
         speed *= self._percent_per_unit(frames, before, max(flow.shape[1:3]))[:, None, None]
-        cells = self._oriented_histograms(flow, speed)  # (pairs, rows, columns, bins)
+        return speed
+
+    def describe(
+        self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
+    ) -> Float32[np.ndarray, " width"]:
+        """Describe some pairs of frames by D numbers; no pair gives zeros."""
+        if len(flow) == 0:
+            return np.zeros(self.width, dtype=np.float32)
+        cells = self.oriented_histograms(flow, speed)  # (pairs, rows, columns, bins)
         statistics = [
             np.sqrt(np.square(speed, dtype=np.float64).mean()),
             speed.mean(dtype=np.float64),
@@ -166,15 +179,16 @@ class Motion(FrameExtractor):
         usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else np.inf  # no time at all: no speed
         return (100.0 / (longer_side * np.maximum(gaps, usual / 2))).astype(np.float32)
 
-    def _oriented_histograms(
+    def oriented_histograms(
         self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
     ) -> Float64[np.ndarray, "pairs rows columns bins"]:
+        """Mean speed of every cell, split over the directions."""
         pairs, height, width = speed.shape
-        cells = self.grid[0] * self.grid[1]
-        cell_of_pixel = _cell_of_pixel(height, width, *self.grid)
+        cells = self.cells[0] * self.cells[1]
+        pixel_cells = cells_of_pixels(height, width, *self.cells)
         moving = np.flatnonzero(speed > 0)  # few pixels move, and only they cost time
         pair, pixel = np.divmod(moving, height * width)
-        first = (pair * cells + cell_of_pixel[pixel]) * self.bins  # where the pixel's histogram starts
+        first = (pair * cells + pixel_cells[pixel]) * self.bins  # where the pixel's histogram starts
         u, v = flow.reshape(-1, 2)[moving].T
         place = np.arctan2(v, u).astype(np.float64) * (self.bins / (2 * np.pi))
         low = np.floor(place).astype(np.int64)
@@ -182,8 +196,8 @@ class Motion(FrameExtractor):
         sums = np.zeros(pairs * cells * self.bins)
         for direction, part in ((low, 1 - share), (low + 1, share)):
             sums += np.bincount(first + direction % self.bins, speed.ravel()[moving] * part, minlength=len(sums))
-        pixels = np.bincount(cell_of_pixel, minlength=cells).reshape(*self.grid, 1)
-        return sums.reshape(pairs, *self.grid, self.bins) / np.maximum(pixels, 1)
+        pixels = np.bincount(pixel_cells, minlength=cells).reshape(*self.cells, 1)
+        return sums.reshape(pairs, *self.cells, self.bins) / np.maximum(pixels, 1)
 
 
 def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:
@@ -192,9 +206,3 @@ def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:
     least = max(_SMALLEST_SIDE, -(-max(size) // 4))
     right, bottom = max(0, least - size[0]), max(0, least - size[1])
     return np.ascontiguousarray(cv2.copyMakeBorder(gray, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
-
-
-def _cell_of_pixel(height: int, width: int, rows: int, columns: int) -> Int64[np.ndarray, " pixels"]:
-    """Number the cell of every pixel, row by row; a picture of fewer pixels than cells leaves cells empty."""
-    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
-    return (row[:, None] * columns + column[None, :]).ravel()

@@ -13,11 +13,13 @@ from .appearance import Appearance
 from .audio import Audio
 from .base import Extractor
 from .motion import Motion
+from .motion_units import MotionCells, MotionFrames
 from .onnx import OnnxImage
 from .text import Text
+from .words import Words
 
 EXTRACTORS: dict[str, type[Extractor]] = {
-    extractor.name: extractor for extractor in (Motion, Appearance, OnnxImage, Text, Audio)
+    extractor.name: extractor for extractor in (Motion, Appearance, OnnxImage, Text, Audio, MotionCells, MotionFrames, Words)
 }
 
 
@@ -77,7 +79,7 @@ def extractor_for(manifest: Manifest, *, model: str | Path | None = None) -> Ext
         if model is None:
             raise ParameterError("the extractor needs its network", where=manifest.modality, expected=f"the file {file}")
         settings["path"] = model
-    elif kind is Text and model is not None:
+    elif issubclass(kind, Text) and model is not None:
         settings["model"] = model
     try:
         extractor = kind(**settings)

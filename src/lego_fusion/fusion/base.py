@@ -33,12 +33,16 @@ class Fusion(nn.Module, ABC):
     A fusion finds modalities by name, never by position. ``fit_statistics`` is called once with the training videos, before
     any ``forward``; what it learns there (means, bandwidths, references) is stored in buffers and saved with the weights.
 
+    ``units`` names the modalities that a fusion reads unit by unit, (B, N, U, D_m + 1) with presence (``fusion.units``); all
+    others it reads as (B, N, D_m).
+
     Args:
         modalities: Width D_m of each modality by name, in the order that orients what is not symmetric.
     """
 
     kind: ClassVar[str] = "fusion"
     out_features: int
+    units: Mapping[str, int]
 
     def __init__(self, modalities: Mapping[str, int]) -> None:
         super().__init__()
@@ -48,9 +52,12 @@ class Fusion(nn.Module, ABC):
         for name, width in modalities.items():
             check_int(width, f"modalities['{name}']", type(self).__name__, low=1)
         self.modalities = dict(modalities)
+        self.units = {}
 
     @abstractmethod
-    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+    def forward(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> FusionOutput:
         """Fuse the features of B videos of N nodes; ``mask`` is True where a node exists."""
 
     @abstractmethod
@@ -59,7 +66,7 @@ class Fusion(nn.Module, ABC):
 
     def fit_statistics(
         self,
-        features: Mapping[str, Float[Tensor, "v n _"]],
+        features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
     ) -> None:
@@ -75,8 +82,13 @@ class Fusion(nn.Module, ABC):
         """A vector w (F,) such that w . node is expected to grow with abnormality before any training; None if not known."""
         return None
 
-    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> None:
-        """Weigh the modalities at the start from the cross-fitted graphs of normal training bags; by default not at all."""
+    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]], labels: Bool[Tensor, " b"] | None = None) -> None:
+        """Weigh the modalities at the start from the cross-fitted graphs of training bags; by default not at all.
+
+        Args:
+            relations: Graphs by modality.
+            labels: True where a bag is abnormal, (B,); None where all are normal.
+        """
 
     def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The features in this fusion's order, with names, widths and shapes checked; extra modalities are ignored.
@@ -95,6 +107,9 @@ class Fusion(nn.Module, ABC):
         chosen = [features[name] for name in self.modalities]
         for (name, width), tensor in zip(self.modalities.items(), chosen, strict=True):
             expected = (*chosen[0].shape[:2], width)
+            if name in self.units:  # any number of units that fills the groups
+                fits = tensor.ndim == 4 and tensor.shape[2] % self.units[name] == 0
+                expected = (*expected[:2], tensor.shape[2] if fits else f"a multiple of {self.units[name]} units", width + 1)
             if tuple(tensor.shape) != expected:
                 raise DataError(
                     "features have another shape", where=f"modality '{name}'", expected=expected, got=tuple(tensor.shape)

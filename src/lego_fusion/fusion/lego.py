@@ -14,8 +14,10 @@ from ..graph.expansion import Expansion, Normalisation, ZeroOrder
 from ..graph.operator import Form, GraphOperator
 from ..graph.references import cross_fitted_references, joint_distance
 from ..graph.relationship import k_nearest
+from . import start
 from .base import Fusion, FusionOutput, mask_nodes
 from .relation import Relation, RelationKind
+from .units import UnitPooling, UnitRelation
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
 ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
@@ -48,9 +50,20 @@ class LegoFusion(Fusion):
         rows: What a node hands on: its row ``"ordered"`` as the columns are, ``"sorted"`` from most to least similar (which
             does not depend on which column is which), ``"statistics"`` of the row, or ``"propagate"``: sum_j G_ij x_j of the
             features, divided by sum_j |G_ij|.
+        noise_gate: Start a modality whose relations have no memory from one node to the next, as noise has none, with a
+            small weight (``start.noise_gate``); for nodes in the order of time.
         own_features: Also hand on the node's own features (x - centre) / column scale of every modality: where a node has a
             class of its own, its relations alone do not tell which.
+        units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
+            units come in (rows of a grid of cells; 1 where units have no place). Their references are units themselves, K
+            for each group; the *relations* of a node's units are pooled (``units.UnitRelation``).
+        unit_pooling: ``"novel"``, ``"mean"`` or ``"max"`` over a node's units.
+        most_novel: Units that ``"novel"`` keeps.
         seed: Seed of the operator's start.
+
+    Column k of a pooled graph is the k-th nearest known unit, no certain one. Beside graphs of whole segments, whose columns
+    are certain ones, it is put in the column of the segment that is k-th nearest in the mean of those graphs, so that the
+    operator multiplies nearest with nearest.
 
     Source: the paper; reference units, sorted rows and the joint form are ours. ``LegoFusion.paper`` is the paper's reading.
 
@@ -82,10 +95,16 @@ class LegoFusion(Fusion):
         normalisation: Normalisation = "row",
         symmetric: bool = False,
         rows: Rows = "sorted",
+        noise_gate: bool = True,
         own_features: bool = False,
+        units: Mapping[str, int] | None = None,
+        unit_pooling: UnitPooling = "novel",
+        most_novel: int = 8,
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
+        self.units = _unit_groups(self.modalities, units or {}, rows, own_features=own_features)
+        self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
         self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
         self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
         self.rows: Rows = check_choice(rows, "rows", "LegoFusion", ROWS)
@@ -101,23 +120,40 @@ class LegoFusion(Fusion):
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
-        self._config |= {"scale_columns": scale_columns, "own_features": self.own_features}
+        self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate, "own_features": self.own_features}
+        self.noise_gate = noise_gate
+        self.start_gates = dict.fromkeys(self.modalities, 1.0)
+        if self.units:
+            self._config |= {"units": self.units, "unit_pooling": unit_pooling, "most_novel": most_novel}
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
         self.reference_units: Tensor  # (K, 2): training bag and node of each reference, so that it can be shown
-        self.register_buffer("reference_units", torch.zeros(references, 2, dtype=torch.long))
-        self.relation = nn.ModuleDict(
-            {
-                name: Relation(
-                    width, kinds[name], references=references, centre=centre, unit_range=unit_range, scale_columns=scale_columns
-                )
-                for name, width in self.modalities.items()
-            }
-        )
+        self.register_buffer("reference_units", torch.zeros(references if self.whole else 0, 2, dtype=torch.long))
+        self.relation = nn.ModuleDict()
+        shared: dict[str, Any] = {"references": references, "centre": centre, "unit_range": unit_range}
+        shared |= {"scale_columns": scale_columns}
+        pooled: dict[str, Any] = {"pooling": unit_pooling, "most_novel": most_novel}
+        for name, width in self.modalities.items():
+            self.relation[name] = (
+                UnitRelation(width, kinds[name], groups=self.units[name], **pooled, **shared)
+                if name in self.units
+                else Relation(width, kinds[name], **shared)
+            )
         self.operator = GraphOperator(list(self.modalities), order, **options)
 
     @classmethod
-    def paper(cls, modalities: Mapping[str, int], *, nodes: int = 32, order: int = 2, seed: int = 0) -> LegoFusion:
-        """The paper's reading: cosine inside one video, R^(0) = I, full A (random pairs for more than two), rows in order."""
+    def paper(
+        cls,
+        modalities: Mapping[str, int],
+        *,
+        nodes: int = 32,
+        order: int = 2,
+        units: Mapping[str, int] | None = None,
+        seed: int = 0,
+    ) -> LegoFusion:
+        """The paper's reading: cosine inside one video, R^(0) = I, full A (random pairs for more than two), rows in order.
+
+        Relations of finer units become those of their nodes by their mean.
+        """
         form: Form = "full" if len(modalities) <= 2 else "random-pair"
         options: dict[str, Any] = {
             "centre": False,
@@ -125,6 +161,8 @@ class LegoFusion(Fusion):
             "zero_order": "identity",
             "rows": "ordered",
             "references": 0,
+            "units": units,
+            "unit_pooling": "mean",
         }
         return cls(modalities, nodes=nodes, order=order, form=form, seed=seed, **options)
 
@@ -137,7 +175,7 @@ class LegoFusion(Fusion):
         """Columns of the graphs: K reference units, or N nodes."""
         if not self.wanted_references:
             return self.nodes
-        return int(self._relation(next(iter(self.modalities))).references.shape[0])
+        return int(self._relation(next(iter(self.modalities))).references.shape[-2])
 
     @property
     def out_features(self) -> int:  # type: ignore[override]
@@ -162,22 +200,34 @@ class LegoFusion(Fusion):
         weights = 1 / torch.arange(1, self.columns + 1)
         return -weights / weights.sum()
 
-    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> None:
-        """Let every modality's relation vary alike among known normals: its first-order coefficient is divided by its spread.
+    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]], labels: Bool[Tensor, " b"] | None = None) -> None:
+        """Let every modality's relation vary alike among known normals, and gate out what cannot be told from noise.
 
-        The spread is the standard deviation over normal nodes of the mean of their row. A modality that differs much from
-        one normal video to the next says little about what is abnormal, and starts with a small weight.
+        Its first-order coefficient is multiplied by gate / spread (``start.start_weights``): a modality that differs much
+        from one normal video to the next says little about what is abnormal. Pure noise differs *least* (the mean of a row
+        of small random cosines hardly moves), so without the gate it would get the largest weight. ``start_gates`` keeps the
+        gates to be read.
         """
-        if self.start_direction() is None:
+        direction = self.start_direction()
+        if direction is None:
             return
-        spreads = {name: float(relations[name].mean(-1).std()) for name in self.modalities}
-        usable = [spread for spread in spreads.values() if spread > 0]
-        typical = len(usable) / sum(1 / spread for spread in usable) if usable else 1.0
-        self.operator.weigh_first_order({n: typical / spread if spread > 0 else 1.0 for n, spread in spreads.items()})
+        graphs = {name: relations[name] for name in self.modalities}
+        if self.noise_gate and len(graphs) > 1:
+            self.start_gates = {
+                name: start.noise_gate(start.memory(graph, -direction.to(graph))) for name, graph in graphs.items()
+            }
+        first = next(iter(graphs.values()))
+        normal = torch.ones(len(first), dtype=torch.bool, device=first.device) if labels is None else ~labels
+        self.operator.weigh_first_order(start.start_weights(graphs, normal, self.start_gates))
+
+    @torch.no_grad()
+    def relevance(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> dict[str, float]:
+        """Share of each modality in what the operator makes of some graphs (``GraphOperator.modality_shares``); sums to 1."""
+        return self.operator.modality_shares(relations)
 
     def fit_statistics(
         self,
-        features: Mapping[str, Float[Tensor, "v n _"]],
+        features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
     ) -> None:
@@ -188,42 +238,80 @@ class LegoFusion(Fusion):
             self.fit_references(features, labels, video_ids)
 
     def fit_references(
-        self, features: Mapping[str, Float[Tensor, "v n _"]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
+        self, features: Mapping[str, Float[Tensor, "v n ..."]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
     ) -> None:
         """Choose K medoids among the segments of normal training bags and keep their features as buffers.
 
         K becomes smaller where the normal videos hold fewer distinct segments. Where they hold more than 2,048, that many
         evenly spread ones are the candidates. ``reference_units`` tells which they are.
         """
-        index, _ = self._choose(features, labels, video_ids)
-        for name, tensor in zip(self.modalities, self.select(features), strict=True):
-            self._relation(name).set_references(tensor.flatten(0, 1), index)
-        nodes = features[next(iter(self.modalities))].shape[1]
-        self.reference_units = torch.stack([index // nodes, index % nodes], dim=1)
+        self.select(features)
+        count = self.wanted_references
+        if self.whole:
+            index, _ = self._choose(features, labels, video_ids)
+            for name in self.whole:
+                self._relation(name).set_references(features[name].flatten(0, 1), index)
+            nodes, count = features[self.whole[0]].shape[1], len(index)
+            self.reference_units = torch.stack([index // nodes, index % nodes], dim=1)
+        for name in self.units:
+            relation = self.unit_relation(name)
+            relation.set_references(features[name], relation.choose(features[name], labels, video_ids, count)[0])
 
     def relations(
-        self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
     ) -> dict[str, Float[Tensor, "b n k"]]:
         """The graph of each modality: no learned parameter, so frozen features need it once."""
         chosen = self.select(features)
-        return {name: self._graph(name, x, None, mask) for name, x in zip(self.modalities, chosen, strict=True)}
+        graphs = {name: self._graph(name, x, None, mask) for name, x in zip(self.modalities, chosen, strict=True)}
+        return self._aligned(graphs)
 
     def training_relations(
-        self, features: Mapping[str, Float[Tensor, "v n _"]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
+        self,
+        features: Mapping[str, Float[Tensor, "v n ..."]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        *,
+        shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
     ) -> dict[str, Float[Tensor, "v n k"]]:
-        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only."""
-        graphs = self.relations(features)
+        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only.
+
+        ``shown`` are other features of the same bags (a modality removed, say), which then meet the references that
+        ``features`` lead to.
+        """
+        shown = features if shown is None else shown
         if not self.wanted_references:
-            return graphs
-        _, for_video = self._choose(features, labels, video_ids)
-        for name, tensor in zip(self.modalities, self.select(features), strict=True):
-            units = tensor.flatten(0, 1)
+            return self.relations(shown)
+        chosen = dict(zip(self.modalities, self.select(features), strict=True))
+        seen = dict(zip(self.modalities, self.select(shown), strict=True))
+        graphs = {name: self._graph(name, x, None, None) for name, x in seen.items()}
+        for_video: dict[int, Tensor] = self._choose(features, labels, video_ids)[1] if self.whole else {}
+        for name in self.whole:
+            units = chosen[name].flatten(0, 1)
             for video, index in for_video.items():
                 bags = video_ids == video
-                graphs[name][bags] = self._graph(name, tensor[bags], units[index][None], None)
-        return graphs
+                graphs[name][bags] = self._graph(name, seen[name][bags], units[index][None], None)
+        for name in self.units:
+            units = chosen[name].flatten(0, 2)[:, :-1]
+            for video, index in self.unit_relation(name).choose(chosen[name], labels, video_ids, self.columns)[1].items():
+                bags = video_ids == video
+                graphs[name][bags] = self._graph(name, seen[name][bags], units[index], None)
+        return self._aligned(graphs)
 
-    def forward(self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+    def unit_relation(self, name: str) -> UnitRelation:
+        """The relation of a modality of finer units.
+
+        Raises:
+            ParameterError: If the modality has none.
+        """
+        relation = self.relation[name] if name in self.units else None
+        if not isinstance(relation, UnitRelation):
+            there = ", ".join(self.units) or "none"
+            raise ParameterError(f"modality '{name}' is not read unit by unit", expected="a fine modality", got=there)
+        return relation
+
+    def forward(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> FusionOutput:
         """Relate, expand, fuse."""
         return self.forward_relations(self.relations(features, mask), mask, features=features)
 
@@ -232,7 +320,7 @@ class LegoFusion(Fusion):
         relations: Mapping[str, Float[Tensor, "b n k"]],
         mask: Bool[Tensor, "b n"] | None = None,
         *,
-        features: Mapping[str, Float[Tensor, "b n _"]] | None = None,
+        features: Mapping[str, Float[Tensor, "b n ..."]] | None = None,
     ) -> FusionOutput:
         """Fuse graphs computed before by ``relations``; ``features`` only where ``needs_features``."""
         graph = self.operator(relations, mask, square=not self.wanted_references)
@@ -269,6 +357,13 @@ class LegoFusion(Fusion):
         degree = graph.abs().sum(-1, keepdim=True)
         return (graph @ values) / torch.where(degree > 0, degree, torch.ones_like(degree))
 
+    def _aligned(self, graphs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put the k-th nearest known unit in the column of the k-th nearest known segment, see the class."""
+        if not (self.units and self.whole and self.wanted_references):
+            return graphs
+        order = torch.stack([graphs[name] for name in self.whole]).mean(0).argsort(dim=-1, descending=True, stable=True)
+        return graphs | {name: torch.empty_like(graphs[name]).scatter_(-1, order, graphs[name]) for name in self.units}
+
     def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
         graph: Tensor = self._relation(name)(x, references, mask)
         if self.nearest is None:
@@ -284,7 +379,7 @@ class LegoFusion(Fusion):
 
     def _choose(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """References among all normal bags and, for each normal video, among the others: indices into bags x nodes."""
-        chosen = self.select(features)
+        chosen = [features[name] for name in self.whole]
         if bool(labels.all()):
             raise DataError("reference units come from normal videos", expected="normal training videos", got="none")
         normal_bags = (~labels).nonzero()[:, 0]
@@ -295,10 +390,7 @@ class LegoFusion(Fusion):
             spread = torch.linspace(0, len(units) - 1, MOST_CANDIDATES, device=labels.device).long()
             units, videos = units[spread], videos[spread]
         distance = joint_distance(
-            [
-                self._relation(name).dissimilarity(x.flatten(0, 1)[units])
-                for name, x in zip(self.modalities, chosen, strict=True)
-            ]
+            [self._relation(name).dissimilarity(x.flatten(0, 1)[units]) for name, x in zip(self.whole, chosen, strict=True)]
         )
         everyone = torch.ones(len(units), dtype=torch.bool, device=labels.device)
         index, for_video = cross_fitted_references(distance, everyone, videos, self.wanted_references)
@@ -312,6 +404,16 @@ def _kinds(modalities: Mapping[str, int], relations: RelationKind | Mapping[str,
     if missing:
         raise ParameterError(f"no relation is given for modality '{missing[0]}'", got=", ".join(relations) or "none")
     return {name: relations[name] for name in modalities}
+
+
+def _unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: Rows, *, own_features: bool) -> dict[str, int]:
+    unknown = [name for name in units if name not in modalities]
+    if unknown:
+        raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
+    if units and (rows == "propagate" or own_features):
+        option = "own_features=True" if own_features else "rows='propagate'"
+        raise ParameterError(f"{option} needs one vector per node", got=f"units of {', '.join(units)}")
+    return {name: check_int(groups, f"units['{name}']", "LegoFusion", low=1) for name, groups in units.items()}
 
 
 def _row_statistics(ranked: Tensor) -> Tensor:

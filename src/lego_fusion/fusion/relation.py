@@ -86,6 +86,15 @@ class Relation(nn.Module):
         """Relate the nodes to the references given, else to the fitted ones, else (where there are none) to each other."""
         if references is None and self.references.shape[0] > 0:
             references = self.references[None]
+        return self.relate(x, references, mask)
+
+    def relate(
+        self,
+        x: Float[Tensor, "b n d"],
+        references: Float[Tensor, "b_or_1 k d"] | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b n k"]:
+        """Relate the rows of x to the references, or to each other where there are none."""
         if self.kind == "dot":
             return dot_graph(x, references, scale=self.scale, centre=self.centre, mask=mask)
         x = x / self.column_scale
@@ -113,6 +122,14 @@ class Relation(nn.Module):
             distance = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist") ** 2
             result = distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
         return result.clamp_min(0).masked_fill(result < 1e-6, 0.0)  # copies of one segment are one segment
+
+    def dissimilarity_to(self, x: Float[Tensor, "n d"], units: Float[Tensor, "u d"]) -> Float[Tensor, "n u"]:
+        """Non-negative dissimilarity of rows to units, by the formulas of ``dissimilarity``: for finding the nearest."""
+        x, units = x / self.column_scale, units / self.column_scale
+        if self.kind == "cosine":
+            return (1 - cosine_graph(x[None], units[None], centre=self._scaled_centre())[0]).clamp_min(0)
+        distance = torch.cdist(x, units, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        return distance / (self.scale**2 if self.kind == "gaussian" else self.scale)
 
     def set_references(self, units: Float[Tensor, "u d"], index: Int[Tensor, " k"]) -> None:
         """Keep the features of the chosen units as references."""

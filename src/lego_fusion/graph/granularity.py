@@ -120,12 +120,19 @@ def pool_reference_relations(
 def most_novel_units(
     relations: Float[Tensor, "b u k"], nodes: Int[Tensor, "b u"], num_nodes: int, count: int
 ) -> Int[Tensor, "b n count"]:
-    """Index of each node's ``count`` units that are least like any reference, most novel first; -1 where it holds fewer."""
-    familiarity = relations.amax(-1)  # (B, U)
+    """Index of each node's ``count`` units that are least like any reference, most novel first; -1 where it holds fewer.
+
+    Of units equally like their nearest reference, the one less like all of them comes first: the order in which units are
+    given does not matter.
+    """
+    order = relations.mean(-1).argsort(dim=-1, stable=True)
+    order = order.gather(-1, relations.amax(-1).gather(-1, order).argsort(dim=-1, stable=True))  # (B, U), most novel first
+    place = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
     member = nodes[:, None, :] == torch.arange(num_nodes, device=nodes.device)[None, :, None]  # (B, N, U)
-    ranked = torch.where(member, familiarity[:, None, :], float("inf"))
-    lowest, units = ranked.topk(min(count, ranked.shape[-1]), dim=-1, largest=False)
-    units = units.masked_fill(torch.isinf(lowest), NO_NODE)
+    last = order.shape[-1]
+    ranked = torch.where(member, place[:, None, :], last)
+    lowest, units = ranked.topk(min(count, last), dim=-1, largest=False)
+    units = units.masked_fill(lowest == last, NO_NODE)
     return torch.nn.functional.pad(units, (0, count - units.shape[-1]), value=NO_NODE)
 
 

@@ -221,6 +221,41 @@ class GraphOperator(nn.Module):
             dense[tuple(index)] += scale * self.pair_coefficients(a, b)
         return dense
 
+    @torch.no_grad()
+    def modality_shares(self, graphs: Mapping[str, Tensor]) -> dict[str, float]:
+        """How much each graph's powers >= 1 contribute to what differs from node to node in the fused graph.
+
+            share_m = sum over terms with a power of m:  |A_pq...| std_i( mean_k term_ik ) / (number of graphs in the term)
+
+        divided by the sum over m. A coefficient alone says little, as the sizes of relations differ; so each term counts
+        with the spread, over nodes, of its row's mean. Elementwise powers with R^(0) = 1 only.
+
+        Args:
+            graphs: One graph (B, N, K) per name, for example those of the normal training bags.
+
+        Returns:
+            Shares in [0, 1] by name that sum to 1; all zero where nothing differs.
+
+        Raises:
+            ParameterError: If the expansion is another one.
+        """
+        if (self.expansion, self.zero_order) != ("hadamard", "ones"):
+            got = f"expansion='{self.expansion}', zero_order='{self.zero_order}'"
+            raise ParameterError("shares are defined for expansion='hadamard' with zero_order='ones'", got=got)
+        chosen = self._choose(graphs)
+        dense = self.dense_coefficients()
+        totals = dict.fromkeys(self.names, 0.0)
+        for index in itertools.product(*(range(size) for size in dense.shape)):
+            inside = [m for m, power in enumerate(index) if power > 0]
+            if not inside:
+                continue
+            term = torch.stack([chosen[m] ** index[m] for m in inside]).prod(0)
+            size = float(dense[index].abs()) * float(term.mean(-1).std(correction=0))
+            for m in inside:
+                totals[self.names[m]] += size / len(inside)
+        whole = sum(totals.values())
+        return {name: total / whole if whole else 0.0 for name, total in totals.items()}
+
     def pair_coefficients(self, a: int, b: int) -> Float[Tensor, "p q"]:
         """A of graphs a and b (indices into ``names``), symmetrised if so chosen."""
         shared = self.form in ("random-pair", "full")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DataError, check_choice, check_int
+from ..writing import written_whole
 
 Selection = Literal["last-step", "validation", "untrained", "none-learned", "test-best"]
 
@@ -40,6 +39,7 @@ class Result(BaseModel):
         high: Upper end of its interval.
         level: Share that the interval covers, in (0, 1).
         protocol: One line on how it was measured.
+        condition: What was done to the features, ``"clean"`` for nothing (``detect.conditions``).
         parameters: Learned parameters.
         train_seconds: Wall-clock time of training.
         score_seconds: Wall-clock time of scoring the test videos.
@@ -74,6 +74,7 @@ class Result(BaseModel):
     high: float | None = None
     level: float | None = Field(default=None, gt=0, lt=1)
     protocol: str = Field(pattern=r"^[^\r\n]+$")
+    condition: str = Field(default="clean", min_length=1)
     parameters: int | None = Field(default=None, ge=0)
     train_seconds: float | None = Field(default=None, ge=0)
     score_seconds: float | None = Field(default=None, ge=0)
@@ -105,17 +106,11 @@ def save_results(path: Path | str, results: Sequence[Result]) -> None:
         DataError: If the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    text = "".join(f"{result.model_dump_json()}\n" for result in results)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
+        with written_whole(path) as file:
+            file.writelines(f"{result.model_dump_json()}\n".encode() for result in results)
     except OSError as error:
         raise DataError("results cannot be written", where=path, got=error, fix="choose another file") from error
-    finally:
-        with suppress(OSError):  # it is gone already where all went well
-            partial.unlink()
 
 
 def load_results(path: Path | str) -> list[Result]:
@@ -200,7 +195,10 @@ def optimism_gap(honest: Result, best: Result) -> float:
                 got=result.selection,
                 fix="compare an honest number with the best on test",
             )
-    fields = ("dataset", "split", "modalities", "fusion", "seed", "seeds", "metric", "protocol", "parameters", "domain")
+    fields = (
+        *("dataset", "split", "modalities", "fusion", "condition", "domain"),
+        *("seed", "seeds", "metric", "protocol", "parameters"),
+    )
     _require_same([honest, best], fields, where="optimism gap")
     return best.value - honest.value
 
@@ -268,9 +266,10 @@ def summarise_splits(results: Sequence[Result]) -> SplitSummary:
 
     Raises:
         DataError: If there are fewer than two splits, a split and seed comes twice, splits differ in their number of
-            seeds, or the results differ in dataset, modalities, fusion, selection, metric, protocol or domain.
+            seeds, or the results differ in dataset, modalities, fusion, condition, selection, metric, protocol or domain.
     """
-    _require_same(results, ("dataset", "modalities", "fusion", "selection", "metric", "protocol", "domain"), where="splits")
+    fields = ("dataset", "modalities", "fusion", "condition", "selection", "metric", "protocol", "domain")
+    _require_same(results, fields, where="splits")
     splits: dict[str, dict[int | None, float]] = {}
     for result in results:
         values = splits.setdefault(result.split, {})

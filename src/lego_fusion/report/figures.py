@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64, UInt8
 
 from ..data.annotations import intervals_from_labels
 from ..data.files import written_whole
@@ -15,6 +15,7 @@ from ..errors import DataError, MissingExtraError
 
 CURVE = "#0072B2"  # Okabe and Ito's palette, told apart without colour vision
 TRUTH = "#E69F00"
+_OUTLINE = "#56B4E9"
 
 
 def score_curve(
@@ -49,7 +50,7 @@ def score_curves(
     columns: int = 1,
 ) -> None:
     """Draw several videos' curves in one figure: (title, scores, truth or None) each, ``columns`` beside each other."""
-    figure_class, canvas = _matplotlib()
+    figure_class, canvas = load_matplotlib()
     rows = -(-len(curves) // columns)
     figure = figure_class(figsize=(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows), layout="constrained")
     canvas(figure)
@@ -60,9 +61,7 @@ def score_curves(
         axis.set_visible(False)
     handles, labels = max((axis.get_legend_handles_labels() for axis in axes), key=lambda pair: len(pair[1]))
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    path = Path(path)
-    with written_whole(path) as file:
-        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    save_figure(path, figure)
 
 
 def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, most: int = 20, title: str = "") -> None:
@@ -80,7 +79,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     """
     if not coefficients:
         raise DataError("there are no coefficients to draw", expected="a share for every kernel", fix="fit the estimator first")
-    figure_class, canvas = _matplotlib()
+    figure_class, canvas = load_matplotlib()
     ranked = sorted(coefficients.items(), key=lambda pair: -pair[1])
     shown, others = dict(ranked[:most]), ranked[most:]
     if others:
@@ -94,9 +93,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     axis.set(xlabel="share of the operator, %  (blue: one view; orange: product of two views)")
     axis.set_title(title, fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
-    path = Path(path)
-    with written_whole(path) as file:
-        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    save_figure(path, figure)
 
 
 def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | None, fps: float) -> None:
@@ -114,10 +111,66 @@ def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | N
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def save_figure(path: str | Path, figure: Any) -> None:
+    """Write a figure as PNG, or as what the file's suffix says, whole or not at all."""
+    path = Path(path)
+    with written_whole(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
+
+
+def load_matplotlib() -> tuple[Any, Any]:
+    """Figure and canvas of matplotlib; ``MissingExtraError`` where it is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report") from error
     return Figure, FigureCanvasAgg
+
+
+def heat_map(
+    path: str | Path,
+    pictures: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "rows columns"]]],
+    *,
+    masks: Sequence[Bool[np.ndarray, "h w"] | None] = (),
+    columns: int = 2,
+) -> None:
+    """Draw heat maps over their frames: (title, frame, heat of its cells) each; the truth, where it is known, as an outline.
+
+    Colours are the same in all pictures, from the coolest to the hottest cell of all of them; cool cells let the frame through.
+
+    Args:
+        path: PNG or SVG file to write.
+        pictures: Title, frame and heat of its cells, row by row from the top.
+        masks: True where a pixel is known to be abnormal, for each picture, or None.
+        columns: Pictures beside each other.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        DataError: If there is no picture.
+    """
+    if not pictures:
+        raise DataError("there is no picture to draw", where=path, expected="frames and heat maps")
+    figure_class, canvas = load_matplotlib()
+    rows = -(-len(pictures) // columns)
+    figure = figure_class(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
+    canvas(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    low, high = min(float(heat.min()) for *_, heat in pictures), max(float(heat.max()) for *_, heat in pictures)
+    shown = None
+    for place, axis in enumerate(axes.ravel()):
+        axis.set_axis_off()
+        if place >= len(pictures):
+            continue
+        title, image, heat = pictures[place]
+        extent = (0, image.shape[1], image.shape[0], 0)
+        axis.imshow(image, extent=extent)
+        strength = 0.6 * (heat - low) / (high - low if high > low else 1.0)
+        options = {"cmap": "inferno", "vmin": low, "vmax": high, "interpolation": "nearest"}
+        shown = axis.imshow(heat, extent=extent, alpha=strength, **options)
+        mask = masks[place] if place < len(masks) else None
+        if mask is not None and mask.any():
+            axis.contour(mask.astype(float), levels=[0.5], colors=[_OUTLINE], linewidths=1.4, extent=extent, origin="upper")
+        axis.set_title(title, fontsize=9)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="novelty of a cell").solids.set_alpha(0.6)
+    save_figure(path, figure)

@@ -1,0 +1,111 @@
+"""``compare``: fusions side by side on dataset folders, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .terminal import as_text, names, one_line_errors, print_json, print_table, progress, warn
+
+if TYPE_CHECKING:
+    from ..detect.comparison import Comparison
+
+
+@one_line_errors
+def compare(
+    data: Annotated[list[Path], typer.Argument(help="Dataset folders.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write, or to go on with after a stop.", show_default=False)],
+    modality_sets: Annotated[
+        str, typer.Option(help="Such as motion+text,text: 'all' is all together, 'each' every one alone.")
+    ] = "all",
+    fusions: Annotated[
+        str, typer.Option(help="With commas; 'all' is every one but mtn. Default: lego and five baselines.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    resplits: Annotated[int, typer.Option(help="Random re-splits to average over; 0 takes the dataset's own split.")] = 0,
+    baseline: Annotated[
+        str, typer.Option(help="Method to take differences to, or 'best'. Default: concat.", show_default=False)
+    ] = "",
+    conditions: Annotated[
+        str, typer.Option(help="Such as clean,text:noise=1.0,text:missing=mean,noise-modality=64.")
+    ] = "clean",
+    references: Annotated[bool, typer.Option(help="Also the methods that learn nothing.")] = True,
+    validation: Annotated[
+        float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them counts.")
+    ] = 0.0,
+    test_best: Annotated[
+        bool, typer.Option("--test-best", help="Also the untrained start, and what picking the best test step would add.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, as for train.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of every fusion.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
+    figure: Annotated[
+        Path | None, typer.Option(help="PNG or SVG file. Default: comparison.png in the folder.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Train fusions on the same splits, seeds and budget, into one table; the same command goes on where it was stopped.
+
+    Each row has its mean micro AUC with an interval and the paired difference to a baseline. Leaves the records of all runs
+    (results.jsonl), the table (table.md, table.json) and a figure in the folder.
+
+    Example: lego-fusion compare my-dataset --out comparison --modality-sets motion+text,all --fusions all --resplits 10
+    """
+    from ..data.dataset import Dataset
+    from ..detect.compare import run_plan
+    from ..detect.comparison import choose_baseline, summarise
+    from ..detect.plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+    from ..detect.settings import read_training_config
+    from ..errors import LegoFusionError, MissingExtraError, check_choice
+    from ..report.comparison import document, save_comparison
+    from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
+
+    datasets = [Dataset.open(path) for path in data]
+    wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
+    plan = make_plan(
+        datasets,
+        modality_sets=parse_modality_sets(modality_sets, datasets[0]),
+        fusions=list(dict.fromkeys(wanted)) or SENSIBLE_FUSIONS,
+        references=references,
+        seeds=seeds,
+        splits="resplits" if resplits else "own",
+        count=resplits,
+        conditions=names(conditions),
+        training=read_training_config(config, {} if steps is None else {"steps": steps}),
+        validation=validation,
+        test_best=test_best,
+    )
+    choose_baseline(plan, baseline)
+    if figure is not None:
+        check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)
+    with progress(f"comparing {len(plan.fusions)} fusions") as tell:
+        failures = run_plan(plan, datasets, out, workers=workers, on_cell=tell)
+    if len(failures) == len(plan.cells()):
+        raise LegoFusionError(f"nothing could be compared; {next(iter(failures))}: {next(iter(failures.values()))}")
+    comparison = summarise(plan, datasets, out, failures=failures, baseline=baseline)
+    files = save_comparison(out, comparison)
+    try:
+        files["figure"] = comparison_figure(figure or out / FIGURE_FILE, comparison)
+    except MissingExtraError as error:
+        warn([f"no figure: {error}"])
+    if json:
+        print_json({"folder": str(out), **document(comparison), "files": as_text(files)})
+    else:
+        _show(comparison, as_text(files))
+
+
+def _show(comparison: Comparison, files: dict[str, str]) -> None:
+    from ..report.comparison import rules, sections, table
+
+    for title, rows in sections(comparison):
+        typer.echo(title)
+        headings, cells = table(comparison, rows, brief=True)
+        broken = [heading.replace(" ", "\n", 1) for heading in headings]
+        print_table(broken, cells, left=headings.index("method") + 1, whole=True)
+    for line in rules(comparison):
+        typer.echo(line)
+    for name, path in files.items():
+        typer.echo(f"{name}: {path}")
+    warn(comparison.notes)

@@ -1,0 +1,273 @@
+"""Run the cells of a plan, in several processes, each cell kept in a file of its own as soon as it is done.
+
+comparison/
+  plan.json            what is compared; the same plan goes on here, another one is refused
+  cells/<cell>.npz     segment scores of the test videos (V, N), and the cell's Result records as JSON lines
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from ..data.dataset import Dataset
+from ..errors import CheckpointError, DataError, LegoFusionError, check_int
+from ..measure.detection import METRICS, micro_auc
+from ..measure.result import Result, Selection
+from ..measure.scored import ScoredVideo
+from ..writing import PARTIAL, written_whole
+from .bags import Bags, load_bags
+from .conditions import parse_condition
+from .plan import CELLS_FOLDER, Cell, Plan, claim
+from .protocol import UNLEARNED, Run, Split, run_method, scored_videos
+from .train import TrainingConfig
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """A finished cell.
+
+    Args:
+        cell: Which one.
+        records: One Result per metric that is defined; with ``test_best`` also the untrained start and the best of all looks.
+        scores: Segment scores of the split's test videos, in its order, (V, N).
+    """
+
+    cell: Cell
+    records: tuple[Result, ...]
+    scores: Float64[np.ndarray, "v n"]
+
+    def value(self, metric: str, selection: Selection | None = None) -> float | None:
+        """A metric of this cell, None where it is not defined; by default as honestly selected."""
+        chosen = selection or self.records[0].selection
+        return next((one.value for one in self.records if (one.metric, one.selection) == (metric, chosen)), None)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a process needs to measure one cell."""
+
+    cell: Cell
+    split: Split
+    root: Path
+    modalities: tuple[str, ...]
+    videos: tuple[str, ...]
+    training: TrainingConfig
+    nodes: int
+    test_best: bool
+    path: Path
+
+
+def run_plan(
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    folder: str | Path,
+    *,
+    workers: int = 2,
+    on_cell: Callable[[int, int], None] | None = None,
+) -> dict[Cell, str]:
+    """Measure every cell that is not in the folder yet.
+
+    Args:
+        plan: Made from the same datasets.
+        datasets: Where the features lie.
+        folder: Where the cells are kept; made if it is not there.
+        workers: Processes, one thread each; with 1 everything happens in this one. Processes start Python anew, so a script
+            needs ``if __name__ == "__main__"``. The scores do not depend on the number.
+        on_cell: Called with how many of how many cells are done.
+
+    Returns:
+        Why, in one line, a cell could not be measured. It is not kept, so the same call tries it again.
+
+    Raises:
+        CheckpointError: If the folder holds another plan.
+        LegoFusionError: If a process dies.
+    """
+    check_int(workers, "workers", "compare", low=1)
+    folder = Path(folder)
+    claim(folder, plan)
+    for leftover in (folder / CELLS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
+        leftover.unlink(missing_ok=True)
+    cells = plan.cells()
+    jobs = [job for job in _jobs(plan, datasets, folder, cells) if not job.path.is_file()]
+    tell = on_cell or (lambda done, total: None)
+    tell(len(cells) - len(jobs), len(cells))
+    failures: dict[Cell, str] = {}
+    measure = _in_this_process if min(workers, len(jobs)) <= 1 else _in_processes
+    for number, (cell, failure) in enumerate(measure(jobs, workers), start=1):
+        if failure:
+            failures[cell] = failure
+        tell(len(cells) - len(jobs) + number, len(cells))
+    return {cell: failures[cell] for cell in cells if cell in failures}
+
+
+def read_cell(folder: str | Path, cell: Cell) -> CellResult:
+    """A finished cell of a folder.
+
+    Raises:
+        CheckpointError: If it is not there or damaged.
+    """
+    path = Path(folder) / CELLS_FOLDER / cell.file
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            lines, scores = stored["records"].tobytes().splitlines(), stored["scores"]
+        records = tuple(Result.model_validate_json(line) for line in lines)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        fix = "delete the file and give the same command again"
+        raise CheckpointError("a cell cannot be read", where=path, got=error, fix=fix) from error
+    return CellResult(cell, records, scores)
+
+
+def cell_videos(dataset: Dataset, plan: Plan, result: CellResult) -> list[ScoredVideo]:
+    """The test videos of a cell with the score and the truth of every frame."""
+    videos = plan.split(result.cell).test
+    return scored_videos(dataset, dict(zip(videos, torch.from_numpy(result.scores), strict=True)))
+
+
+def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence[Cell]) -> Iterator[_Job]:
+    modalities = tuple(dict.fromkeys(name for names in plan.modality_sets for name in names))
+    roots = {dataset.name: dataset.root for dataset in datasets}
+    videos = {
+        dataset.name: tuple(dict.fromkeys(v for s in dataset.splits for v in (*s.train, *s.validation, *s.test)))
+        for dataset in plan.datasets
+    }
+    for cell in cells:
+        training = plan.training if cell.seed is None else plan.training.model_copy(update={"seed": cell.seed})
+        yield _Job(
+            cell=cell,
+            split=plan.split(cell),
+            root=roots[cell.dataset],
+            modalities=modalities,
+            videos=videos[cell.dataset],
+            training=training,
+            nodes=plan.nodes,
+            test_best=plan.test_best and cell.method not in UNLEARNED,
+            path=folder / CELLS_FOLDER / cell.file,
+        )
+
+
+def _in_this_process(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Cell, str]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker: the sums of several threads differ in their last digits
+    try:
+        for job in jobs:
+            yield job.cell, _measure(job)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_processes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Cell, str]]:
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker)
+    try:
+        futures = {pool.submit(_measure, job): job.cell for job in jobs}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise LegoFusionError(
+                    "a worker process died",
+                    where="compare",
+                    fix="give the same command again with fewer workers (it goes on where it was); in a script, call this "
+                    "under if __name__ == '__main__'",
+                ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread; ends with Ctrl-C, and with the process that started it, even where that is killed."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _measure(job: _Job) -> str:
+    """Measure a cell and write its file; returns what went wrong, in one line, or nothing."""
+    try:
+        dataset, bags = _loaded(job.root, job.modalities, job.videos, job.nodes)
+        cell = job.cell
+        run = run_method(
+            dataset,
+            bags,
+            job.split,
+            cell.modalities,
+            cell.method,
+            job.training,
+            nodes=job.nodes,
+            condition=parse_condition(cell.condition),
+            watch_test=job.test_best,
+        )
+        records = _records(dataset, job, run)
+    except LegoFusionError as error:
+        return str(error)
+    except (RuntimeError, MemoryError) as error:  # torch's own: out of memory, a matrix that cannot be factored
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    lines = "\n".join(one.model_dump_json() for one in records).encode()
+    scores = torch.stack([run.node_scores[video] for video in job.split.test]).numpy()
+    with written_whole(job.path) as file:
+        np.savez(file, scores=scores, records=np.frombuffer(lines, np.uint8))
+    return ""
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(root: Path, modalities: tuple[str, ...], videos: tuple[str, ...], nodes: int) -> tuple[Dataset, Bags]:
+    """A dataset and its bags, resampled once for all cells that follow each other."""
+    dataset = Dataset.open(root)
+    return dataset, load_bags(dataset, modalities, videos, nodes=nodes)
+
+
+def _records(dataset: Dataset, job: _Job, run: Run) -> list[Result]:
+    """Every metric that is defined; micro AUC must be."""
+    cell = job.cell
+    scored = scored_videos(dataset, run.node_scores)
+    abnormal = sum(video.abnormal for video in scored)
+    facts: dict[str, Any] = {"dataset": cell.dataset, "split": cell.split, "modalities": cell.modalities, "fusion": cell.method}
+    facts |= {"seed": cell.seed, "condition": cell.condition, "parameters": run.parameters}
+    facts |= {"protocol": f"frame level, real frames, {len(scored)} videos ({abnormal} abnormal)"}
+    learned = cell.method not in UNLEARNED
+    times: dict[str, Any] = {"train_seconds": run.train_seconds if learned else None, "score_seconds": run.score_seconds}
+    records = []
+    for name, metric in METRICS.items():
+        try:
+            value = metric(scored)
+        except DataError:
+            if metric is micro_auc:
+                raise
+            continue
+        records.append(Result(metric=name, value=value, selection=_selection(job), **facts, **times))
+    if run.watched:
+        looks = {step: micro_auc(scored_videos(dataset, scores)) for step, scores in run.watched.items()}
+        best = max(looks, key=lambda step: looks[step])
+        records.append(Result(metric="micro_auc", value=looks[0], selection="untrained", **facts))
+        records.append(Result(metric="micro_auc", value=looks[best], selection="test-best", extra={"step": best}, **facts))
+    return records
+
+
+def _selection(job: _Job) -> Selection:
+    if job.cell.method in UNLEARNED:
+        return "none-learned"
+    if job.training.normal_only or job.training.steps == 0:
+        return "untrained"
+    return job.training.selection

@@ -1,0 +1,310 @@
+"""From finished cells to the rows of one table: means, intervals, paired differences, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..data.dataset import Dataset
+from ..errors import DataError, ParameterError, check_choice
+from ..measure.detection import micro_auc
+from ..measure.intervals import Estimate, mean_interval, paired_difference, seeded_interval
+from ..measure.result import Result
+from ..measure.scored import ScoredVideo
+from .compare import CellResult, cell_videos, read_cell
+from .plan import Cell, Plan
+from .protocol import LEARNED
+
+BEST = "best"
+OURS = ("lego", "lego-paper")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one modality set of one dataset, over all its splits and seeds; AUC as a share in [0, 1].
+
+    Args:
+        dataset: Name, or that of all datasets together.
+        modalities: Modality set.
+        condition: What was done to the features.
+        method: Name of the fusion or reference.
+        cells: Cells behind it.
+        micro: Mean micro AUC; None where a cell failed.
+        low: Lower end of its interval; None where there is no interval.
+        high: Upper end.
+        deviation: Standard deviation over splits (or datasets), where there are several.
+        abnormal: Mean AUC of the abnormal videos alone.
+        baseline: What the difference is taken to; empty where there is none.
+        difference: Mean micro AUC minus that of the baseline.
+        difference_low: Lower end of its interval.
+        difference_high: Upper end.
+        parameters: Learned parameters.
+        train_seconds: Mean wall-clock time of one training run, on one thread.
+        score_seconds: Mean wall-clock time of scoring all test videos.
+        untrained: Mean micro AUC of the start; only where the test videos were watched.
+        gap: Optimism gap, the best of all looks at the test videos minus ``micro``; only where they were watched.
+        error: Why there is no number.
+    """
+
+    dataset: str
+    modalities: tuple[str, ...]
+    condition: str
+    method: str
+    cells: int
+    micro: float | None = None
+    low: float | None = None
+    high: float | None = None
+    deviation: float | None = None
+    abnormal: float | None = None
+    baseline: str = ""
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    parameters: int | None = None
+    train_seconds: float | None = None
+    score_seconds: float | None = None
+    untrained: float | None = None
+    gap: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The numbers of a finished comparison.
+
+    Args:
+        plan: What was compared.
+        baseline: What differences are taken to; empty where there is none.
+        rows: By dataset, modality set, condition and method; those of several datasets together come last.
+        notes: What went wrong or was left out, one line each.
+        records: Result records of all finished cells.
+    """
+
+    plan: Plan
+    baseline: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    records: tuple[Result, ...]
+
+
+def summarise(
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    folder: str | Path,
+    *,
+    failures: Mapping[Cell, str] | None = None,
+    baseline: str = "",
+    resamples: int = 1000,
+) -> Comparison:
+    """Make the table of a comparison whose cells are in a folder.
+
+    With one split, intervals are bootstraps over its test videos and the seeds. With several, each split counts as its mean
+    over seeds and the bootstrap draws splits; with several datasets, in the rows of all together, it draws datasets. A
+    difference is taken on the same videos, splits, seeds and resamples.
+
+    Args:
+        plan: Of the folder.
+        datasets: Its datasets, for the ground truth.
+        folder: With all cells but the failed ones.
+        failures: What ``run_plan`` returned.
+        baseline: Name of a method; ``"best"`` for the baseline with the highest mean in each modality set (chosen on the test
+            numbers, which is favourable to it); by default concat where it is compared.
+        resamples: Of every bootstrap.
+
+    Raises:
+        ParameterError: If the baseline is not compared.
+        CheckpointError: If a cell is missing or damaged.
+    """
+    failures = failures or {}
+    baseline = choose_baseline(plan, baseline)
+    results = {cell: read_cell(folder, cell) for cell in plan.cells() if cell not in failures}
+    measure = _Intervals(plan, {dataset.name: dataset for dataset in datasets}, resamples)
+    rows = []
+    for groups in _blocks(plan, results, failures):
+        reference = _baseline_of(groups, baseline)
+        rows += [_row(group, reference, measure) for group in groups]
+    notes = [
+        f"{dataset.name}: {dataset.untold} videos without ground truth in time are never tested"
+        for dataset in plan.datasets
+        if dataset.untold
+    ]
+    notes += [f"{row.method} on {' + '.join(row.modalities)}, {row.dataset}: {row.error}" for row in rows if row.error]
+    if not baseline:
+        notes.append("no differences: concat is not compared; name another baseline")
+    records = tuple(record for result in results.values() for record in result.records)
+    return Comparison(plan, baseline, tuple(rows), (*notes, *measure.notes), records)
+
+
+def choose_baseline(plan: Plan, baseline: str = "") -> str:
+    """The baseline asked for, or concat where it is compared, or none (``""``); ``ParameterError`` if it is not compared."""
+    methods = dict.fromkeys(cell.method for cell in plan.cells())
+    if not baseline:
+        return "concat" if "concat" in methods else ""
+    if baseline == BEST:
+        if all(method in OURS for method in plan.fusions):
+            raise ParameterError("there is no baseline to choose from", where="baseline 'best'", got=", ".join(plan.fusions))
+        return baseline
+    return str(check_choice(baseline, "baseline", "compare", (*methods, BEST)))
+
+
+def together(plan: Plan) -> str:
+    """How the rows of all datasets together are called."""
+    return f"all {len(plan.datasets)} datasets"
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """All cells of one row; a unit is what its interval draws, several of them, or one split whose videos are drawn."""
+
+    dataset: str
+    modalities: tuple[str, ...]
+    condition: str
+    method: str
+    unit: Literal["split", "dataset"]
+    units: Mapping[str, Sequence[CellResult]]
+    error: str
+
+    @property
+    def results(self) -> list[CellResult]:
+        return [result for results in self.units.values() for result in results]
+
+    def values(self, of: Callable[[CellResult], float | None]) -> list[float]:
+        """A number of each unit, the mean over its splits of each split's mean over seeds; empty where one is undefined."""
+        means = []
+        for results in self.units.values():
+            splits: dict[tuple[str, str], list[float]] = {}
+            for result in results:
+                value = of(result)
+                if value is None:
+                    return []
+                splits.setdefault((result.cell.dataset, result.cell.split), []).append(value)
+            means.append(float(np.mean([np.mean(values) for values in splits.values()])))
+        return means
+
+    def mean(self, of: Callable[[CellResult], float | None]) -> float | None:
+        """Mean over the units, None where it is undefined."""
+        values = self.values(of)
+        return float(np.mean(values)) if values else None
+
+
+class _Intervals:
+    """Intervals of groups and of their differences; each cell's frames are scored once."""
+
+    def __init__(self, plan: Plan, datasets: Mapping[str, Dataset], resamples: int) -> None:
+        self.plan, self.datasets, self.resamples = plan, datasets, resamples
+        self.notes: dict[str, None] = {}
+        self._scored: dict[Cell, list[ScoredVideo]] = {}
+
+    def of(self, group: _Group) -> Estimate | None:
+        """Interval of the mean micro AUC."""
+        if len(group.units) > 1:
+            return mean_interval(group.values(_micro), unit=group.unit, resamples=self.resamples)
+        return self._try(group, lambda: seeded_interval(self._runs(group), micro_auc, resamples=self.resamples))
+
+    def between(self, group: _Group, other: _Group) -> Estimate | None:
+        """Interval of the difference of the means."""
+        if len(group.units) > 1:
+            pairs = zip(group.values(_micro), other.values(_micro), strict=True)
+            return mean_interval([one - two for one, two in pairs], unit=group.unit, resamples=self.resamples)
+        runs = self._runs(group), self._runs(other)
+        return self._try(group, lambda: paired_difference(*runs, micro_auc, resamples=self.resamples))
+
+    def _runs(self, group: _Group) -> list[list[ScoredVideo]]:
+        for result in group.results:
+            if result.cell not in self._scored:
+                self._scored[result.cell] = cell_videos(self.datasets[result.cell.dataset], self.plan, result)
+        return [self._scored[result.cell] for result in group.results]
+
+    def _try(self, group: _Group, estimate: Callable[[], Estimate]) -> Estimate | None:
+        try:
+            return estimate()
+        except DataError as error:
+            self.notes[f"{group.dataset}: no intervals: {error}"] = None
+            return None
+
+
+def _blocks(plan: Plan, results: Mapping[Cell, CellResult], failures: Mapping[Cell, str]) -> Iterator[list[_Group]]:
+    """Groups that are compared with each other: of one dataset (or all), modality set and condition."""
+    cells = plan.cells()
+    names = [dataset.name for dataset in plan.datasets]
+    for dataset in (*names, *([together(plan)] if len(names) > 1 else [])):
+        mine = [cell for cell in cells if cell.dataset == dataset or dataset not in names]
+        for key in dict.fromkeys((cell.modalities, cell.condition) for cell in mine):
+            alike = [cell for cell in mine if (cell.modalities, cell.condition) == key]
+            methods = dict.fromkeys(cell.method for cell in alike)
+            unit: Literal["split", "dataset"] = "split" if dataset in names else "dataset"
+            by_method = [[cell for cell in alike if cell.method == method] for method in methods]
+            yield [_group(dataset, unit, members, results, failures, len(names)) for members in by_method]
+
+
+def _group(
+    dataset: str,
+    unit: Literal["split", "dataset"],
+    cells: Sequence[Cell],
+    results: Mapping[Cell, CellResult],
+    failures: Mapping[Cell, str],
+    count: int,
+) -> _Group:
+    failed = [failures[cell] for cell in cells if cell in failures]
+    units: dict[str, list[CellResult]] = {}
+    for cell in cells:
+        if not failed:
+            units.setdefault(cell.split if unit == "split" else cell.dataset, []).append(results[cell])
+    error = f"{len(failed)} of {len(cells)} cells failed: {failed[0]}" if failed else ""
+    if unit == "dataset" and not failed and len(units) < count:
+        error = f"there is none on {count - len(units)} of the datasets"
+    return _Group(dataset, cells[0].modalities, cells[0].condition, cells[0].method, unit, units, error)
+
+
+def _baseline_of(groups: Sequence[_Group], baseline: str) -> _Group | None:
+    """The group that the others are compared with, if there is one that worked."""
+    working = [group for group in groups if not group.error]
+    if baseline != BEST:
+        return next((group for group in working if group.method == baseline), None)
+    candidates = [group for group in working if group.method in LEARNED and group.method not in OURS]
+    return max(candidates, key=lambda group: group.mean(_micro) or 0.0, default=None)
+
+
+def _row(group: _Group, reference: _Group | None, measure: _Intervals) -> Row:
+    facts: dict[str, Any] = {"dataset": group.dataset, "modalities": group.modalities}
+    facts |= {"condition": group.condition, "method": group.method}
+    if group.error:
+        return Row(**facts, cells=0, error=group.error)
+    values, interval = group.values(_micro), measure.of(group)
+    row = Row(
+        **facts,
+        cells=len(group.results),
+        micro=float(np.mean(values)),
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        abnormal=group.mean(lambda result: result.value("abnormal_auc")),
+        parameters=group.results[0].records[0].parameters,
+        train_seconds=group.mean(lambda result: result.records[0].train_seconds),
+        score_seconds=group.mean(lambda result: result.records[0].score_seconds),
+        untrained=group.mean(lambda result: result.value("micro_auc", "untrained")),
+        gap=group.mean(_gap),
+    )
+    return row if reference is None else _with_difference(row, group, reference, measure)
+
+
+def _with_difference(row: Row, group: _Group, reference: _Group, measure: _Intervals) -> Row:
+    if group is reference:
+        return replace(row, baseline=reference.method)
+    between = measure.between(group, reference)
+    difference = float(np.mean(group.values(_micro))) - float(np.mean(reference.values(_micro)))
+    low, high = (between.low, between.high) if between else (None, None)
+    return replace(row, baseline=reference.method, difference=difference, difference_low=low, difference_high=high)
+
+
+def _micro(result: CellResult) -> float | None:
+    return result.value("micro_auc")
+
+
+def _gap(result: CellResult) -> float | None:
+    honest, best = result.value("micro_auc"), result.value("micro_auc", "test-best")
+    return best - honest if honest is not None and best is not None else None

@@ -1,0 +1,166 @@
+"""Why a saved detector scores a video as it does, and what its operator does with the graphs it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.dataset import Dataset
+from ..errors import DataError, ParameterError
+from ..explain.terms import coefficient_spread, summarise_operator, variance_shares
+from ..fusion.lego import LegoFusion
+from .bags import is_cached, training_inputs
+from .checkpoint import load_detector
+from .counterfactual import terms_of
+from .event_records import Removal, VideoExplanation
+from .explainer import Explainer, training_bags
+from .runs import require_same_features
+
+_MOST_BAGS = 64  # that the variation of the fused graph is measured on
+
+
+def explain_video(
+    run_folder: str | Path, dataset: Dataset, video: str, *, threshold: float = 0.5, removal: Removal = "typical"
+) -> VideoExplanation:
+    """Explain every event of a video: which modality, at which order, against which known-normal segments.
+
+    A model of fusion ``lego`` with rows ``sorted`` or ``ordered`` is explained by the exact parts of its terms, in logits above
+    the typical normal segment; every model by its scores without each modality and their Shapley values.
+
+    Args:
+        run_folder: Run folder, as ``train_run`` writes it.
+        dataset: The dataset it was trained on; ``video`` is one of its videos.
+        video: Name.
+        threshold: An event is a maximal span of frames whose scores are at or above it, in [0, 1].
+        removal: What stands for a modality that is not there: ``"typical"`` or ``"drop-term"`` (see ``counterfactual``).
+
+    Raises:
+        DataError: If the video, a modality or the training videos are not in the dataset.
+        ParameterError: If ``removal`` is not defined for the model.
+
+    Source: terms and their integrated gradients, ``explain.terms``; Shapley values, ``explain.shapley``.
+    """
+    return Explainer(run_folder, dataset).explain(video, threshold=threshold, removal=removal)
+
+
+@dataclass(frozen=True)
+class CoefficientRow:
+    """One term of the operator.
+
+    Args:
+        powers: Of each modality.
+        coefficient: Mean over the runs.
+        deviation: Standard deviation over the runs; None for one run.
+        agreement: Share of the runs whose sign is that of the mean; None for one run.
+        variance_share: Share of the variation of the fused graph, cov(term, G) / var(G), mean over the runs.
+    """
+
+    powers: dict[str, int]
+    coefficient: float
+    deviation: float | None
+    agreement: float | None
+    variance_share: float
+
+
+@dataclass(frozen=True)
+class OperatorExplanation:
+    """What the operator of one run, or of several that differ in their seed, does with the training relations.
+
+    Args:
+        runs: Names of the run folders.
+        seeds: Of each.
+        sentences: One per run.
+        rows: Every term, the largest share of the variation first.
+        by_support: Share of the variation by set of modalities, mean over the runs.
+        by_order: And by total order.
+    """
+
+    runs: tuple[str, ...]
+    seeds: tuple[str, ...]
+    sentences: tuple[str, ...]
+    rows: tuple[CoefficientRow, ...]
+    by_support: dict[tuple[str, ...], float]
+    by_order: dict[int, float]
+
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        document: dict[str, Any] = {"runs": list(self.runs), "seeds": list(self.seeds), "sentences": list(self.sentences)}
+        document["coefficients"] = [vars(row) for row in self.rows]
+        document["variance_by_support"] = {" x ".join(key) or "constant": share for key, share in self.by_support.items()}
+        document["variance_by_order"] = {str(order): share for order, share in self.by_order.items()}
+        return document
+
+
+def explain_operator(run_folders: Sequence[str | Path], dataset: Dataset) -> OperatorExplanation:
+    """Read the operator of a run on its (cross-fitted) training relations; of several runs also the spread over seeds.
+
+    Args:
+        run_folders: Run folders that differ in their seed.
+        dataset: The dataset they were trained on.
+
+    Raises:
+        ParameterError: If a run has no graph operator.
+        DataError: If the runs differ in modalities or orders, or the dataset is another one.
+    """
+    if not run_folders:
+        raise DataError("there is no run to explain", expected="at least one run folder")
+    read = [_read_operator(Path(folder), dataset) for folder in run_folders]
+    operators = [one.fusion.operator for one in read]
+    spread = coefficient_spread(operators) if len(read) > 1 else None
+    exponents = list(read[0].shares)
+    rows: list[CoefficientRow] = []
+    by_support: dict[tuple[str, ...], float] = {}
+    by_order: dict[int, float] = {}
+    for place, powers in enumerate(exponents):
+        share = sum(one.shares[powers] for one in read) / len(read)
+        named = {name: power for name, power in zip(operators[0].names, powers, strict=True) if power}
+        support = tuple(named)
+        by_support[support] = by_support.get(support, 0.0) + share
+        by_order[sum(powers)] = by_order.get(sum(powers), 0.0) + share
+        with torch.no_grad():
+            alone = float(operators[0].dense_coefficients()[powers])
+        mean = alone if spread is None else float(spread.mean[place])
+        deviation, agreement = (
+            (None, None) if spread is None else (float(spread.deviation[place]), float(spread.agreement[place]))
+        )
+        rows.append(CoefficientRow(named, mean, deviation, agreement, share))
+    return OperatorExplanation(
+        tuple(Path(folder).name for folder in run_folders),
+        tuple(one.seed for one in read),
+        tuple(one.sentence for one in read),
+        tuple(sorted(rows, key=lambda row: -abs(row.variance_share))),
+        by_support,
+        by_order,
+    )
+
+
+@dataclass(frozen=True)
+class _ReadOperator:
+    fusion: LegoFusion
+    seed: str
+    shares: dict[tuple[int, ...], float]
+    sentence: str
+
+
+def _read_operator(folder: Path, dataset: Dataset) -> _ReadOperator:
+    detector, config = load_detector(folder)
+    fusion = detector.fusion
+    if not isinstance(fusion, LegoFusion) or not is_cached(fusion):
+        raise ParameterError(
+            "the model has no operator whose terms can be read",
+            where=folder,
+            expected="fusion lego (any rows but 'propagate')",
+            got=fusion.kind if not isinstance(fusion, LegoFusion) else f"lego with rows '{fusion.rows}'",
+            fix="explain videos with it instead: lego-fusion explain RUN VIDEO",
+        )
+    require_same_features(config, dataset)
+    graphs = training_inputs(fusion, training_bags(config, dataset)).inputs
+    count = len(next(iter(graphs.values())))
+    keep = torch.linspace(0, count - 1, min(count, _MOST_BAGS)).long()
+    terms = terms_of(fusion, {name: graph[keep] for name, graph in graphs.items()})
+    # operator_terms orders terms by their exponents, as the dense coefficients are
+    return _ReadOperator(fusion, str(config.training.get("seed")), variance_shares(terms), summarise_operator(terms))

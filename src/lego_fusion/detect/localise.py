@@ -1,0 +1,103 @@
+"""From a score back to what made it: the most novel units of a node, and for cells a heat map over the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..errors import ParameterError
+from ..fusion.base import Fusion
+from ..fusion.lego import LegoFusion
+from ..fusion.units import UnitRelation
+from ..graph.granularity import NO_NODE, most_novel_units
+from .bags import Bags, seen_by
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """The units that made the nodes of some bags.
+
+    Args:
+        units: Index of each node's most novel units, most novel first, (B, N, k); -1 where it has fewer.
+        novelty: 1 - similarity to the nearest known unit of each of them, (B, N, k); 0 where there is none.
+        places: Row and column of the picture of each of them, (B, N, k, 2), where the units have places; else None.
+    """
+
+    units: Int[Tensor, "b n k"]
+    novelty: Float[Tensor, "b n k"]
+    places: Int[Tensor, "b n k 2"] | None
+
+
+@torch.no_grad()
+def trace_nodes(fusion: Fusion, bags: Bags, modality: str, grid: tuple[int, int] | None = None) -> Traced:
+    """Find the units whose relations became each node's row: the k most novel ones.
+
+    Args:
+        fusion: A fitted LegoFusion that reads the modality unit by unit, against reference units.
+        bags: With features.
+        modality: Of finer units.
+        grid: Rows and columns of the picture that the units fill (``manifest.grid``).
+
+    Raises:
+        ParameterError: If the fusion does not read the modality unit by unit, or has no reference units.
+    """
+    relation = _relation(fusion, modality)
+    x = seen_by(fusion, bags).inputs[modality]
+    rows, present = relation.unit_rows(x), x[..., -1] > 0
+    node = torch.where(present, 0, NO_NODE).flatten(0, 1)
+    count = relation.most_novel if relation.pooling == "novel" else x.shape[2]
+    units = most_novel_units(rows.flatten(0, 1), node, 1, count)[:, 0].reshape(*x.shape[:2], -1)
+    nearest = (1 - rows[..., 0]).gather(-1, units.clamp_min(0))
+    places = None if grid is None else torch.stack([units.div(grid[1], rounding_mode="floor"), units % grid[1]], dim=-1)
+    if places is not None:
+        places = places.masked_fill((units == NO_NODE)[..., None], NO_NODE)
+    return Traced(units, nearest.masked_fill(units == NO_NODE, 0.0), places)
+
+
+@torch.no_grad()
+def unit_novelty(
+    fusion: Fusion, modality: str, stored: Float[np.ndarray, "snippets units width_and_1"]
+) -> Float[np.ndarray, "snippets units"]:
+    """How unlike every known-normal unit each unit of each snippet is: 1 - similarity to the nearest; 0 where absent.
+
+    Args:
+        fusion: As for ``trace_nodes``.
+        modality: Of finer units.
+        stored: Units of every snippet as ``Dataset.features`` gives them, (T, U, D + 1). Snippets, not segments: a heat map
+            loses nothing to resampling.
+    """
+    relation = _relation(fusion, modality)
+    x = torch.from_numpy(np.array(stored)).to(relation.references)[None]
+    novelty = (1 - relation.unit_rows(x)[..., 0]).masked_fill(x[..., -1] == 0, 0.0)
+    return np.asarray(novelty[0].cpu().numpy(), dtype=np.float64)
+
+
+def heat_maps(fusion: Fusion, dataset: Dataset, modality: str, video: str) -> Float[np.ndarray, "snippets rows columns"]:
+    """Novelty of every cell of every snippet of a video, (T, rows, columns).
+
+    Raises:
+        ParameterError: As ``trace_nodes``, and if the units have no place in the picture.
+    """
+    manifest = dataset.modalities.get(modality)
+    if manifest is not None and manifest.grid is None:
+        got = f"units of kind '{manifest.unit_kind}'"
+        raise ParameterError(f"modality '{modality}' has no places in the picture", expected="cells or patches", got=got)
+    stored = dataset.features(modality, video)
+    if manifest is None or manifest.grid is None:  # for the type checker: features() has refused an unknown modality
+        raise TypeError(modality)
+    return unit_novelty(fusion, modality, stored).reshape(len(stored), *manifest.grid)
+
+
+def _relation(fusion: Fusion, modality: str) -> UnitRelation:
+    if not isinstance(fusion, LegoFusion):
+        kind = f"the fusion '{fusion.kind}'"
+        raise ParameterError("only LEGO relates units to units", got=kind, fix="train with fusion lego on finer units")
+    relation = fusion.unit_relation(modality)
+    if not fusion.wanted_references:
+        raise ParameterError("units are novel to reference units", got="references=0", fix="use a model with reference units")
+    return relation

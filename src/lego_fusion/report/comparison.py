@@ -1,0 +1,183 @@
+"""A comparison as a table for people and machines, with the rules under it by which every number was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..detect.comparison import BEST, Comparison, Row, together
+from ..detect.plan import ALL_FUSIONS, Plan
+from ..measure.result import save_results
+from ..writing import written_whole
+
+RECORDS_FILE, MARKDOWN_FILE, JSON_FILE = "results.jsonl", "table.md", "table.json"
+
+
+def save_comparison(folder: str | Path, comparison: Comparison) -> dict[str, Path]:
+    """Write the records of all cells, and the table as Markdown and JSON, each file whole or not at all.
+
+    Args:
+        folder: Of the comparison.
+        comparison: What ``detect.comparison.summarise`` returned.
+
+    Returns:
+        The files by their kind: records, markdown, json.
+    """
+    folder = Path(folder)
+    files = {"records": folder / RECORDS_FILE, "markdown": folder / MARKDOWN_FILE, "json": folder / JSON_FILE}
+    save_results(files["records"], comparison.records)
+    for path, text in ((files["markdown"], markdown(comparison)), (files["json"], json.dumps(document(comparison), indent=1))):
+        with written_whole(path) as file:
+            file.write(f"{text}\n".encode())
+    return files
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """The table as JSON values: plain rows with AUC as shares in [0, 1], rules and notes."""
+    plan = comparison.plan.model_dump(mode="json", exclude={"datasets"})
+    plan["datasets"] = {dataset.name: [split.name for split in dataset.splits] for dataset in comparison.plan.datasets}
+    return {
+        "plan": plan,
+        "baseline": comparison.baseline or None,
+        "rows": [asdict(row) for row in comparison.rows],
+        "rules": list(rules(comparison)),
+        "notes": list(comparison.notes),
+    }
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table as Markdown, one for each dataset and one for all together, rules and notes below."""
+    parts = []
+    for title, rows in blocks(comparison):
+        headings, cells = table(comparison, rows)
+        lines = [headings, ["---"] * len(headings), *cells]
+        parts.append(f"### {title}\n\n" + "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines))
+    parts.append("\n".join(f"* {rule}" for rule in rules(comparison)))
+    if comparison.notes:
+        parts.append("Notes:\n\n" + "\n".join(f"* {note}" for note in comparison.notes))
+    return "\n\n".join(parts)
+
+
+def blocks(comparison: Comparison) -> Iterator[tuple[str, list[Row]]]:
+    """Title and rows of each dataset, and of all together."""
+    for name in dict.fromkeys(row.dataset for row in comparison.rows):
+        yield f"{name}, {_splits(comparison.plan, name)}", [row for row in comparison.rows if row.dataset == name]
+
+
+def sections(comparison: Comparison) -> Iterator[tuple[str, list[Row]]]:
+    """The same for each modality set of each dataset."""
+    for title, rows in blocks(comparison):
+        for names in dict.fromkeys(row.modalities for row in rows):
+            yield f"{' + '.join(names)}: {title}", [row for row in rows if row.modalities == names]
+
+
+def table(comparison: Comparison, rows: Sequence[Row], *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of some rows, words first; ``brief`` leaves out the modalities, and why a row has no number."""
+    columns = _columns(comparison, brief, {row.baseline for row in rows if row.baseline})
+    return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
+
+
+def rules(comparison: Comparison) -> Iterator[str]:
+    """How the numbers of a comparison were made, one line each."""
+    plan, training = comparison.plan, comparison.plan.training
+    batch = "all videos a step" if training.batch_size is None else f"{training.batch_size} videos a step"
+    selected = "the last step" if training.selection == "last-step" else "the step with the lowest validation loss"
+    yield (
+        "AUC in percent, on the real frames of the test videos: micro pools the frames of all, abnormal those of abnormal "
+        "videos alone."
+    )
+    yield (
+        f"Every fusion has the same head, {training.steps} steps of Adam at {training.learning_rate:g}, {batch}, the same bag "
+        f"loss, and is taken at {selected}; no test video has a part in it, nothing is set per dataset. lego starts signed and "
+        f"is held near its start (prior {training.prior:g}); the others start at random (weight decay "
+        f"{training.weight_decay:g})."
+    )
+    yield from _interval_rules(plan)
+    yield from _baseline_rules(comparison.baseline)
+    if plan.references:
+        yield "nearest-neighbours, nearest-cells and flow-energy learn nothing."
+    if set(ALL_FUSIONS) <= set(plan.fusions) and "mtn" not in plan.fusions:
+        yield "mtn is left out of 'all', since it trains a hundred times as long as the others; name it to compare it."
+    if plan.test_best:
+        yield (
+            f"Untrained: the start. Optimism gap: how much higher the best of all looks at the test videos (one every "
+            f"{training.check_every} steps) is than the number reported; nobody reaches it without test labels."
+        )
+    yield "Seconds are wall-clock time of one run on one thread, with other runs beside it."
+
+
+def _interval_rules(plan: Plan) -> Iterator[str]:
+    if all(len(dataset.splits) == 1 for dataset in plan.datasets):
+        yield "[low, high]: 95 % bootstrap interval over test videos and seeds."
+    else:
+        yield (
+            "± and [low, high]: standard deviation and 95 % bootstrap interval over splits, each split being its mean over "
+            "seeds. Splits of one dataset share videos: the interval describes the spread over splits, not over new videos."
+        )
+    if len(plan.datasets) > 1:
+        yield f"In the rows of {together(plan)} each dataset is its mean over splits and seeds, and datasets are drawn."
+
+
+def _baseline_rules(baseline: str) -> Iterator[str]:
+    if baseline == BEST:
+        yield (
+            "Difference: micro AUC minus that of the best baseline, on the same videos, splits, seeds and resamples. The best "
+            "baseline of a modality set is the fusion other than lego with the highest mean on these very test numbers: a "
+            "choice in its favour."
+        )
+    elif baseline:
+        yield f"Difference: micro AUC minus that of {baseline}, on the same videos, splits, seeds and resamples."
+
+
+def _columns(comparison: Comparison, brief: bool, baselines: Collection[str]) -> dict[str, Callable[[Row], str]]:
+    """Heading -> cell, for the columns that this comparison has."""
+    columns: dict[str, Callable[[Row], str]] = {} if brief else {"modalities": lambda row: " + ".join(row.modalities)}
+    if comparison.plan.conditions != ("clean",):
+        columns["condition"] = lambda row: row.condition
+    columns["method"] = lambda row: row.method
+    columns["parameters"] = lambda row: "-" if row.parameters is None else f"{row.parameters:,}"
+    columns["micro AUC"] = lambda row: _micro(row) if row.micro is not None else "failed" if brief else f"failed: {row.error}"
+    if len(baselines) == 1:
+        columns[f"difference to {next(iter(baselines))}"] = _difference
+    elif baselines:
+        columns["difference to best baseline"] = lambda row: _difference(row) + (f" ({row.baseline})" if row.difference else "")
+    columns["abnormal AUC"] = lambda row: _percent(row.abnormal)
+    if comparison.plan.test_best:
+        columns["untrained"] = lambda row: _percent(row.untrained)
+        columns["optimism gap"] = lambda row: _percent(row.gap, sign="+")
+    columns["training s"] = lambda row: "-" if row.train_seconds is None else f"{row.train_seconds:.2f}"
+    columns["scoring ms"] = lambda row: "-" if row.score_seconds is None else f"{1000 * row.score_seconds:.1f}"
+    return columns
+
+
+def _micro(row: Row) -> str:
+    spread = "" if row.deviation is None else f" ± {100 * row.deviation:.1f}"
+    return _percent(row.micro) + spread + _interval(row.low, row.high)
+
+
+def _difference(row: Row) -> str:
+    if row.difference is None:
+        return "baseline" if row.method == row.baseline else "-"
+    return _percent(row.difference, sign="+") + _interval(row.difference_low, row.difference_high)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _percent(value: float | None, *, sign: str = "") -> str:
+    return "-" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def _splits(plan: Plan, dataset: str) -> str:
+    seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
+    counts = {len(one.splits) for one in plan.datasets if one.name == dataset} or {len(one.splits) for one in plan.datasets}
+    drawn = f"{max(counts)} random re-splits" if plan.split_kind == "resplits" else "own split"
+    return f"{drawn}, {seeds}"
+
+
+def _in_cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")

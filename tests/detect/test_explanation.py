@@ -1,0 +1,359 @@
+"""Explanations of events: sums against the model itself, removals by identities, planted truth, and every refusal."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lego_fusion.data.annotations import Interval
+from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.manifest import Manifest
+from lego_fusion.detect.bags import load_bags
+from lego_fusion.detect.captioned import with_captions
+from lego_fusion.detect.checkpoint import load_detector, save_detector
+from lego_fusion.detect.detector import Detector
+from lego_fusion.detect.event_records import event_document
+from lego_fusion.detect.events import high_spans
+from lego_fusion.detect.explainer import Explainer
+from lego_fusion.detect.explanation import explain_operator, explain_video
+from lego_fusion.detect.runs import score_dataset, train_run
+from lego_fusion.detect.train import TrainingConfig, predict_logits
+from lego_fusion.errors import DataError, ManifestError, ParameterError
+from lego_fusion.extract.captions import Caption
+from lego_fusion.fusion.lego import LegoFusion
+
+NODES, ROWS, ODD = 8, 24, slice(9, 15)  # a segment is three snippets of 8 frames; three segments are odd
+KINDS = {"motion": "magnitude", "text": "direction", "audio": "direction"}
+
+
+def write_odd(root: Path) -> Dataset:
+    """Normal videos that differ by noise; in test videos one modality alone is odd, or none, in frames 72 to 119."""
+    random = np.random.default_rng(1)
+    manifests = {
+        name: Manifest(modality=name, extractor=name, version="1", width=4, stride=8, snippet_frames=8, nature=nature)
+        for name, nature in KINDS.items()
+    }
+    records, intervals, features = [], [], {}
+    names = [f"normal_{n}" for n in range(5)] + [f"odd_{n}" for n in range(3)] + ["odd_motion", "odd_text", "odd_audio", "calm"]
+    for name in names:
+        odd = list(KINDS) if name in ("odd_0", "odd_1", "odd_2") else [name.removeprefix("odd_")]
+        values = {kind: np.eye(4)[0] * 3 + 0.3 * random.normal(size=(ROWS, 4)) for kind in KINDS}
+        for kind in odd:
+            if kind in values:
+                values[kind][ODD] = np.eye(4)[1] * 3 + 0.3 * random.normal(size=(6, 4))
+        abnormal = name.startswith("odd")
+        records.append(VideoRecord(name, "abnormal" if abnormal else "normal", ROWS * 8, 10.0, "test"))
+        if name[-1].isdigit():
+            records[-1] = VideoRecord(name, records[-1].label, ROWS * 8, 10.0, "train")
+        if abnormal:
+            intervals.append(Interval(name, 72, 120))
+        features[name] = values
+    dataset = write_dataset(
+        root, DatasetConfig(name="odd", stride=8, snippet_frames=8, modalities=manifests), records, intervals
+    )
+    for name, values in features.items():
+        for kind, rows in values.items():
+            write_features(root, kind, name, rows)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_odd(tmp_path_factory.mktemp("odd") / "data")
+
+
+def trained(odd: Dataset, folder: Path, **options: object) -> Path:
+    train_run(odd, folder, nodes=NODES, training=TrainingConfig(steps=options.pop("steps", 15), seed=0), **options)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(odd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(odd, tmp_path_factory.mktemp("runs") / "lego")
+
+
+def resaved(odd: Dataset, run: Path, folder: Path, fusion: LegoFusion | None = None, first_order: bool = False) -> Path:
+    """A run with another fusion or with an operator of first-order terms only."""
+    detector, config = load_detector(run)
+    if fusion is not None:
+        train = load_bags(odd, list(KINDS), config.dataset["train"], nodes=NODES)  # type: ignore[arg-type]
+        fusion.fit_statistics(train.inputs, train.bag_labels, train.video_ids)
+        detector = Detector(fusion, seed=0)
+    if first_order:
+        with torch.no_grad():
+            for factor in detector.fusion.operator.factors.values():  # type: ignore[union-attr, operator]
+                factor.mul_(factor.abs() > 0.1)
+    save_detector(folder, detector, config.model_copy(update={"detector": detector.config()}))
+    return folder
+
+
+def head_by_hand(detector: Detector, row: torch.Tensor) -> float:
+    first, second = detector.head.first, detector.head.second
+    hidden = (first.weight @ row + first.bias).clamp_min(0)
+    return float(second.weight[0] @ hidden + second.bias[0])
+
+
+# What is said agrees with the model
+
+
+def test_scores_and_spans_are_those_of_the_detector(odd: Dataset, run: Path) -> None:
+    explained = explain_video(run, odd, "odd_text")
+    known = score_dataset(run, odd, ["odd_text"])[0]
+    np.testing.assert_allclose(explained.scores, known.scores, atol=1e-6)
+    spans = sorted(high_spans(known), key=lambda span: span.start_frame)
+    assert [(e.span.start_frame, e.span.end_frame) for e in explained.events] == [(s.start_frame, s.end_frame) for s in spans]
+    assert explained.truth is not None
+    assert explained.truth.sum() == 48
+
+
+def test_parts_add_up_from_the_typical_normal_row_to_the_logit(odd: Dataset, run: Path) -> None:
+    detector, config = load_detector(run)
+    fusion = detector.fusion
+    assert isinstance(fusion, LegoFusion)
+    names = config.dataset["train"]
+    bags = load_bags(odd, list(KINDS), names, nodes=NODES)  # type: ignore[arg-type]
+    with torch.no_grad():
+        graphs = fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids)
+        fused = fusion.operator({name: graph[~bags.bag_labels] for name, graph in graphs.items()}, square=False)
+        baseline = head_by_hand(detector, fused.sort(-1, descending=True).values.flatten(0, 1).mean(0))
+        logits = predict_logits(detector, load_bags(odd, list(KINDS), ["odd_motion"], nodes=NODES))[0]
+    event = next(iter(explain_video(run, odd, "odd_motion").events))
+    assert event.parts is not None
+    assert event.peak_parts is not None
+    assert event.logit == pytest.approx(float(logits.max()), abs=1e-5)
+    assert event.peak_parts.logit == pytest.approx(float(logits.max()), abs=1e-5)
+    assert event.parts.baseline == pytest.approx(baseline, abs=1e-5)
+    for parts in (event.parts, event.peak_parts):
+        constant = parts.by_support.get((), 0.0)
+        assert sum(parts.by_modality.values()) + constant + parts.gap == pytest.approx(parts.excess, abs=1e-9)
+        assert sum(parts.by_support.values()) + parts.gap == pytest.approx(parts.excess, abs=1e-9)
+        assert sum(parts.by_order.values()) + constant + parts.gap == pytest.approx(parts.excess, abs=1e-9)
+        assert abs(parts.gap) < 1e-4
+    listed = sum(one.part for one in event.relations)
+    assert listed + event.other_relations == pytest.approx(event.peak_parts.excess - event.peak_parts.gap, abs=1e-6)
+    assert [abs(one.part) for one in event.relations] == sorted((abs(one.part) for one in event.relations), reverse=True)
+
+
+def test_parts_over_time_are_those_of_the_event(odd: Dataset, run: Path) -> None:
+    explained = explain_video(run, odd, "odd_text")
+    event = explained.events[0]
+    inside = [n for n, one in enumerate(explained.segments) if one == event.segment]
+    assert event.peak_parts is not None
+    for name, parts in explained.by_modality.items():
+        assert parts[inside[0]] == pytest.approx(event.peak_parts.by_modality[name], abs=1e-5)
+
+
+@pytest.mark.parametrize("modality", KINDS)
+def test_the_planted_modality_and_frames_are_named(odd: Dataset, run: Path, modality: str) -> None:
+    (event,) = explain_video(run, odd, f"odd_{modality}").events
+    assert (event.span.start_frame, event.span.end_frame) == (72, 120)
+    assert event.modalities[0] == modality
+    assert event.parts is not None
+    assert event.parts.share(event.parts.by_modality[modality]) > 0.7  # type: ignore[operator]
+    assert all(modality in one.powers for one in event.relations[:3])
+    assert event.shapley is not None
+    assert max(event.shapley, key=event.shapley.__getitem__) == modality
+    scores = {one.modality: one.without for one in event.counterfactuals}
+    assert scores[modality] < 0.5 < min(score for name, score in scores.items() if name != modality)
+    unusual = {one.modality: one.unusual for one in event.nearest}
+    assert unusual[modality] == 1
+    assert all(one.other.video.startswith("normal") for one in event.relations)
+
+
+def test_a_calm_video_has_no_event(odd: Dataset, run: Path) -> None:
+    explained = explain_video(run, odd, "calm")
+    assert explained.events == ()
+    assert explained.shown_segments() == []
+    everywhere = explain_video(run, odd, "calm", threshold=0.0).events
+    assert [(event.span.start_frame, event.span.end_frame) for event in everywhere] == [(0, ROWS * 8)]
+
+
+# Removals
+
+
+@pytest.mark.parametrize("removal", ["typical", "drop-term"])
+def test_shapley_values_divide_what_the_score_has_above_no_modality(odd: Dataset, run: Path, removal: str) -> None:
+    event = explain_video(run, odd, "odd_0", removal=removal).events[0]  # type: ignore[arg-type]
+    assert event.shapley is not None
+    assert event.score_without_all is not None
+    assert sum(event.shapley.values()) == pytest.approx(event.span.peak - event.score_without_all, abs=1e-5)
+
+
+def test_dropping_the_terms_of_all_modalities_leaves_the_typical_normal_segment(odd: Dataset, run: Path) -> None:
+    event = explain_video(run, odd, "odd_text", removal="drop-term").events[0]
+    assert event.parts is not None
+    assert event.score_without_all == pytest.approx(1 / (1 + np.exp(-event.parts.baseline)), abs=1e-6)
+
+
+def test_without_interactions_and_powers_both_removals_are_one(odd: Dataset, run: Path, tmp_path: Path) -> None:
+    linear = resaved(odd, run, tmp_path / "linear", first_order=True)
+    typical, dropped = (explain_video(linear, odd, "odd_motion", removal=r).events[0] for r in ("typical", "drop-term"))  # type: ignore[arg-type]
+    for one, other in zip(typical.counterfactuals, dropped.counterfactuals, strict=True):
+        assert one.without_logit == pytest.approx(other.without_logit, abs=1e-4)
+        assert one.alone_logit == pytest.approx(other.alone_logit, abs=1e-4)
+
+
+def test_the_typical_relations_stand_at_the_ranks_of_the_row(odd: Dataset, run: Path) -> None:
+    """By loops: the j-th column of the fused row gets what normal segments have in their j-th column on average."""
+    explainer = Explainer(run, odd)
+    detector, fusion = explainer.detector, explainer.lego
+    assert fusion is not None
+    explained = explainer.explain("odd_text")
+    event = explained.events[0]
+    train = load_bags(odd, list(KINDS), explainer.config.dataset["train"], nodes=NODES)  # type: ignore[arg-type]
+    with torch.no_grad():
+        graphs = fusion.training_relations(train.inputs, train.bag_labels, train.video_ids)
+        fused = fusion.operator(graphs, square=False)
+        columns = fused.shape[-1]
+        typical = np.zeros(columns)
+        normal = (~train.bag_labels).nonzero()[:, 0].tolist()
+        for bag in normal:
+            for place in range(NODES):
+                ranked = sorted(range(columns), key=lambda k: -float(fused[bag, place, k]))
+                typical += np.array([float(graphs["text"][bag, place, k]) for k in ranked]) / (len(normal) * NODES)
+        own = fusion.relations(load_bags(odd, list(KINDS), ["odd_text"], nodes=NODES).inputs)
+        rows = fusion.operator(own, square=False)[0]
+        changed = {name: graph.clone() for name, graph in own.items()}
+        for node in range(NODES):
+            for rank, column in enumerate(sorted(range(columns), key=lambda k: -float(rows[node, k]))):
+                changed["text"][0, node, column] = typical[rank]
+        logits = detector(changed, cached=True).logits[0]
+        inside = [n for n, one in enumerate(explained.segments) if one.start_frame < 120 and one.end_frame > 72]
+    without = {one.modality: one.without_logit for one in event.counterfactuals}
+    assert without["text"] == pytest.approx(float(logits[inside].max()), abs=1e-4)
+
+
+# Other models
+
+
+@pytest.mark.parametrize("rows", ["sorted", "ordered"])
+def test_graphs_inside_one_video_are_explained_by_its_own_segments(odd: Dataset, run: Path, tmp_path: Path, rows: str) -> None:
+    fusion = LegoFusion(dict.fromkeys(KINDS, 4), nodes=NODES, references=0, rows=rows, seed=0)  # type: ignore[arg-type]
+    explained = explain_video(resaved(odd, run, tmp_path / rows, fusion), odd, "odd_text", threshold=0.0)
+    (event,) = explained.events
+    assert event.parts is not None
+    assert sum(event.parts.by_support.values()) + event.parts.gap == pytest.approx(event.parts.excess, abs=1e-6)
+    assert abs(event.parts.gap) < 1e-4
+    assert {one.other.video for one in event.relations} == {"odd_text"}
+
+
+@pytest.mark.parametrize("model", ["concat", "statistics"])
+def test_other_models_are_explained_by_what_they_say_without_a_modality(
+    odd: Dataset, run: Path, tmp_path: Path, model: str
+) -> None:
+    if model == "concat":
+        folder = trained(odd, tmp_path / model, method="concat", steps=60)
+    else:
+        fusion = LegoFusion(dict.fromkeys(KINDS, 4), nodes=NODES, rows="statistics")
+        folder = resaved(odd, run, tmp_path / model, fusion)
+    explained = explain_video(folder, odd, "odd_text", threshold=0.0)
+    (event,) = explained.events
+    assert event.parts is None
+    assert event.relations == ()
+    assert explained.by_modality == {}
+    assert "mean over the segments of normal" in explained.removal_meaning
+    assert event.shapley is not None
+    assert sum(event.shapley.values()) == pytest.approx(event.span.peak - event.score_without_all, abs=1e-6)  # type: ignore[operator]
+    assert {one.modality for one in event.counterfactuals} == set(KINDS)
+    json.dumps(event_document(event), allow_nan=False)
+    with pytest.raises(ParameterError, match="only a graph operator read row by row has terms to drop"):
+        explain_video(folder, odd, "odd_text", removal="drop-term")
+
+
+def test_crops_count_by_their_mean(write_planted: Callable[..., Dataset], tmp_path: Path) -> None:
+    data = write_planted(tmp_path / "crops", crops=2)
+    train_run(data, tmp_path / "run", nodes=NODES, training=TrainingConfig(steps=5))
+    event = explain_video(tmp_path / "run", data, "test_abnormal_0").events[0]
+    assert event.parts is not None
+    assert sum(event.parts.by_support.values()) + event.parts.gap == pytest.approx(event.parts.excess, abs=1e-6)
+
+
+# Nearest normals and captions
+
+
+def test_a_copy_of_a_normal_video_is_nearest_to_itself(odd: Dataset, run: Path) -> None:
+    event = explain_video(run, odd, "normal_2", threshold=0.0).events[0]
+    for one in event.nearest:
+        assert one.segment == event.segment
+        assert one.distance < 1e-2
+        assert one.unusual == 0
+
+
+def test_captions_and_the_words_that_set_a_segment_apart(odd: Dataset, run: Path) -> None:
+    said = {name: [Caption(0, ROWS * 8, "people walk on a path")] for name in ("normal_0", "normal_1")}
+    said["odd_text"] = [Caption(0, 72, "people walk"), Caption(72, 120, "a CYCLIST and people on a path")]
+    event = with_captions(explain_video(run, odd, "odd_text"), said).events[0]
+    assert event.captions == ("a CYCLIST and people on a path",)
+    assert [(one.word, one.here, one.normal) for one in event.words] == [("and", 1.0, 0.0), ("cyclist", 1.0, 0.0)]
+    unknown = with_captions(explain_video(run, odd, "odd_text"), {"odd_text": said["odd_text"]}).events[0]
+    assert unknown.words == ()  # with no normal caption, no word is rare
+
+
+# The operator of runs
+
+
+def test_the_operator_of_one_run_and_the_spread_of_several(odd: Dataset, run: Path, tmp_path: Path) -> None:
+    one = explain_operator([run], odd)
+    assert sum(one.by_support.values()) == pytest.approx(1, abs=1e-6)
+    assert sum(one.by_order.values()) == pytest.approx(1, abs=1e-6)
+    assert all(row.deviation is None for row in one.rows)
+    other = tmp_path / "other"
+    train_run(odd, other, nodes=NODES, training=TrainingConfig(steps=15, seed=1))
+    both = explain_operator([run, other], odd)
+    operators = [load_detector(folder)[0].fusion.operator for folder in (run, other)]
+    dense = [operator.dense_coefficients().detach().double() for operator in operators]  # type: ignore[union-attr, operator]
+    row = next(row for row in both.rows if row.powers == {"text": 1})
+    values = torch.stack(dense)[:, 0, 1, 0]
+    assert row.coefficient == pytest.approx(float(values.mean()))
+    assert row.deviation == pytest.approx(float(values.std()), rel=1e-6)
+    json.dumps(both.document(), allow_nan=False)
+
+
+# What is refused
+
+
+def test_what_is_not_there_is_named(odd: Dataset, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no video 'nobody'"):
+        explain_video(run, odd, "nobody")
+    with pytest.raises(ParameterError, match="'threshold' parameter of explain"):
+        explain_video(run, odd, "calm", threshold=1.5)
+    with pytest.raises(DataError, match="no run to explain"):
+        explain_operator([], odd)
+    concat = trained(odd, tmp_path / "concat", method="concat", steps=1)
+    with pytest.raises(ParameterError, match="no operator whose terms can be read"):
+        explain_operator([concat], odd)
+
+
+def test_removals_are_two(odd: Dataset, run: Path, unchecked_types: None) -> None:
+    with pytest.raises(ParameterError, match="must be one of 'typical', 'drop-term'"):
+        explain_video(run, odd, "calm", removal="zero")  # type: ignore[arg-type]
+
+
+def changed(odd: Dataset, root: Path, **update: object) -> Dataset:
+    shutil.copytree(odd.root, root)
+    return write_dataset(
+        root,
+        odd.config.model_copy(update=update.get("config", {})),  # type: ignore[arg-type]
+        update.get("records", odd.videos),  # type: ignore[arg-type]
+        [one for video in odd.ground_truth.values() for one in video],
+    )
+
+
+def test_another_dataset_is_refused(odd: Dataset, run: Path, tmp_path: Path) -> None:
+    modalities = {name: manifest for name, manifest in odd.modalities.items() if name != "text"}
+    with pytest.raises(DataError, match="modality 'text' is missing"):
+        explain_video(run, changed(odd, tmp_path / "a", config={"modalities": modalities}), "calm")
+    others = dict(odd.modalities) | {"text": odd.modalities["text"].model_copy(update={"version": "2"})}
+    with pytest.raises(ManifestError, match="dataset 'odd'"):
+        explain_video(run, changed(odd, tmp_path / "b", config={"modalities": others}), "calm")
+    with pytest.raises(DataError, match="trained on are not in this dataset"):
+        explain_video(run, changed(odd, tmp_path / "c", records=[v for v in odd.videos if v.video != "normal_0"]), "calm")
+    moved = changed(odd, tmp_path / "d")
+    for number in range(5):
+        write_features(moved.root, "text", f"normal_{number}", np.ones((ROWS, 4)) * (number + 1))
+    with pytest.raises(DataError, match="not as they were when the run was trained"):
+        explain_video(run, moved, "calm")

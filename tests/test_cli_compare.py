@@ -1,0 +1,180 @@
+"""``compare`` as a person meets it: one table, one line for every mistake, and a killed run that ends with the same table."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lego_fusion.cli import app
+from lego_fusion.data.annotations import Interval
+from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.manifest import Manifest
+
+pytest.importorskip("matplotlib", reason="pip install 'lego-fusion[report]'")
+
+
+def run(*arguments: object, code: int = 0) -> Any:
+    """Call the command line in this process and check the exit code."""
+    result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*arguments: object) -> str:
+    """The one line with which a command is refused; nothing on stdout."""
+    result = run(*arguments, code=2)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert result.stdout == ""
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty short videos; in abnormal ones the second half is faster, and told in other words."""
+    root, random = tmp_path_factory.mktemp("data") / "street", np.random.default_rng(1)
+    names = {"motion": 3, "text": 4}
+    manifests = {
+        name: Manifest(modality=name, extractor=name, version="1", width=width, stride=8, snippet_frames=8)
+        for name, width in names.items()
+    }
+    records = [
+        VideoRecord(f"{split}_{label}_{number}", label, 96, 10.0, split)
+        for split in ("train", "test")
+        for label in ("normal", "abnormal")
+        for number in range(5)
+    ]
+    intervals = [Interval(record.video, 48, 96) for record in records if record.label == "abnormal"]
+    config = DatasetConfig(name="street", stride=8, snippet_frames=8, modalities=manifests)
+    write_dataset(root, config, records, intervals)
+    for record in records:
+        odd = (np.arange(12) >= 6) & (record.label == "abnormal")
+        for name, width in names.items():
+            write_features(root, name, record.video, random.normal(size=(12, width)) + 1.5 * odd[:, None])
+    return root
+
+
+QUICK = ("--workers", 1, "--seeds", 2, "--steps", 5, "--fusions", "lego,concat")
+FILES = {"plan.json", "cells", "results.jsonl", "table.md", "table.json", "comparison.png"}
+
+
+def test_a_table_for_people_and_a_document_for_machines(data: Path, tmp_path: Path) -> None:
+    arguments = (data, "--out", tmp_path / "out", *QUICK, "--modality-sets", "motion+text,text", "--test-best")
+    shown = run(*arguments).stdout
+    assert "motion + text: street, own split, 2 seeds" in shown
+    for method in ("lego", "concat", "nearest-neighbours", "flow-energy"):
+        assert f"│ {method} " in shown
+    assert "optimism" in shown
+    assert "minus that of concat" in shown
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    told = json.loads(run(*arguments, "--json").stdout)
+    assert {path: path.read_bytes() for path in before} == before  # a finished one is only read, times included
+    assert [row["method"] for row in told["rows"]].count("lego") == 2
+    assert [row["method"] for row in told["rows"]].count("flow-energy") == 1
+    assert all(row["gap"] is not None for row in told["rows"] if row["method"] == "lego")
+    assert set(told["files"]) == {"records", "markdown", "json", "figure"}
+    assert "baseline best" not in shown
+    best = json.loads(run(*arguments, "--baseline", "best", "--json").stdout)  # the cells are the same for any baseline
+    assert best["baseline"] == "best"
+
+
+def test_resplits_all_fusions_and_another_figure(data: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.svg"
+    options = ("--workers", 1, "--seeds", 1, "--steps", 2, "--fusions", "all", "--resplits", 2, "--figure", picture)
+    told = json.loads(run(data, "--out", tmp_path / "out", *options, "--no-references", "--json").stdout)
+    methods = [row["method"] for row in told["rows"]]
+    assert "mtn" not in methods
+    assert "tensor" in methods
+    assert any("mtn is left out" in rule for rule in told["rules"])
+    assert all(row["deviation"] is not None for row in told["rows"])
+    assert b"<svg" in picture.read_bytes()
+
+
+def test_a_fusion_that_fails_is_a_row_and_the_rest_goes_on(data: Path, tmp_path: Path) -> None:
+    conditions = ("--conditions", "clean,text:missing=drop-term")
+    shown = run(data, "--out", tmp_path / "out", *QUICK, *conditions)
+    assert re.search(r"│ text:missing=drop-term │ concat +│ +- │ +failed │", shown.stdout)
+    assert re.search(r"│ text:missing=drop-term │ lego +│ +[\d,]+ │ +\d", shown.stdout)
+    assert "warning: concat on motion + text, street: 2 of 2 cells failed: " in shown.stderr
+    line = refused(
+        data,
+        "--out",
+        tmp_path / "none",
+        "--fusions",
+        "concat",
+        "--no-references",
+        *QUICK[:6],
+        *conditions[:1],
+        "text:missing=drop-term",
+    )
+    assert "nothing could be compared; concat on motion + text (street" in line
+
+
+def test_without_matplotlib_there_is_everything_but_the_picture(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    shown = run(data, "--out", tmp_path / "out", *QUICK)
+    assert "warning: no figure: this needs the package 'matplotlib'" in shown.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"comparison.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--fusions", "lego,glue"), "'fusions' parameter of compare must be one of 'lego'"),
+        (("--modality-sets", "motion+audio"), "modality 'audio' is missing (dataset 'street')"),
+        (("--baseline", "mlp"), "'baseline' parameter of compare must be one of 'lego', 'concat'"),
+        (("--resplits", -1), "'count' parameter of resplits must be an int in [1, inf). Got -1"),
+        (("--conditions", "rain"), "this is no condition ('rain')"),
+        (("--figure", "picture.doc"), "'figure' parameter of compare must be one of '.png', '.svg', '.pdf'"),
+        (("--workers", 0), "'workers' parameter of compare"),
+        (("--validation", 0.99), "'validation' parameter of compare"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_leaves_nothing(data: Path, tmp_path: Path, options: tuple, line: str) -> None:
+    assert line in refused(data, "--out", tmp_path / "out", *QUICK, *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_request_in_a_folder_is_refused_by_name(data: Path, tmp_path: Path) -> None:
+    run(data, "--out", tmp_path, *QUICK)
+    line = refused(data, "--out", tmp_path, *QUICK, "--seeds", 3)
+    assert "the folder holds another comparison" in line
+    assert "seeds 2 there, 3 asked for" in line
+    assert "not a dataset folder" in refused(tmp_path, "--out", tmp_path / "out", *QUICK)
+
+
+def timeless(folder: Path) -> tuple[str, str]:
+    """Records and table as text, without how long anything took."""
+    records = re.sub(r'"(train|score)_seconds":[^,]*', r'"\1_seconds":0', (folder / "results.jsonl").read_text())
+    return records, re.sub(r" [^|]* \| [^|]* \|$", " |", (folder / "table.md").read_text(), flags=re.MULTILINE)
+
+
+def test_a_killed_comparison_ends_with_the_same_table(data: Path, tmp_path: Path) -> None:
+    request = (data, "--seeds", 3, "--steps", 30, "--fusions", "lego,concat,add", "--resplits", 2)
+    killed, cells = tmp_path / "killed", tmp_path / "killed" / "cells"
+    command = [sys.executable, "-m", "lego_fusion", "compare", *map(str, request), "--out", str(killed), "--workers", "1"]
+    going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while going.poll() is None and len(list(cells.glob("*.npz"))) < 2:
+        time.sleep(0.005)
+    going.send_signal(signal.SIGKILL)
+    assert going.wait() == -signal.SIGKILL, "it ended before it could be killed: give it more steps"
+    there = {path.name: path.read_bytes() for path in cells.glob("*.npz")}
+    assert not (killed / "table.md").exists()
+    run(*request, "--out", killed, "--workers", 1)
+    run(*request, "--out", tmp_path / "whole", "--workers", 1)
+    assert len(there) < len(list(cells.iterdir())) == len(list((tmp_path / "whole" / "cells").iterdir())) == 22
+    assert {name: (cells / name).read_bytes() for name in there} == there
+    assert timeless(killed) == timeless(tmp_path / "whole")

@@ -1,0 +1,139 @@
+"""``explain`` as a person meets it: pages and tables, one line for every mistake, nothing half written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lego_fusion.cli import app
+from lego_fusion.data.annotations import Interval
+from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.manifest import Manifest
+from lego_fusion.detect.runs import train_run
+from lego_fusion.detect.train import TrainingConfig
+
+
+def run(*arguments: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refused(*arguments: object) -> str:
+    """The one line with which a command is refused; nothing on stdout."""
+    result = run(*arguments, code=2)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert result.stdout == ""
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """A dataset folder of 61 frames a video, and two runs that differ in their seed."""
+    root, random = tmp_path_factory.mktemp("explain"), np.random.default_rng(2)
+    manifests = {
+        name: Manifest(modality=name, extractor=name, version="1", width=3, stride=8, snippet_frames=8)
+        for name in ("motion", "text")
+    }
+    records = [VideoRecord(f"calm_{n}", "normal", 61, 10.0, "train") for n in range(4)]
+    records += [VideoRecord(f"odd_{n}", "abnormal", 61, 10.0, "train") for n in range(2)]
+    records += [VideoRecord("calm", "normal", 61, 10.0, "test"), VideoRecord("odd", "abnormal", 61, 10.0, "test")]
+    intervals = [Interval(one.video, 24, 48) for one in records if one.label == "abnormal"]
+    write_dataset(
+        root / "data", DatasetConfig(name="yard", stride=8, snippet_frames=8, modalities=manifests), records, intervals
+    )
+    for one in records:
+        for name in manifests:
+            values = 3 * np.eye(3)[0] + 0.2 * random.normal(size=(8, 3))
+            if one.label == "abnormal":
+                values[3:6] += 3 * (np.eye(3)[1] - np.eye(3)[0])
+            write_features(root / "data", name, one.video, values)
+    for seed in (0, 1):
+        train_run(Dataset.open(root / "data"), root / f"seed-{seed}", nodes=8, training=TrainingConfig(steps=20, seed=seed))
+    return root / "data", [root / "seed-0", root / "seed-1"]
+
+
+def test_one_video_gives_a_table_a_page_and_a_file_per_event(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    data, (model, _) = made
+    told = run("explain", model, "odd", "--data", data, "--out", tmp_path)
+    assert "without motion" in told.stdout
+    assert "24 to 47" in told.stdout
+    assert f"open {tmp_path / 'odd.html'}" in told.stdout.replace("\n", " ")
+    assert "no picture of odd" in told.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"odd.html", "odd-event-1.json"}
+    assert "its video file is not there" in (tmp_path / "odd.html").read_text()
+
+
+def test_a_split_gives_a_list_of_pages(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    data, (model, _) = made
+    for number, arguments in enumerate((("test",), ("--split", "test"), ("calm", "odd", "calm"))):
+        out = tmp_path / str(number)
+        told = run("explain", model, *arguments, "--data", data, "--out", out, "--no-images")
+        assert {path.name for path in out.iterdir()} == {"calm.html", "odd.html", "odd-event-1.json", "index.html"}
+        assert "no event" in told.stdout
+        assert "calm (" in told.stdout
+        assert "no picture" not in told.stderr
+    assert (
+        len(
+            json.loads(run("explain", model, "all", "--data", data, "--out", tmp_path / "all", "--no-images", "--json").stdout)[
+                "videos"
+            ]
+        )
+        == 8
+    )
+
+
+def test_json_is_one_document_and_captions_are_read(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    data, (model, _) = made
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps({"odd": ["<script>a cart</script>"] * 61, "calm_0": ["people"] * 61}))
+    arguments = ("odd", "--data", data, "--out", tmp_path / "out", "--captions", captions, "--json")
+    told = json.loads(run("explain", model, *arguments, "--removal", "drop-term").stdout)
+    (video,) = told["videos"]
+    assert video["removal"] == "drop-term"
+    assert video["headlines"][0].startswith("Frames 24 to 47")
+    assert video["events"][0]["captions"] == ["<script>a cart</script>"]
+    assert "cart" in [one["word"] for one in video["events"][0]["words"]]
+    assert "<script>" not in Path(told["files"]["pages"][0]).read_text()
+
+
+def test_without_a_video_the_operator_is_told(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    data, runs = made
+    told = run("explain", runs[0], "--data", data).stdout
+    assert "of the variation of the fused graph" in told
+    assert "deviation" not in told
+    both = run("explain", *runs, "--data", data).stdout
+    assert "deviation" in both
+    assert "seed-1 (seed 1):" in both
+    document = json.loads(run("explain", *runs, "--data", data, "--json").stdout)
+    assert document["seeds"] == ["0", "1"]
+    assert sum(document["variance_by_order"].values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_mistakes_are_told_in_one_line_and_nothing_is_written(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    data, runs = made
+    out = tmp_path / "out"
+    common = ("--data", data, "--out", out)
+    assert "has no video 'nobody'" in refused("explain", runs[0], "nobody", *common)
+    assert "not a dataset folder" in refused("explain", runs[0], "odd", "--data", tmp_path / "none", "--out", out)
+    assert "there is no trained model here" in refused("explain", tmp_path / "none", "odd", *common)
+    assert "'removal' parameter of explain" in refused("explain", runs[0], "odd", *common, "--removal", "zero")
+    assert "'threshold' parameter of explain" in refused("explain", runs[0], "odd", *common, "--threshold", "2")
+    assert "no video is in the split 'none'" in refused("explain", runs[0], *common, "--split", "none")
+    assert "not a folder of videos" in refused("explain", runs[0], "odd", *common, "--videos", tmp_path / "none")
+    assert "videos are explained by one run" in refused("explain", *runs, "odd", *common)
+    assert "file cannot be read" in refused("explain", runs[0], "odd", *common, "--captions", tmp_path / "none.json")
+    poor = Path(shutil.copytree(data, tmp_path / "poor"))
+    config = Dataset.open(poor).config
+    motion = {"motion": config.modalities["motion"]}
+    records, truth = Dataset.open(poor).videos, [one for group in Dataset.open(poor).ground_truth.values() for one in group]
+    write_dataset(poor, config.model_copy(update={"modalities": motion}), records, truth)
+    assert "modality 'text' is missing" in refused("explain", runs[0], "odd", "--data", poor, "--out", out)
+    assert not out.exists()
