@@ -221,6 +221,15 @@ class GraphOperator(nn.Module):
             dense[tuple(index)] += scale * self.pair_coefficients(a, b)
         return dense
 
+    @torch.no_grad()
+    def project_nonnegative(self) -> None:
+        """Set every negative coefficient to zero (joint form: every negative factor, so that A >= 0 follows).
+
+        With relations in [0, 1] no term can then work against another, and with positive semidefinite ones G is a kernel.
+        """
+        for parameter in self.parameters():
+            parameter.clamp_(min=0)
+
     def pair_coefficients(self, a: int, b: int) -> Float[Tensor, "p q"]:
         """A of graphs a and b (indices into ``names``), symmetrised if so chosen."""
         shared = self.form in ("random-pair", "full")
