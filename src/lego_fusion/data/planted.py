@@ -50,6 +50,7 @@ def plant_bags(
     width: int = 8,
     abnormal: int = 4,
     noise: float = 0.3,
+    spread: float = 0.5,
     seed: int = 0,
 ) -> PlantedBags:
     """Draw bags of which every second one is abnormal in ``abnormal`` consecutive nodes.
@@ -91,10 +92,10 @@ def plant_bags(
     features = {name: noise * random.normal(size=(videos, nodes, width)) for name in NAMES}
     if kind == "synergy":
         common = _directions(random, videos, nodes, width)
-        sizes = np.exp(random.normal(size=(2, videos, nodes, 1)))
+        sizes = np.exp(spread * random.normal(size=(2, videos, nodes, 1)))
         features["alpha"] += sizes[0] * common
         features["beta"] += sizes[1] * sense * common
-        features["gamma"] += np.exp(random.normal(size=(videos, nodes, 1))) * _directions(random, videos, nodes, width)
+        features["gamma"] += np.exp(spread * random.normal(size=(videos, nodes, 1))) * _directions(random, videos, nodes, width)
     else:
         for name in NAMES[: 2 if kind == "redundant" else 1]:
             features[name] += sense * _directions(random, 1, 1, width)

@@ -127,7 +127,7 @@ def seeded_interval(
     value = _mean_value(sorted_runs, metric)
     draws, generator = _draw(sorted_runs[0], metric, resamples, level, seed)
     samples = _mean_over_runs(sorted_runs, metric, draws, _draw_runs(generator, resamples, len(runs)))
-    return _estimate(value, samples, level, unit="video" if len(runs) == 1 else "video and seed")
+    return percentile_interval(value, samples, level, unit="video" if len(runs) == 1 else "video and seed")
 
 
 def paired_difference(
@@ -167,7 +167,52 @@ def paired_difference(
     other_picks = picks if len(one) == len(other) else _draw_runs(generator, resamples, len(other))
     samples = _mean_over_runs(first_runs, metric, draws, picks)
     samples = samples - _mean_over_runs(second_runs, metric, draws, other_picks)
-    return _estimate(value, samples, level, unit="video" if len(runs) == 2 else "video and seed")
+    return percentile_interval(value, samples, level, unit="video" if len(runs) == 2 else "video and seed")
+
+
+def combined_intervals(
+    runs: Sequence[Sequence[ScoredVideo]],
+    coefficients: Float64[np.ndarray, "k m"],
+    metric: Metric,
+    *,
+    offsets: Float64[np.ndarray, " k"] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Intervals of k linear combinations of what m runs reach, all measured on the same resamples of the videos.
+
+    The combinations are coefficients @ metric + offsets; ``paired_difference`` of two single runs is the row (1, -1).
+
+    Args:
+        runs: The same videos as scored in m ways.
+        coefficients: One row per combination (k, m).
+        metric: As for ``bootstrap_interval``.
+        offsets: Added to each combination (k,), the same in every resample; None for zero.
+        resamples: Resamples to draw, 1 or more.
+        level: Share of resamples inside the interval, in (0, 1).
+        seed: Seed of the resampling, 0 or more.
+
+    Returns:
+        The k values and their intervals.
+
+    Raises:
+        DataError: As ``bootstrap_interval``, and if the runs differ in their videos or ground truth.
+        ParameterError: If a parameter is out of its range.
+
+    Example:
+        >>> from lego_fusion.measure.detection import ScoredVideo, micro_auc
+        >>> good = [ScoredVideo.from_frames(f"v{i}", [0.0, 1.0], [0, i % 2]) for i in range(8)]
+        >>> poor = [ScoredVideo.from_frames(f"v{i}", [1.0, 0.0], [0, i % 2]) for i in range(8)]
+        >>> combined_intervals([good, poor], np.array([[1.0, -1.0]]), micro_auc, resamples=200)[0].low > 0
+        True
+    """
+    sorted_runs = _same_videos(runs)
+    added = np.zeros(len(coefficients)) if offsets is None else offsets
+    values = coefficients @ np.array([_mean_value([run], metric) for run in sorted_runs]) + added
+    draws, _ = _draw(sorted_runs[0], metric, resamples, level, seed)
+    samples = coefficients @ np.stack([metric_on(run, metric, draws) for run in sorted_runs]) + added[:, None]  # (k, r)
+    return [percentile_interval(float(value), row, level) for value, row in zip(values, samples, strict=True)]
 
 
 def _as_runs(scored: Runs) -> list[Sequence[ScoredVideo]]:
@@ -275,7 +320,16 @@ def _mean_value(runs: Sequence[Sequence[ScoredVideo]], metric: Metric) -> float:
     return value
 
 
-def _estimate(value: float, samples: Float64[np.ndarray, " r"], level: float, unit: str) -> Estimate:
+def percentile_interval(value: float, samples: Float64[np.ndarray, " r"], level: float, unit: str = "video") -> Estimate:
+    """A value with the quantiles of its resampled values, widened to hold it; resamples that are not finite are left out.
+
+    Raises:
+        DataError: If most resamples are not finite.
+
+    Example:
+        >>> print(percentile_interval(0.5, np.linspace(0.0, 1.0, 101), level=0.9))
+        0.5000 [0.0500, 0.9500]
+    """
     defined = samples[np.isfinite(samples)]
     undefined = len(samples) - len(defined)
     if 2 * undefined > len(samples):
