@@ -43,7 +43,7 @@ class PlantedBags:
 
 
 def plant_bags(
-    kind: PlantedKind,
+    kind: str,
     *,
     videos: int = 200,
     nodes: int = 16,
@@ -58,7 +58,7 @@ def plant_bags(
     ``"single"``: all features of ``alpha`` lie around a direction, those of abnormal nodes around its opposite. Order 1,
     share 1, nothing to cooperate. ``"redundant"``: ``alpha`` and ``beta`` both do so, in the same nodes: shares 1/2, order 1,
     and either alone is worth as much as both, so cooperation is negative. ``"synergy"``: node i has a direction u_i of its
-    own; ``alpha`` is a u_i and ``beta`` is b u_i, abnormal nodes having -b u_i, with a and b > 0 (log-normal, deviation 1).
+    own; ``alpha`` is a u_i and ``beta`` is b u_i, abnormal nodes having -b u_i, with a and b > 0 (log-normal).
     Either alone is distributed alike in both classes; only the agreement of the two relations, their product, tells: order 2,
     shares 1/2, positive cooperation. The rest is noise, as is ``gamma`` always.
 
@@ -69,6 +69,7 @@ def plant_bags(
         width: D of every modality.
         abnormal: Abnormal nodes of an abnormal bag, less than N.
         noise: Standard deviation of the Gaussian noise on every feature.
+        spread: Deviation of the logarithm of a and b, >= 0.
         seed: Of everything that is drawn.
 
     Raises:
@@ -79,13 +80,14 @@ def plant_bags(
         >>> bags.features["alpha"].shape, bags.order, bags.shares["beta"], int(bags.nodes.sum())
         ((10, 16, 8), 2, 0.5, 20)
     """
-    check_choice(kind, "kind", "plant_bags", KINDS)
+    chosen: PlantedKind = check_choice(kind, "kind", "plant_bags", KINDS)
     check_int(videos, "videos", "plant_bags", low=4)
     check_int(nodes, "nodes", "plant_bags", low=2)
     check_int(width, "width", "plant_bags", low=2)
     check_int(abnormal, "abnormal", "plant_bags", low=1, high=nodes - 1)
     check_number(noise, "noise", "plant_bags", low=0.0)
-    random = np.random.default_rng([seed, KINDS.index(kind)])
+    check_number(spread, "spread", "plant_bags", low=0.0)
+    random = np.random.default_rng([seed, KINDS.index(chosen)])
     labels = np.arange(videos) % 2 == 1
     where = _spans(labels, nodes, abnormal, random)
     sense = np.where(where, -1.0, 1.0)[..., None]  # (V, N, 1)
@@ -102,7 +104,7 @@ def plant_bags(
     shares = {"alpha": 1.0, "beta": 0.0, "gamma": 0.0} if kind == "single" else {"alpha": 0.5, "beta": 0.5, "gamma": 0.0}
     order, cooperation = {"single": (1, 0), "redundant": (1, -1), "synergy": (2, 1)}[kind]
     stored = {name: values.astype(np.float32) for name, values in features.items()}
-    return PlantedBags(kind, stored, labels, where, shares, order, cooperation)
+    return PlantedBags(chosen, stored, labels, where, shares, order, cooperation)
 
 
 def _spans(labels: np.ndarray, nodes: int, abnormal: int, random: np.random.Generator) -> Bool[np.ndarray, "v n"]:

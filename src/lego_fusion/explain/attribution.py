@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import DataError, check_int
 from .shapley import contributions
 
-Inputs = Mapping[str, Float[Tensor, "b n k"]]
+Inputs = Mapping[str, Float[Tensor, "_b _n _k"]]
 Model = Callable[[dict[str, Tensor]], Float[Tensor, " b"]]
 
 

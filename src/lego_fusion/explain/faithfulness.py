@@ -168,8 +168,8 @@ def modality_units(model: Model, inputs: Inputs, replacement: Inputs) -> Units:
 
 
 def replacement_for(
-    inputs: Inputs, kind: ReplacementKind = "nearest", *, normal: Inputs | None = None, ranked: bool = False
-) -> dict[str, Float[Tensor, "b n k"]]:
+    inputs: Inputs, kind: str = "nearest", *, normal: Inputs | None = None, ranked: bool = False
+) -> dict[str, Tensor]:
     """What stands for an entry that is taken away, by name, of the inputs' shapes.
 
     Args:
@@ -253,7 +253,7 @@ def curve(units: Units, order: Int64[np.ndarray, " u"], direction: Direction) ->
     return _scores(units, ~done if direction == "deletion" else done)
 
 
-def importance_order(importance: Float64[np.ndarray, "*units"], *, seed: int = 0) -> Int64[np.ndarray, " u"]:
+def importance_order(importance: Float[np.ndarray, "*units"], *, seed: int = 0) -> Int64[np.ndarray, " u"]:
     """Units from the most important down; equal ones in a random order, so that ties gain nothing from their place.
 
     Raises:
@@ -261,15 +261,13 @@ def importance_order(importance: Float64[np.ndarray, "*units"], *, seed: int = 0
     """
     flat = np.asarray(importance, dtype=np.float64).ravel()
     if not np.isfinite(flat).all():
-        raise DataError(
-            "importances are not finite", expected="finite numbers", got=f"{int((~np.isfinite(flat)).sum())} others"
-        )
+        raise DataError("importances are not finite", got=f"{int((~np.isfinite(flat)).sum())} of {len(flat)} NaN or infinite")
     tie_break = np.random.default_rng(seed).permutation(len(flat))
     return np.lexsort((tie_break, -flat)).astype(np.int64)
 
 
 def judge(
-    units: Units, importance: Float64[np.ndarray, "*units"], references: Mapping[Direction, Reference], *, seed: int = 0
+    units: Units, importance: Float[np.ndarray, "*units"], references: Mapping[Direction, Reference], *, seed: int = 0
 ) -> Case:
     """Deletion and insertion of one explanation of one input.
 
@@ -357,7 +355,7 @@ def redraw_weights(model: nn.Module, seed: int) -> nn.Module:
 
 
 def randomisation_check(
-    explain: Callable[[nn.Module], Float64[np.ndarray, "cases units"]], model: nn.Module, *, draws: int = 5, seed: int = 0
+    explain: Callable[[nn.Module], Float[np.ndarray, "cases units"]], model: nn.Module, *, draws: int = 5, seed: int = 0
 ) -> float:
     """Mean absolute rank correlation of explanations before and after the weights are drawn anew, over cases and draws.
 
@@ -382,7 +380,7 @@ def randomisation_check(
     return float(np.mean(found))
 
 
-def rank_correlation(a: Float64[np.ndarray, "*u"], b: Float64[np.ndarray, "*u"]) -> float:
+def rank_correlation(a: Float[np.ndarray, "*u"], b: Float[np.ndarray, "*u"]) -> float:
     """Spearman's correlation, ties at their mean rank; 0 where either is constant.
 
     Example:
