@@ -1,4 +1,4 @@
-"""The faithfulness table of docs/interpretation-faithfulness.md: are explanations true to the model they explain?
+"""The faithfulness table of docs/interpretation-faithfulness.md: whether explanations are true to the model they explain.
 
     python benchmarks/faithfulness.py               planted bags, three kinds, seeds 10 to 12
     python benchmarks/faithfulness.py PED2          a Ped2 dataset folder (weak split), nodes of test anomalies
@@ -78,11 +78,13 @@ class Setting:
         return of
 
     def bag(self, video: int) -> Graphs:
+        """One bag, (1, N, K) by modality."""
         return {name: x[video : video + 1] for name, x in self.inputs.items()}
 
     def replaced(self, bag: Graphs) -> Graphs:
+        """What stands for what is taken away."""
         kind, ranked = ("typical", True) if self.replacement == "ranked" else (self.replacement, False)
-        return replacement_for(bag, kind, normal=self.normal, ranked=ranked)  # type: ignore[arg-type]
+        return replacement_for(bag, kind, normal=self.normal, ranked=ranked)
 
 
 def term_parts(detector: Detector, inputs: Graphs, normal: Graphs) -> Any:
@@ -202,7 +204,7 @@ def planted_agreement(data: planted.Planted, setting: Setting) -> tuple[dict[str
             "node_auc": node_auc(explained.nodes().total, truth),
         }
     }
-    normal = setting.replaced(setting.inputs)
+    normal = replacement_for(setting.inputs, "typical", normal=setting.normal)  # the nearest would tell what it replaces
     for method in ("gradient x input", "integrated gradients"):
         parts: dict[str, list[Tensor]] = defaultdict(list)
         for node in range(truth.shape[1]):
@@ -268,7 +270,7 @@ def planted_setting(kind: Any, seed: int, method: str) -> tuple[planted.Planted,
         inputs, normal = lego.relations(inputs), lego.relations(normal)
     with torch.no_grad():
         auc = node_auc(detector(inputs, cached=not attends).logits, data.truth)
-    cases = [(v, n, data.test.videos[v]) for v, n in data.truth.nonzero().tolist()][:24]
+    cases = [(v, n, data.test.videos[v]) for v, n in data.truth.nonzero().tolist()][:12]
     return data, Setting(detector, inputs, normal, cases, attends, planted.ABNORMAL), auc
 
 
@@ -298,7 +300,8 @@ def run_ped2(path: Path, replacement: str) -> dict[str, Any]:
     records = []
     for method in ("lego", "cross-attention"):
         detector = run_method(dataset, bags, split, names, method, TrainingConfig()).detector
-        assert detector is not None
+        if detector is None:
+            raise TypeError(method)
         detector.eval()
         attends = method != "lego"
         fusion: Any = detector.fusion

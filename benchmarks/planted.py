@@ -1,8 +1,8 @@
 """Detectors on bags with a planted explanation: the settings that every benchmark on them shares.
 
-200 bags to train on and 100 to test, 8 nodes, 2 of them abnormal, 4 features, noise 0.15. The relation is the dot product without
-centring (the planted sizes and signs are the signal), with 24 references. ``prior=0`` lets A leave its start, which is the mean
-of the first orders; 200 steps of 0.02. They were chosen on seeds 0 to 4; benchmarks use other seeds.
+200 bags to train on and 100 to test, 8 nodes, 2 of them abnormal, 4 features, noise 0.15. The relation is the dot product
+without centring (the planted sizes and signs are the signal), with 24 references. ``prior=0`` lets A leave its start, which is
+the mean of the first orders; 200 steps of 0.02. They were chosen on seeds 0 to 4; benchmarks use other seeds.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Planted:
 
     @property
     def widths(self) -> dict[str, int]:
+        """D of each modality."""
         return dict.fromkeys(self.made.features, WIDTH)
 
     @property
     def normal(self) -> Bags:
+        """The normal training bags."""
         return self.train.select((~self.train.labels).nonzero()[:, 0])
 
 

@@ -51,7 +51,7 @@ def test_terms_and_shapley_values_recover_what_was_planted(kind, seed):
     assert interacting > 0.8 if kind == "synergy" else abs(interacting) < 0.1
 
     dropped = contributions(lambda s: node_auc(logits_within(terms, normal, first, second, s), truth), list(graphs))
-    replaced = replacement_for(graphs, normal=known)
+    replaced = replacement_for(graphs, "typical", normal=known)  # the nearest normal node would tell what it replaces
 
     @torch.no_grad()
     def replacing(present):

@@ -175,7 +175,8 @@ def replacement_for(
     Args:
         inputs: (B, N, K) by modality.
         kind: ``"nearest"``: the row of the known normal node that is nearest over all modalities (squared distance, each in
-            units of its own variance among normals), so that what stands in is real and fits together; ``"typical"``: the
+            units of its own variance among normals), so that what stands in is real and fits together (it depends on
+            what it replaces, so use another one for a metric over many nodes); ``"typical"``: the
             mean over known normal nodes; ``"zero"``; ``"mean"``: the mean over the bag's own nodes.
         normal: Known normal nodes, (V, N, K) by modality, for the first two.
         ranked: The typical value of an entry that is the j-th largest of its row is the mean j-th largest of normal rows, so
