@@ -15,8 +15,8 @@ from lego_fusion.explain.shapley import contributions
 from lego_fusion.explain.terms import explain_nodes, mean_sorted_row, operator_terms, variance_shares
 from lego_fusion.fusion.lego import LegoFusion
 
-NODES, WIDTH, TRAIN = 8, 4, 100
-CONFIG = TrainingConfig(prior=0.0, steps=120, learning_rate=3e-2, k=2, operator_order_decay=0.1)
+NODES, WIDTH, TRAIN = 8, 4, 150
+CONFIG = TrainingConfig(prior=0.0, steps=150, learning_rate=2e-2, k=2, operator_order_decay=0.1)
 
 
 def learned(kind, seed):
