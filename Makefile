@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-BENCHMARKS := $(filter-out benchmarks/measuring.py benchmarks/study.py benchmarks/multiview.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/measuring.py benchmarks/study.py benchmarks/multiview.py benchmarks/planted.py,$(wildcard benchmarks/*.py))
 
 .PHONY: demo test lint bench clean
 

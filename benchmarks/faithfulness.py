@@ -83,8 +83,8 @@ class Setting:
 
     def replaced(self, bag: Graphs) -> Graphs:
         """What stands for what is taken away."""
-        kind, ranked = ("typical", True) if self.replacement == "ranked" else (self.replacement, False)
-        return replacement_for(bag, kind, normal=self.normal, ranked=ranked)
+        ranked = self.replacement == "typical" and not self.attends  # of graphs, whose rows the head sorts
+        return replacement_for(bag, self.replacement, normal=self.normal, ranked=ranked)
 
 
 def term_parts(detector: Detector, inputs: Graphs, normal: Graphs) -> Any:
@@ -364,4 +364,4 @@ if __name__ == "__main__":
             print(summary([row for row in result["rows"] if kind in (None, row["kind"])]))
         store("faithfulness-planted", result)
     else:
-        store("faithfulness-ped2", {kind: run_ped2(arguments.dataset, kind) for kind in ("nearest", "ranked")})
+        store("faithfulness-ped2", {kind: run_ped2(arguments.dataset, kind) for kind in ("nearest", "typical")})
