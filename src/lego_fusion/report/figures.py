@@ -51,7 +51,7 @@ def score_curves(
     columns: int = 1,
 ) -> None:
     """Draw several videos' curves in one figure: (title, scores, truth or None) each, ``columns`` beside each other."""
-    figure_class, canvas = loadload_matplotlib()
+    figure_class, canvas = load_matplotlib()
     rows = -(-len(curves) // columns)
     figure = figure_class(figsize=(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows), layout="constrained")
     canvas(figure)
@@ -80,7 +80,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     """
     if not coefficients:
         raise DataError("there are no coefficients to draw", expected="a share for every kernel", fix="fit the estimator first")
-    figure_class, canvas = loadload_matplotlib()
+    figure_class, canvas = load_matplotlib()
     ranked = sorted(coefficients.items(), key=lambda pair: -pair[1])
     shown, others = dict(ranked[:most]), ranked[most:]
     if others:
@@ -157,7 +157,7 @@ def save_figure(path: str | Path, figure: Any) -> None:
         figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
 
 
-def loadload_matplotlib() -> tuple[Any, Any]:
+def load_matplotlib() -> tuple[Any, Any]:
     """Figure and canvas of matplotlib; ``MissingExtraError`` where it is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -190,7 +190,7 @@ def heat_map(
     """
     if not pictures:
         raise DataError("there is no picture to draw", where=path, expected="frames and heat maps")
-    figure_class, canvas = loadload_matplotlib()
+    figure_class, canvas = load_matplotlib()
     rows = -(-len(pictures) // columns)
     figure = figure_class(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
     canvas(figure)
