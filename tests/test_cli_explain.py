@@ -13,6 +13,7 @@ from lego_fusion.cli import app
 from lego_fusion.data.annotations import Interval
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.synthetic import render_scenes
 from lego_fusion.detect.runs import train_run
 from lego_fusion.detect.train import TrainingConfig
 
@@ -69,6 +70,24 @@ def test_one_video_gives_a_table_a_page_and_a_file_per_event(made: tuple[Path, l
     assert "no picture of odd" in told.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"odd.html", "odd-event-1.json"}
     assert "its video file is not there" in (tmp_path / "odd.html").read_text()
+
+
+def test_cells_of_a_rendered_video_are_laid_over_its_picture(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="pip install 'lego-fusion[video]'")
+    render_scenes(tmp_path / "src", videos=6, frames=(24, 36), size=(64, 96), seed=3, kinds=["fast"])
+    run("extract", tmp_path / "src", tmp_path / "data", "--modalities", "motion,motion-cells", "--snippet-frames", 8)
+    run("train", tmp_path / "data", tmp_path / "run", "--steps", 5)
+    dataset = Dataset.open(tmp_path / "data")
+    video = next(one.video for one in dataset.select(split="test", label="abnormal"))
+    told = run(
+        "explain", tmp_path / "run", video, "--data", tmp_path / "data", "--out", tmp_path / "out", "--threshold", 0, "--json"
+    )
+    (event,) = json.loads(told.stdout)["videos"][0]["events"]
+    (heat,) = event["heat_maps"]
+    assert np.shape(heat["values"]) == dataset.modalities["motion-cells"].grid
+    page = (tmp_path / "out" / f"{video}.html").read_text()
+    assert "Orange: cells unlike any known-normal cell there (motion-cells)" in page
+    assert page.count("data:image/jpeg") >= 2
 
 
 def test_a_split_gives_a_list_of_pages(made: tuple[Path, list[Path]], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Finer units from dataset folder to score: bags, baselines, unlearned references, training, checkpoints, new videos."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from lego_fusion.detect.bags import Bags, fit_statistics, load_bags, scoring_inp
 from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.conditions import apply_condition, parse_condition
 from lego_fusion.detect.evaluation import evaluate_runs
+from lego_fusion.detect.explainer import Explainer
+from lego_fusion.detect.explanation import explain_video
+from lego_fusion.detect.localise import heat_map_at, heat_maps
 from lego_fusion.detect.novelty import nearest_neighbour_scores, nearest_unit_scores
 from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.protocol import (
@@ -175,6 +179,52 @@ def test_a_run_is_saved_loaded_and_measured(fine, tmp_path, method):
         assert torch.equal(tensor, detector.state_dict()[name])
     assert len(bags.videos) == len(scores) and all(np.isfinite(one.scores).all() for one in scores)
     assert evaluate_runs([tmp_path / "run"], fine, resamples=10).results
+
+
+def test_an_explanation_says_where_in_the_picture(fine, tmp_path):
+    """The odd cell is the hottest of the peak's heat map, and parts add up although finer units belong to no one reference."""
+    train_run(fine, tmp_path / "run", modalities=("motion", "cells", "words"), training=QUICK, nodes=N)
+    explainer = Explainer(tmp_path / "run", fine)
+    found = 0
+    for record in fine.select(split="test", label="abnormal"):
+        explained = explainer.explain(record.video, threshold=0.0)
+        (event,) = explained.events
+        (heat,) = event.heat_maps  # words have no place
+        assert heat.modality == "cells" and np.shape(heat.values) == (2, 3) and abs(event.parts.gap) < 1e-3
+        assert all(set(one.powers) == {"motion"} for one in event.relations) and event.relations
+        truth = fine.frame_labels(record.video)
+        if truth[event.segment.middle]:
+            found += 1
+            assert np.argmax(heat.values) == 4
+    assert found >= 2
+
+
+def test_cells_alone_and_models_without_cells_are_explained(fine, tmp_path):
+    train_run(fine, tmp_path / "cells", modalities=("cells",), training=QUICK, nodes=N)
+    (event,) = explain_video(tmp_path / "cells", fine, "test_1", threshold=0.0).events
+    assert event.relations == () and len(event.heat_maps) == 1
+    assert event.other_relations == pytest.approx(event.peak_parts.excess, abs=1e-3)
+    train_run(fine, tmp_path / "concat", modalities=("motion", "cells"), method="concat", training=QUICK, nodes=N)
+    (event,) = explain_video(tmp_path / "concat", fine, "test_1", threshold=0.0).events
+    assert event.heat_maps == () and event.parts is None and len(event.counterfactuals) == 2
+
+
+def test_a_frame_has_the_heat_of_the_snippets_that_hold_it(fine, tmp_path):
+    train_run(fine, tmp_path / "run", modalities=("cells",), training=QUICK, nodes=N)
+    detector, _ = load_detector(tmp_path / "run")
+    heat = heat_maps(detector.fusion, fine, "cells", "test_1")
+    for frame in (0, 7, 8, 15, fine.record("test_1").frames - 1):
+        at = heat_map_at(detector.fusion, fine, "cells", "test_1", frame)
+        np.testing.assert_allclose(at.values, heat[min(frame // 8, len(heat) - 1)])
+
+
+def test_changed_cells_are_noticed(fine, tmp_path):
+    train_run(fine, tmp_path / "run", modalities=("motion", "cells"), training=QUICK, nodes=N)
+    other = Dataset.open(shutil.copytree(fine.root, tmp_path / "other"))
+    for record in other.select(split="train"):
+        write_features(other.root, "cells", record.video, np.array(other.features("cells", record.video))[:, ::-1])
+    with pytest.raises(DataError, match=r"not as they were when the run was trained \(dataset 'fine', modality 'cells'\)"):
+        Explainer(tmp_path / "run", other)
 
 
 def test_a_model_refuses_units_that_were_made_in_another_way(fine, tmp_path):

@@ -221,12 +221,15 @@ def test_markup_escapes_texts_and_keeps_markup() -> None:
 
 def test_a_heat_map_lies_over_its_place() -> None:
     image = picture(20, 30)
-    warm = overlay(image, HeatMap("motion", ((0.0, 2.0), (-1.0, 0.0))))
+    warm = overlay(image, HeatMap("motion", ((0.0, 1.0), (-1.0, 0.0))))
     changed = (warm != image).any(-1)
     assert changed[:10, 15:].all()
     assert not changed[:, :15].any()
     assert not changed[10:].any()
     assert (overlay(image, HeatMap("motion", ((0.0, -1.0),))) == image).all()
+    mild = overlay(image, HeatMap("motion", ((0.0, 0.2), (0.0, 0.0))))  # a little novelty is not stretched to the full colour
+    distance = [np.abs(one.astype(float) - image).sum() for one in (mild, warm)]
+    assert 0.15 * distance[1] < distance[0] < 0.25 * distance[1]
 
 
 def test_a_video_that_is_not_there_is_said_and_the_card_goes_on(tmp_path: Path) -> None:

@@ -121,11 +121,12 @@ class Counterfactual:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Where in the picture a modality's part comes from: a grid laid over the frame, for units finer than a segment.
+    """Where in the picture it is unlike known normals: a grid laid over the frame, for modalities of cells.
 
     Args:
         modality: Name.
-        values: Parts in logits, rows from top to bottom, columns from left to right.
+        values: Novelty of each cell, 1 - similarity to the nearest known-normal cell of the same row of the picture; rows from
+            top to bottom, columns from left to right.
     """
 
     modality: str
@@ -167,7 +168,7 @@ class EventExplanation:
         score_without_all: The highest score if no modality were there: what the Shapley values start from.
         captions: What is said about ``segment``.
         words: Words that are common in ``segment``'s captions and rare in those of normal training videos.
-        heat_maps: Where in the picture the parts come from, where units are finer than segments.
+        heat_maps: Where in the picture ``segment``'s middle frame is unlike known normals, for each modality of cells.
     """
 
     span: Span

@@ -17,7 +17,8 @@ from ..explain.shapley import MOST_EXACT, all_subsets, contributions_from_values
 from ..explain.terms import NodeExplanation, Terms, explain_nodes
 from ..fusion.lego import LegoFusion
 from ..fusion.relation import Relation
-from .bags import Bags, load_bags, scoring_inputs, training_inputs
+from ..fusion.units import UnitRelation
+from .bags import Bags, load_bags, scoring_inputs, training_inputs, without_units
 from .checkpoint import RunConfig, load_detector
 from .counterfactual import (
     MEAN_MEANING,
@@ -36,6 +37,7 @@ from .event_records import (
     REMOVALS,
     Counterfactual,
     EventExplanation,
+    HeatMap,
     Parts,
     RelationPart,
     Removal,
@@ -43,6 +45,7 @@ from .event_records import (
     VideoExplanation,
 )
 from .events import Span, high_spans
+from .localise import heat_map_at
 from .nearest import NormalSegments
 from .protocol import frame_scores, relation_for
 from .runs import VideoScores, dataset_segment, read_method, require_same_features
@@ -139,8 +142,12 @@ class Explainer:
 
     @cached_property
     def normal_segments(self) -> NormalSegments:
-        """The normal training segments, in the relations of the model, or in usual ones where it has none."""
-        features = {name: _over_crops(values, self.normal.crops) for name, values in self.normal.inputs.items()}
+        """The normal training segments, in the relations of the model, or in usual ones where it has none.
+
+        Finer units are compared by the mean of those present.
+        """
+        inputs = without_units(self.normal).inputs
+        features = {name: _over_crops(values, self.normal.crops) for name, values in inputs.items()}
         segments = [
             Segment(video, *dataset_segment(self.dataset, video, node, self.config.nodes))
             for video in self.normal.videos
@@ -152,6 +159,14 @@ class Explainer:
     def normal_means(self) -> dict[str, Tensor]:
         """Mean features of normal training segments."""
         return {name: values.flatten(0, 1).double().mean(0).float() for name, values in self.normal.inputs.items()}
+
+    def heat_maps(self, segment: Segment) -> tuple[HeatMap, ...]:
+        """Where in the picture a segment's middle frame is unlike known normals; empty for models without cells."""
+        fusion = self.detector.fusion
+        if not isinstance(fusion, LegoFusion) or not fusion.wanted_references:
+            return ()
+        placed = [name for name in fusion.units if self.config.manifests[name].grid is not None]
+        return tuple(heat_map_at(fusion, self.dataset, name, segment.video, segment.middle) for name in placed)
 
     def others(self, video: str) -> list[Segment]:
         """What the columns of the video's relations are: the reference units, or its own segments."""
@@ -167,7 +182,7 @@ class Explainer:
         fusion, found = self.detector.fusion, {}
         for name, manifest in self.config.manifests.items():
             relation = fusion.relation[name] if isinstance(fusion, LegoFusion) else None
-            if not isinstance(relation, Relation):
+            if not isinstance(relation, Relation) or isinstance(relation, UnitRelation):
                 relation = Relation(manifest.width, relation_for(manifest), references=0)
                 relation.fit(features[name], torch.ones(len(features[name]), dtype=torch.bool))
             found[name] = relation
@@ -226,7 +241,7 @@ class _Reading:
         names = self.explainer.modalities
         nodes = [self._peak_node(span) for span in spans]
         alone = np.eye(len(names), dtype=bool)
-        shares = None
+        shares, bag = None, without_units(self.bag)
         if len(names) <= MOST_EXACT:
             sets = all_subsets(len(names))
             values = self._span_values(sets, spans)  # (2^M, E, 2)
@@ -253,11 +268,12 @@ class _Reading:
                     relations=relations,
                     other_relations=left,
                     nearest=self.explainer.normal_segments.nearest(
-                        {name: features.mean(0)[node] for name, features in self.bag.inputs.items()}
+                        {name: features.mean(0)[node] for name, features in bag.inputs.items()}
                     ),
                     counterfactuals=tuple(Counterfactual(name, *row) for name, row in zip(names, changed, strict=True)),
                     shapley=dict(zip(names, shares.values[:, number].tolist(), strict=True)) if shares else None,
                     score_without_all=float(shares.baseline[number]) if shares else None,
+                    heat_maps=self.explainer.heat_maps(self.segments[node]),
                 )
             )
         return events
@@ -298,7 +314,10 @@ class _Reading:
         )
 
     def _relations(self, node: int, most: int) -> tuple[tuple[RelationPart, ...], float]:
-        """The largest terms of a segment's relations, and the sum of the parts of all others."""
+        """The largest terms of a segment's relations to others, and the sum of the parts of all other terms.
+
+        Finer units relate to other units, each to its own nearest: terms with them belong to no one segment and are not listed.
+        """
         if self.explained is None or self.order is None or self.explainer.typical is None:
             return (), 0.0
         terms, others = self.explained.terms, self.explainer.others(self.video)
@@ -310,8 +329,11 @@ class _Reading:
             for name, row in self.explainer.typical.relations.items()
         }
         found = []
-        own = torch.tensor(terms.exponents).any(1)[:, None]  # the constant belongs to no modality
-        for place in (parts.abs() * own).flatten().argsort(descending=True, stable=True)[:most].tolist():
+        powers_of = torch.tensor(terms.exponents)
+        fine = torch.tensor([name in self.explainer.detector.fusion.units for name in terms.names])
+        listed = powers_of.any(1) & ~powers_of[:, fine].any(1)  # the constant belongs to no modality
+        sizes = torch.where(listed[:, None], parts.abs(), -1.0).flatten()
+        for place in sizes.argsort(descending=True, stable=True)[: min(most, int(listed.sum()) * parts.shape[1])].tolist():
             term, column = divmod(place, parts.shape[1])
             powers = {name: power for name, power in zip(terms.names, terms.exponents[term], strict=True) if power}
             values = [{name: float(table[name][column]) for name in powers} for table in (similar, typical)]
@@ -365,8 +387,10 @@ def _require_same_references(fusion: LegoFusion, training: Bags, dataset: str) -
         relation = fusion.relation[name]
         if not fusion.wanted_references or not isinstance(relation, Relation):
             continue
-        bag, node = fusion.reference_units.T
-        if int(bag.max()) >= len(values) or not torch.allclose(values[bag, node], relation.references, rtol=1e-4, atol=1e-5):
+        places = relation.reference_places if isinstance(relation, UnitRelation) else fusion.reference_units
+        there = int(places[..., 0].max()) < len(values)
+        found = values[tuple(places.unbind(-1))][..., : relation.references.shape[-1]] if there else values
+        if not there or not torch.allclose(found, relation.references, rtol=1e-4, atol=1e-5):
             raise DataError(
                 "the training videos are not as they were when the run was trained",
                 where=f"dataset '{dataset}', modality '{name}'",

@@ -16,6 +16,7 @@ from ..fusion.lego import LegoFusion
 from ..fusion.units import UnitRelation
 from ..graph.granularity import NO_NODE, most_novel_units
 from .bags import Bags, seen_by
+from .event_records import HeatMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,19 @@ def heat_maps(fusion: Fusion, dataset: Dataset, modality: str, video: str) -> Fl
     if manifest is None or manifest.grid is None:  # for the type checker: features() has refused an unknown modality
         raise TypeError(modality)
     return unit_novelty(fusion, modality, stored).reshape(len(stored), *manifest.grid)
+
+
+def heat_map_at(fusion: Fusion, dataset: Dataset, modality: str, video: str, frame: int) -> HeatMap:
+    """Novelty of every cell at one frame: the mean over the snippets that hold it; the nearest one where none does.
+
+    Raises:
+        ParameterError: As ``heat_maps``.
+    """
+    heat = heat_maps(fusion, dataset, modality, video)
+    starts = np.arange(len(heat)) * dataset.config.stride
+    holds = (starts <= frame) & (frame < starts + dataset.config.snippet_frames)
+    at = heat[holds].mean(0) if holds.any() else heat[np.abs(starts - frame).argmin()]
+    return HeatMap(modality, tuple(tuple(map(float, row)) for row in at))
 
 
 def _relation(fusion: Fusion, modality: str) -> UnitRelation:

@@ -145,7 +145,10 @@ def _gallery(explanation: VideoExplanation, event: EventExplanation, pictures: P
 def _figure(
     explanation: VideoExplanation, segment: Segment, pictures: Pictures | None, title: str, text: str, class_: str | None = None
 ) -> Html:
-    address = pictures.uri(segment, _heat(explanation, segment)) if pictures is not None else None
+    heat = _heat(explanation, segment)
+    address = pictures.uri(segment, heat) if pictures is not None else None
+    if heat is not None and address is not None:
+        text += f". Orange: cells unlike any known-normal cell there ({heat.modality})"
     if address is None:
         shown = element("div", f"no picture of {segment.video}", class_="absent")
     else:

@@ -87,14 +87,11 @@ def find_video(video: str, record: VideoRecord | None, folder: str | Path | None
 
 
 def overlay(image: Image, heat: HeatMap) -> Image:
-    """Lay a grid over a picture: the higher a cell's positive part, the more orange; negative parts leave it as it is."""
-    values = np.clip(np.asarray(heat.values, dtype=np.float64), 0.0, None)
-    highest = values.max(initial=0.0)
-    if highest <= 0:
-        return image
+    """Lay a grid over a picture: the nearer to 1 a cell's novelty, the more orange; where it is 0, the picture is as it was."""
+    values = np.clip(np.asarray(heat.values, dtype=np.float64), 0.0, 1.0)
     rows = np.arange(image.shape[0]) * values.shape[0] // image.shape[0]
     columns = np.arange(image.shape[1]) * values.shape[1] // image.shape[1]
-    weight = 0.6 * (values / highest)[rows][:, columns, None]
+    weight = 0.6 * values[rows][:, columns, None]
     return np.asarray(np.rint((1 - weight) * image + weight * _HEAT), dtype=np.uint8)
 
 
