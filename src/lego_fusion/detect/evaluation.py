@@ -83,7 +83,7 @@ def evaluate_runs(
     """
     if not folders:
         raise DataError("there is no run to evaluate", expected="at least one run folder")
-    videos, notes = _measurable(dataset, split)
+    videos, notes = measurable_videos(dataset, split)
     domains = _domains(dataset, videos)
     if domains:
         notes.append(POOLED_NOTE)
@@ -100,7 +100,7 @@ def evaluate_runs(
     return Evaluation(tuple(results), tuple(dict.fromkeys(notes)))
 
 
-def _measurable(dataset: Dataset, split: str) -> tuple[list[str], list[str]]:
+def measurable_videos(dataset: Dataset, split: str) -> tuple[list[str], list[str]]:
     """Videos of the split with ground truth, and what to say of the others."""
     chosen = [record.video for record in dataset.select(split=split)]
     if not chosen:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from .shapley import (
     all_subsets,
     check_modalities,
     contributions_from_values,
+    interaction_weights,
     require_few,
     require_repeatable,
     sampled_contributions,
@@ -26,7 +27,7 @@ from .shapley import (
 
 
 def model_contributions(
-    model: Model,
+    model: Model | Sequence[Model],
     features: Features,
     metric: Callable[..., Any] | None = None,
     *,
@@ -58,7 +59,7 @@ def model_contributions(
             example 0.5 for an AUC.
         permutations: None for exact values, at most 12 modalities; a number samples that many orders of modalities.
         resamples: Bootstrap resamples of the samples (of the videos, where the model returns ``ScoredVideo``) for an interval
-            of every value and of the cooperation; 0 for none. Needs a metric with one value, and exact values. Samples
+            of every value, of the cooperation and of the interactions; 0 for none. Needs a metric with one value, and exact values. Samples
             are drawn within each class where targets are integers, booleans or text. The model is not asked again.
         level: Share of resamples inside the interval, in (0, 1).
         tolerance: The model is evaluated twice on the full set; its predictions may differ by ``tolerance`` times the larger
@@ -90,7 +91,8 @@ def model_contributions(
     floor = _baseline_value(value, baseline)
     full = value.predictions(frozenset(names))
     again = value.predictions(frozenset(names))
-    _require_same_predictions(value, full[0], again[0], tolerance)
+    for one, other in zip(full, again, strict=True):
+        _require_same_predictions(value, one, other, tolerance)
     if permutations is not None:
         return _sampled(value, names, permutations, resamples, floor, seed)
     subsets = [frozenset(np.array(names)[row].tolist()) for row in all_subsets(len(names))]
@@ -99,11 +101,13 @@ def model_contributions(
     if floor is not None:
         values.insert(0, np.broadcast_to(floor, values[-1].shape))
     record = contributions_from_values(
-        np.stack(values), names, removal=value.removal_name, evaluations=sum(map(len, by_set)) + 1
+        np.stack(values), names, removal=value.removal_name, evaluations=sum(map(len, by_set)) + len(again)
     )
     if resamples == 0:
         return record
-    return replace(record, intervals=_intervals(value, by_set, baseline, resamples, level))
+    found, own = _intervals(value, by_set, baseline, resamples, level), len(names) + 1
+    pairs = dict(zip(_pairs(names), found[own:], strict=True))
+    return replace(record, intervals=found[:own], interaction_intervals=pairs)
 
 
 def _sampled(
@@ -122,7 +126,7 @@ def _sampled(
     record = sampled_contributions(
         counted, names, permutations=permutations, seed=seed, baseline=floor, removal=value.removal_name
     )
-    return replace(record, evaluations=calls + 2)
+    return replace(record, evaluations=calls + 2 * len(value.models))
 
 
 def _baseline_value(value: ModelValue, baseline: str | float) -> float | None:
@@ -145,9 +149,9 @@ def _require_same_predictions(value: ModelValue, first: Any, second: Any, tolera
 def _intervals(
     value: ModelValue, by_set: list[list[Any]], baseline: str | float, resamples: int, level: float
 ) -> tuple[Estimate, ...]:
-    """Intervals of the Shapley values and of the cooperation, from predictions made once.
+    """Intervals of the Shapley values, of the cooperation and of the interactions, from predictions made once.
 
-    Both are linear in v, and v is the mean over repeats: their rows of weights are spread over the repeats.
+    All are linear in v, and v is the mean over repeats: their rows of weights are spread over the repeats.
     """
     if value.metric is None:
         raise ParameterError("intervals over samples need a metric", fix="give a metric, or leave out resamples")
@@ -205,9 +209,14 @@ def _draw_samples(targets: npt.NDArray[Any], resamples: int, seed: int) -> list[
 
 
 def _all_weights(count: int) -> Float64[np.ndarray, "k s"]:
-    """The rows that make the Shapley values and then the cooperation from v of all sets."""
+    """The rows that make the Shapley values, then the cooperation, then the interaction of each pair from v of all sets."""
     cooperation = np.zeros(2**count)
     cooperation[2 ** np.arange(count)] = -1.0
     cooperation[0] += count - 1
     cooperation[-1] += 1.0
-    return np.concatenate([shapley_weights(count), cooperation[None]])
+    first, second = np.triu_indices(count, 1)
+    return np.concatenate([shapley_weights(count), cooperation[None], interaction_weights(count)[first, second]])
+
+
+def _pairs(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(names[i], names[j]) for i, j in zip(*np.triu_indices(len(names), 1), strict=True)]

@@ -33,7 +33,8 @@ class ModelValue:
 
     Args:
         model: Takes features by name, as arrays or tensors with the samples along the first axis; returns predictions as an
-            array or tensor, or as a list of ``ScoredVideo``.
+            array or tensor, or as a list of ``ScoredVideo``. Several models of one kind, such as one per training seed, may be
+            given as a list: v is the mean over them, each with the same stand-ins.
         features: What the model takes, by name; the names are the modalities.
         metric: Value of predictions: ``metric(targets, predictions)`` as in scikit-learn where targets are given, else
             ``metric(predictions)``; None for the predictions themselves.
@@ -57,7 +58,7 @@ class ModelValue:
         [0.0, 0.0, 1.0, 1.0]
     """
 
-    model: Model
+    model: Model | Sequence[Model]
     features: Features
     metric: Callable[..., Any] | None = None
     targets: npt.ArrayLike | None = None
@@ -69,6 +70,8 @@ class ModelValue:
 
     def __post_init__(self) -> None:
         check_modalities(list(self.features))
+        if not self.models:
+            raise ParameterError("there is no model to explain", expected="at least one")
         if callable(self.removal):
             if self.background is not None:
                 raise ParameterError("a removal that is a function takes no background", fix="close over it in the function")
@@ -80,6 +83,11 @@ class ModelValue:
                 _check_samples({name: self.background[name] for name in self.features}, self.removal, others=1)
         check_int(self.repeats, "repeats", "ModelValue", low=1)
         check_int(self.seed, "seed", "ModelValue", low=0)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models, one or more."""
+        return (self.model,) if callable(self.model) else tuple(self.model)
 
     @property
     def removal_name(self) -> str:
@@ -96,20 +104,21 @@ class ModelValue:
         return self.value_of(self.predictions(present))
 
     def value_of(self, predictions: Sequence[Any]) -> Float64[np.ndarray, "*shape"]:
-        """The mean value of predictions under the repeats of one removal."""
+        """The mean value of predictions over models and the repeats of one removal."""
         return np.asarray(np.mean([self.measure(one, self.targets) for one in predictions], axis=0))
 
     def predictions(self, present: frozenset[str]) -> list[Any]:
-        """What the model predicts when only these modalities are present, once per repeat of a random removal."""
+        """What each model predicts when only these modalities are present, once per repeat of a random removal."""
         absent = frozenset(self.features) - present
         if not absent:
-            outputs = [self.model(dict(self.features))]
+            outputs = [model(dict(self.features)) for model in self.models]
         elif callable(self.removal):
-            outputs = [self.removal(self.model, self.features, absent)]
+            outputs = [self.removal(model, self.features, absent) for model in self.models]
         elif self.removal == "permute":
-            outputs = [self.model(self._without(absent, _rows_of(order))) for order in self._orders()]
+            inputs = [self._without(absent, _rows_of(order)) for order in self._orders()]
+            outputs = [model(one) for model in self.models for one in inputs]
         else:
-            outputs = [self.model(self._without(absent, _zeros if self.removal == "zero" else _mean))]
+            outputs = [model(self._without(absent, _zeros if self.removal == "zero" else _mean)) for model in self.models]
         return [_checked(output, present) for output in outputs]
 
     def measure(self, predictions: Any, targets: npt.ArrayLike | None) -> Float64[np.ndarray, "*shape"]:

@@ -44,6 +44,7 @@ class Contributions:
         evaluations: How often v or the model was asked, the second look at all modalities included.
         standard_errors: Of sampled values (M, ...), else None.
         intervals: Bootstrap interval of each value, then of the cooperation, where they were asked for.
+        interaction_intervals: And of the interaction of each pair.
     """
 
     modalities: tuple[str, ...]
@@ -58,6 +59,7 @@ class Contributions:
     evaluations: int
     standard_errors: Float64[np.ndarray, "m ..."] | None = None
     intervals: tuple[Estimate, ...] | None = None
+    interaction_intervals: dict[tuple[str, str], Estimate] | None = None
 
     def at(self, *index: int) -> Contributions:
         """The contributions to one entry of an array of values, for example one video."""
@@ -95,6 +97,31 @@ class Contributions:
                 row |= {"low": self.intervals[place].low, "high": self.intervals[place].high}
             rows.append(row)
         return rows
+
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON values.
+
+        Raises:
+            ParameterError: As ``rows``.
+        """
+        document: dict[str, Any] = {"modalities": self.rows(), "baseline": float(self.baseline), "full": float(self.full)}
+        document["cooperation"] = {"value": float(self.cooperation)}
+        if self.intervals is not None:
+            document["cooperation"] |= {"low": self.intervals[-1].low, "high": self.intervals[-1].high}
+            document |= {"level": self.intervals[-1].level, "drawn": self.intervals[-1].unit}
+        if self.interactions is not None and self.intershap is not None:
+            document["intershap"] = float(self.intershap) if np.isfinite(self.intershap) else None
+            document["interactions"] = [self._pair(i, j) for i, j in zip(*np.triu_indices(len(self.modalities), 1), strict=True)]
+        return document | {"removal": self.removal, "evaluations": self.evaluations}
+
+    def _pair(self, first: int, second: int) -> dict[str, Any]:
+        names = (self.modalities[first], self.modalities[second])
+        row: dict[str, Any] = {"pair": list(names)}
+        if self.interactions is not None:
+            row["value"] = float(self.interactions[first, second])
+        if self.interaction_intervals is not None:
+            row |= {"low": self.interaction_intervals[names].low, "high": self.interaction_intervals[names].high}
+        return row
 
     def table(self) -> str:
         """The rows as text, with a last line on the whole.

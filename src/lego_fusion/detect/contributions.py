@@ -1,0 +1,147 @@
+"""What each modality contributes to what saved detectors reach on videos with ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..errors import DataError, check_choice
+from ..explain.contributions import model_contributions
+from ..explain.shapley import Contributions
+from ..measure.detection import micro_auc
+from ..measure.scored import ScoredVideo
+from .bags import Bags, is_cached, load_bags, mean_over_crops, scoring_inputs, training_inputs
+from .checkpoint import load_detector
+from .detector import Detector
+from .evaluation import measurable_videos
+from .explainer import training_bags
+from .protocol import scored_videos
+from .runs import require_same_features
+
+Quantity = Literal["micro-auc", "abnormal-logit"]
+QUANTITIES: dict[Quantity, str] = {"micro-auc": "micro AUC", "abnormal-logit": "mean logit of abnormal frames"}
+
+
+def run_contributions(
+    run_folders: Sequence[str | Path],
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    quantity: Quantity = "micro-auc",
+    draws: int = 16,
+    resamples: int = 1000,
+) -> Contributions:
+    """Shapley values of the modalities for a metric of a run, or of the mean of runs that differ in their seed.
+
+    Args:
+        run_folders: Run folders.
+        dataset: The dataset they were trained on.
+        split: Name of the videos' split; those without ground truth in time are left out.
+        quantity: As for ``detector_contributions``.
+        draws: As there.
+        resamples: As there.
+
+    Raises:
+        DataError: If no video of the split has ground truth, the training videos are not there, or the runs do not see the
+            same inputs.
+    """
+    if not run_folders:
+        raise DataError("there is no run to explain", expected="at least one run folder")
+    loaded = [load_detector(Path(folder)) for folder in run_folders]
+    config = loaded[0][1]
+    for folder, (_, other) in zip(run_folders, loaded, strict=True):
+        require_same_features(other, dataset)
+        same = (other.manifests, other.nodes, other.dataset) == (config.manifests, config.nodes, config.dataset)
+        if not same or list(other.manifests) != list(config.manifests):
+            fix = "explain them one after the other"
+            raise DataError("the runs were not trained on the same videos and modalities", where=Path(folder), fix=fix)
+    test = load_bags(dataset, list(config.manifests), measurable_videos(dataset, split)[0], nodes=config.nodes)
+    detectors = [detector for detector, _ in loaded]
+    train = training_bags(config, dataset)
+    return detector_contributions(detectors, dataset, train, test, quantity=quantity, draws=draws, resamples=resamples)
+
+
+def detector_contributions(
+    detectors: Sequence[Detector],
+    dataset: Dataset,
+    train: Bags,
+    test: Bags,
+    *,
+    quantity: Quantity = "micro-auc",
+    draws: int = 16,
+    resamples: int = 1000,
+) -> Contributions:
+    """Shapley values, cooperation and interactions of the modalities on test videos, with intervals over videos.
+
+    A removed modality is taken from a normal *training* video drawn at random, all removed ones from the same. (To a detector
+    of the unusual, zeros or means are the most unusual input of all.) Where a model has graphs, they are drawn as the head
+    was trained on them: cross-fitted.
+
+    Args:
+        detectors: One, or several that differ in their seed; then v is the mean over them.
+        dataset: Where the bags come from; it knows the ground truth.
+        train: The training bags, with features.
+        test: Bags of videos with ground truth.
+        quantity: ``"micro-auc"``, or ``"abnormal-logit"``: the mean logit of all abnormal frames, which does not saturate.
+        draws: How many normal videos stand in for each video; v is the mean over them.
+        resamples: Of the bootstrap over videos.
+
+    Raises:
+        DataError: If there is no normal training video, or detectors that are explained together see different inputs.
+    """
+    check_choice(quantity, "quantity", "detector_contributions", tuple(QUANTITIES))
+    normal = ~train.bag_labels
+    if not normal.any():
+        raise DataError("nothing normal to put in a modality's place", expected="normal training videos")
+    seen = [scoring_inputs(one.fusion, test).inputs for one in detectors]
+    for number, inputs in enumerate(seen):
+        if any(not torch.equal(inputs[name], values) for name, values in seen[0].items()):
+            where = f"model {number + 1} of {len(seen)}"
+            raise DataError("models that are explained together see different inputs", where=where, fix="explain each by itself")
+    background = {name: values[normal] for name, values in training_inputs(detectors[0].fusion, train).inputs.items()}
+    return model_contributions(
+        [_scored_by(detector, dataset, test, quantity) for detector in detectors],
+        seen[0],
+        micro_auc if quantity == "micro-auc" else abnormal_mean,
+        removal="permute",
+        background=background,
+        label=f"permute, {draws} draws of normal training videos",
+        repeats=draws,
+        resamples=resamples,
+    )
+
+
+def abnormal_mean(scored: Sequence[ScoredVideo]) -> float:
+    """Mean score of all abnormal frames.
+
+    Raises:
+        DataError: If no frame is abnormal.
+
+    Example:
+        >>> abnormal_mean([ScoredVideo.from_frames("v01", [-3.0, 2.0, 1.0, 7.0], [0, 0, 1, 1])])
+        4.0
+    """
+    frames = sum(float(one.weights[one.labels].sum()) for one in scored)
+    if frames == 0:
+        raise DataError("no frame is abnormal", got=f"{len(scored)} videos")
+    return sum(float((one.scores * one.weights)[one.labels].sum()) for one in scored) / frames
+
+
+def _scored_by(
+    detector: Detector, dataset: Dataset, test: Bags, quantity: Quantity
+) -> Callable[[Mapping[str, Tensor]], list[ScoredVideo]]:
+    """Inputs of the detector -> test videos with the scores, or the logits, of their frames."""
+
+    @torch.no_grad()
+    def scored(inputs: Mapping[str, Tensor]) -> list[ScoredVideo]:
+        detector.eval()
+        logits = mean_over_crops(detector(inputs, cached=is_cached(detector.fusion)).logits, test.crops).double()
+        values = logits.sigmoid() if quantity == "micro-auc" else logits
+        return scored_videos(dataset, dict(zip(test.videos, values, strict=True)))
+
+    return scored
