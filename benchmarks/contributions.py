@@ -48,7 +48,9 @@ def measure(dataset: Dataset, method: str, seeds: int, draws: int) -> list[dict[
 
 def show(row: dict[str, Any]) -> None:
     """A record as a table of Markdown."""
-    print(f"\n**{row['method']}, {row['quantity']}**: v({{}}) {row['baseline']:.3f}, v(all) {row['full']:.3f}; {row['removal']}\n")
+    print(
+        f"\n**{row['method']}, {row['quantity']}**: v({{}}) {row['baseline']:.3f}, v(all) {row['full']:.3f}; {row['removal']}\n"
+    )
     print("| | value | 95 % interval | alone |\n|---|---|---|---|")
     for one in row["modalities"]:
         print(f"| {one['modality']} | {one['value']:+.3f} | [{one['low']:+.3f}, {one['high']:+.3f}] | {one['alone']:.3f} |")

@@ -136,6 +136,49 @@ def test_without_a_video_the_operator_is_told(made: tuple[Path, list[Path]], tmp
     assert sum(document["variance_by_order"].values()) == pytest.approx(1, abs=1e-6)
 
 
+def test_what_modalities_contribute_is_told_of_every_model(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    data, runs = made
+    told = run("explain", runs[0], "--data", data)
+    assert "micro AUC of the test videos: 1.000" in told.stdout
+    assert "removal: permute, 16 draws of normal training videos" in told.stdout.replace("\n", " ")
+    assert "contributions have no interval" in told.stderr  # one video of either class cannot be drawn again
+    document = json.loads(run("explain", *runs, "--data", data, "--json").stdout)
+    values = document["contributions"]
+    assert sum(one["value"] for one in values["modalities"]) == pytest.approx(values["full"] - values["baseline"])
+    train_run(Dataset.open(data), tmp_path / "concat", method="concat", nodes=8, training=TrainingConfig(steps=2))
+    told = run("explain", tmp_path / "concat", "--data", data)
+    assert "contributes" in told.stdout
+    assert "has no operator whose terms can be read" in told.stderr
+    blind = Path(shutil.copytree(data, tmp_path / "blind"))
+    dataset = Dataset.open(blind)
+    write_dataset(blind, dataset.config, [one for one in dataset.videos if one.split == "train"])
+    told = run("explain", runs[0], "--data", blind)
+    assert "is not measured: no video is in the split 'test'" in told.stderr
+    assert "nothing can be said of this run" in refused("explain", tmp_path / "concat", "--data", blind)
+
+
+def test_a_run_with_snapshots_tells_how_its_operator_came_about(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'lego-fusion[report]'")
+    data, runs = made
+    train_run(Dataset.open(data), tmp_path / "run", nodes=8, training=TrainingConfig(steps=10, snapshot_every=4))
+    for number, flag in enumerate(((), ("--evolution",))):
+        out = tmp_path / str(number)
+        told = run("explain", tmp_path / "run", "--data", data, "--out", out, *flag).stdout
+        assert "run: share of the fused graph's variation over the training" in told
+        assert {path.name for path in out.iterdir()} == {"run-evolution.csv", "run-evolution.png"}
+    lines = (tmp_path / "0" / "run-evolution.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "0", "4", "8", "10"]
+    for line in lines[1:]:
+        assert sum(map(float, line.split(",")[1:])) == pytest.approx(1, abs=1e-4)
+    told = json.loads(run("explain", tmp_path / "run", "--data", data, "--out", out, "--json").stdout)
+    last = {name: line[-1] for name, line in told["evolution"]["run"]["by_modalities"].items()}
+    assert last == pytest.approx({key: share for key, share in told["variance_by_support"].items() if key != "constant"})
+    missing = refused("explain", runs[0], "--data", data, "--evolution")
+    assert "kept no snapshots" in missing
+    assert "--snapshots STEPS" in missing
+    assert "--evolution is of a run" in refused("explain", runs[0], "odd", "--data", data, "--evolution")
+
+
 def test_mistakes_are_told_in_one_line_and_nothing_is_written(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
     data, runs = made
     out = tmp_path / "out"

@@ -1,5 +1,6 @@
 """Models, removals and intervals: the exact table of the definitions, and what is refused."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -260,6 +261,36 @@ def test_intervals_of_permuted_videos_average_over_the_permutations() -> None:
     told = model_contributions(scored, video_features(), micro_auc, removal="permute", repeats=3, resamples=50)
     assert told.intervals is not None
     assert [one.value for one in told.intervals] == pytest.approx([*told.values, float(told.cooperation)])
+
+
+def test_intervals_of_interactions_hold_them() -> None:
+    told = model_contributions(scored, video_features(), micro_auc, removal="mean", resamples=100)
+    assert told.interaction_intervals is not None
+    assert told.interactions is not None
+    ((pair, estimate),) = told.interaction_intervals.items()
+    assert pair == ("good", "weak")
+    assert estimate.value == pytest.approx(float(told.interactions[0, 1]))
+    assert estimate.low <= estimate.value <= estimate.high
+    assert told.intervals is not None
+    assert estimate.low == pytest.approx(told.intervals[-1].low / 2)  # of two modalities C is twice their interaction
+    document = told.document()
+    assert document["interactions"] == [
+        {"pair": ["good", "weak"], "value": estimate.value, "low": estimate.low, "high": estimate.high}
+    ]
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+@pytest.mark.parametrize("removal", ["mean", "permute"])
+def test_of_several_models_v_is_the_mean(removal: Any) -> None:
+    features = {name: np.random.default_rng(place).normal(size=20) for place, name in enumerate(("x1", "x2"))}
+    targets = np.arange(20) % 2
+    models: list[Callable[[Row], np.ndarray]] = [lambda x: x["x1"] + x["x2"], lambda x: x["x1"] * x["x2"]]
+    both = model_contributions(models, features, roc_auc_score, targets=targets, removal=removal)
+    alone = [model_contributions(one, features, roc_auc_score, targets=targets, removal=removal) for one in models]
+    np.testing.assert_allclose(both.values, (alone[0].values + alone[1].values) / 2)
+    assert both.evaluations == alone[0].evaluations + alone[1].evaluations
+    with pytest.raises(ParameterError, match="there is no model to explain"):
+        model_contributions([], features, roc_auc_score, targets=targets)
 
 
 def test_more_than_twelve_modalities_are_sampled_when_asked() -> None:

@@ -1,4 +1,4 @@
-"""``explain``: why videos score as they do, as pages; without a video, what the operator of a run does."""
+"""``explain``: why videos score as they do, as pages; without a video, what a run does with its modalities."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .explain_run import explain_runs
 from .terminal import one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset, VideoRecord
     from ..detect.event_records import VideoExplanation
-    from ..detect.explanation import CoefficientRow, OperatorExplanation
     from ..report.pictures import Pictures
-
-_MOST_ROWS = 12
 
 
 @one_line_errors
@@ -43,12 +41,16 @@ def explain(
         Path | None, typer.Option(help="Caption file or folder. Default: captions/ beside the video files.")
     ] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Leave pictures out, and with them faces.")] = False,
+    evolution: Annotated[
+        bool, typer.Option("--evolution", help="What the operator did over the training, from the run's snapshots.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Say why videos score as they do: which modality, compared with which known-normal segments, and what without it.
 
     Writes a page per video that any browser shows, without a server, and a JSON file per event. Without a video it says what
-    the operator of the run does; of several runs that differ in their seed, also how much its coefficients vary.
+    the operator of the run does and what each modality contributes to the AUC on the test videos; of several runs that differ
+    in their seed, also how much the coefficients vary; of a run with snapshots, how the operator came about.
 
     Example: lego-fusion explain my-run door_07 --data my-dataset
     """
@@ -62,8 +64,10 @@ def explain(
     runs = [run, *(Path(name) for name in videos or () if (Path(name) / "config.json").is_file())]
     wanted = [name for name in videos or () if Path(name) not in runs[1:]]
     if not wanted and split is None:
-        _explain_operator(runs, dataset, json=json)
+        explain_runs(runs, dataset, out, evolution=evolution, json=json)
         return
+    if evolution:
+        raise ParameterError("--evolution is of a run, not of videos", got="RUN VIDEO", fix="leave the videos out")
     if len(runs) > 1:
         got = f"{len(runs)} runs and videos"
         raise ParameterError(
@@ -162,36 +166,3 @@ def _print_events(explanations: Sequence[VideoExplanation]) -> None:
     if quiet:
         threshold = f"{explanations[0].threshold:g}"
         typer.echo(f"no event, no frame is scored {threshold} or more (highest score): {', '.join(quiet)}")
-
-
-def _explain_operator(runs: Sequence[Path], dataset: Dataset, *, json: bool) -> None:
-    from ..detect.explanation import explain_operator
-
-    found = explain_operator(runs, dataset)
-    if json:
-        print_json(found.document())
-        return
-    for name, seed, sentence in zip(found.runs, found.seeds, found.sentences, strict=True):
-        typer.echo(f"{name} (seed {seed}): {sentence}")
-    _print_coefficients(found)
-
-
-def _print_coefficients(found: OperatorExplanation) -> None:
-    several = len(found.runs) > 1
-    headings = ["term", "coefficient", *(["deviation", "same sign"] if several else []), "share of the variation"]
-    print_table(headings, [_coefficient_row(row) for row in found.rows[:_MOST_ROWS]])
-    left = len(found.rows) - _MOST_ROWS
-    if left > 0:
-        share = sum(row.variance_share for row in found.rows[_MOST_ROWS:])
-        typer.echo(f"{left} smaller terms account for {100 * share:.1f} % together; --json lists them")
-    supports = sorted(found.by_support.items(), key=lambda pair: -abs(pair[1]))
-    by_support = ", ".join(f"{' x '.join(key)} {100 * share:.1f} %" for key, share in supports if key)
-    by_order = ", ".join(f"{order}: {100 * share:.1f} %" for order, share in found.by_order.items() if order)
-    typer.echo(f"variation of the fused graph by modalities: {by_support}")
-    typer.echo(f"by order: {by_order}")
-
-
-def _coefficient_row(row: CoefficientRow) -> list[str]:
-    term = " x ".join(f"{name}^{power}" if power > 1 else name for name, power in row.powers.items()) or "constant"
-    spread = [] if row.deviation is None or row.agreement is None else [f"{row.deviation:.4f}", f"{100 * row.agreement:.0f} %"]
-    return [term, f"{row.coefficient:+.4f}", *spread, f"{100 * row.variance_share:.1f} %"]

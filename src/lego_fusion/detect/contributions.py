@@ -100,9 +100,11 @@ def detector_contributions(
         raise DataError("nothing normal to put in a modality's place", expected="normal training videos")
     seen = [scoring_inputs(one.fusion, test).inputs for one in detectors]
     for number, inputs in enumerate(seen):
-        if any(not torch.equal(inputs[name], values) for name, values in seen[0].items()):
+        if any(name not in inputs or not torch.equal(inputs[name], values) for name, values in seen[0].items()):
             where = f"model {number + 1} of {len(seen)}"
-            raise DataError("models that are explained together see different inputs", where=where, fix="explain each by itself")
+            raise DataError(
+                "models that are explained together see different inputs", where=where, fix="explain each by itself"
+            )
     background = {name: values[normal] for name, values in training_inputs(detectors[0].fusion, train).inputs.items()}
     return model_contributions(
         [_scored_by(detector, dataset, test, quantity) for detector in detectors],

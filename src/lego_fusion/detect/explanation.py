@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..data.dataset import Dataset
-from ..errors import DataError, ParameterError
+from ..errors import CheckpointError, DataError, ParameterError
+from ..explain.evolution import ShareHistory, share_history
 from ..explain.terms import coefficient_spread, summarise_operator, variance_shares
+from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
-from .bags import is_cached, training_inputs
+from .bags import Bags, is_cached, training_inputs
 from .checkpoint import load_detector
 from .counterfactual import terms_of
 from .event_records import Removal, VideoExplanation
 from .explainer import Explainer, training_bags
 from .runs import require_same_features
+from .snapshots import list_snapshots, load_snapshot
 
 _MOST_BAGS = 64  # that the variation of the fused graph is measured on
 
@@ -146,9 +150,48 @@ class _ReadOperator:
     sentence: str
 
 
+def operator_history(run_folder: str | Path, dataset: Dataset) -> ShareHistory:
+    """What the operator of a run did at each snapshot of its training, on the same (cross-fitted) training relations.
+
+    Args:
+        run_folder: Run folder with snapshots.
+        dataset: The dataset it was trained on.
+
+    Raises:
+        CheckpointError: If the run kept no snapshots.
+        ParameterError: If it has no graph operator.
+    """
+    folder = Path(run_folder)
+    detector, config = load_detector(folder)
+    fusion = _readable(detector.fusion, folder)
+    steps = list_snapshots(folder)
+    if not steps:
+        fix = "train again with --snapshots STEPS, for example --snapshots 50"
+        raise CheckpointError("the run kept no snapshots of its training", where=folder, expected="snapshots/", fix=fix)
+    require_same_features(config, dataset)
+    graphs = _some_graphs(fusion, training_bags(config, dataset))
+    operators = {step: _readable(load_snapshot(folder, step)[0].fusion, folder).operator for step in steps}
+    return share_history(operators, graphs, square=not fusion.wanted_references)
+
+
 def _read_operator(folder: Path, dataset: Dataset) -> _ReadOperator:
     detector, config = load_detector(folder)
-    fusion = detector.fusion
+    fusion = _readable(detector.fusion, folder)
+    require_same_features(config, dataset)
+    terms = terms_of(fusion, _some_graphs(fusion, training_bags(config, dataset)))
+    # operator_terms orders terms by their exponents, as the dense coefficients are
+    return _ReadOperator(fusion, str(config.training.get("seed")), variance_shares(terms), summarise_operator(terms))
+
+
+def _some_graphs(fusion: LegoFusion, training: Bags) -> dict[str, Tensor]:
+    """Cross-fitted graphs of the training bags, thinned evenly where there are many."""
+    graphs = training_inputs(fusion, training).inputs
+    count = len(next(iter(graphs.values())))
+    keep = torch.linspace(0, count - 1, min(count, _MOST_BAGS)).long()
+    return {name: graph[keep] for name, graph in graphs.items()}
+
+
+def _readable(fusion: Fusion, folder: Path) -> LegoFusion:
     if not isinstance(fusion, LegoFusion) or not is_cached(fusion):
         raise ParameterError(
             "the model has no operator whose terms can be read",
@@ -157,10 +200,4 @@ def _read_operator(folder: Path, dataset: Dataset) -> _ReadOperator:
             got=fusion.kind if not isinstance(fusion, LegoFusion) else f"lego with rows '{fusion.rows}'",
             fix="explain videos with it instead: lego-fusion explain RUN VIDEO",
         )
-    require_same_features(config, dataset)
-    graphs = training_inputs(fusion, training_bags(config, dataset)).inputs
-    count = len(next(iter(graphs.values())))
-    keep = torch.linspace(0, count - 1, min(count, _MOST_BAGS)).long()
-    terms = terms_of(fusion, {name: graph[keep] for name, graph in graphs.items()})
-    # operator_terms orders terms by their exponents, as the dense coefficients are
-    return _ReadOperator(fusion, str(config.training.get("seed")), variance_shares(terms), summarise_operator(terms))
+    return fusion

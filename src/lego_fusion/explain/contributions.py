@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -59,8 +60,9 @@ def model_contributions(
             example 0.5 for an AUC.
         permutations: None for exact values, at most 12 modalities; a number samples that many orders of modalities.
         resamples: Bootstrap resamples of the samples (of the videos, where the model returns ``ScoredVideo``) for an interval
-            of every value, of the cooperation and of the interactions; 0 for none. Needs a metric with one value, and exact values. Samples
-            are drawn within each class where targets are integers, booleans or text. The model is not asked again.
+            of every value, of the cooperation and of the interactions; 0 for none. Needs a metric with one value, and exact
+            values. Samples are drawn within each class where targets are integers, booleans or text. The model is not asked
+            again.
         level: Share of resamples inside the interval, in (0, 1).
         tolerance: The model is evaluated twice on the full set; its predictions may differ by ``tolerance`` times the larger
             of 1 and their maximum.
@@ -106,7 +108,7 @@ def model_contributions(
     if resamples == 0:
         return record
     found, own = _intervals(value, by_set, baseline, resamples, level), len(names) + 1
-    pairs = dict(zip(_pairs(names), found[own:], strict=True))
+    pairs = dict(zip(combinations(names, 2), found[own:], strict=True))
     return replace(record, intervals=found[:own], interaction_intervals=pairs)
 
 
@@ -216,7 +218,3 @@ def _all_weights(count: int) -> Float64[np.ndarray, "k s"]:
     cooperation[-1] += 1.0
     first, second = np.triu_indices(count, 1)
     return np.concatenate([shapley_weights(count), cooperation[None], interaction_weights(count)[first, second]])
-
-
-def _pairs(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(names[i], names[j]) for i, j in zip(*np.triu_indices(len(names), 1), strict=True)]

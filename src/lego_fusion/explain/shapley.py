@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import factorial
 from typing import Any
 
@@ -111,7 +112,7 @@ class Contributions:
             document |= {"level": self.intervals[-1].level, "drawn": self.intervals[-1].unit}
         if self.interactions is not None and self.intershap is not None:
             document["intershap"] = float(self.intershap) if np.isfinite(self.intershap) else None
-            document["interactions"] = [self._pair(i, j) for i, j in zip(*np.triu_indices(len(self.modalities), 1), strict=True)]
+            document["interactions"] = [self._pair(*pair) for pair in combinations(range(len(self.modalities)), 2)]
         return document | {"removal": self.removal, "evaluations": self.evaluations}
 
     def _pair(self, first: int, second: int) -> dict[str, Any]:
