@@ -1,4 +1,4 @@
-"""The faithfulness table of docs/interpretation-faithfulness.md: whether explanations are true to the model they explain.
+"""The faithfulness table of docs/interpretation.md: whether explanations are true to the model they explain.
 
     python benchmarks/faithfulness.py               planted bags, three kinds, seeds 10 to 12
     python benchmarks/faithfulness.py PED2          a Ped2 dataset folder (weak split), nodes of test anomalies

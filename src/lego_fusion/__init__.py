@@ -54,6 +54,20 @@ _HOME = {
     "compare": "detect.comparison",
     "detection_metrics": "measure.detection",
     "micro_auc": "measure.detection",
+    "Explainer": "detect.explainer",
+    "explain_video": "detect.explanation",
+    "explain_operator": "detect.explanation",
+    "operator_history": "detect.explanation",
+    "run_contributions": "detect.contributions",
+    "save_cards": "report.cards",
+    "load_pictures": "report.pictures",
+    "operator_terms": "explain.terms",
+    "model_contributions": "explain.contributions",
+    "emap": "explain.additive",
+    "partial_information": "explain.information",
+    "cka": "explain.similarity",
+    "similarity_matrix": "explain.similarity",
+    "split_dimensions": "explain.dimensions",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -68,8 +82,13 @@ if TYPE_CHECKING:
     from .data.views import join_views as join_views
     from .detect.checkpoint import load_detector as load_detector
     from .detect.comparison import compare as compare
+    from .detect.contributions import run_contributions as run_contributions
     from .detect.detector import Detector as Detector
     from .detect.evaluation import evaluate_runs as evaluate_runs
+    from .detect.explainer import Explainer as Explainer
+    from .detect.explanation import explain_operator as explain_operator
+    from .detect.explanation import explain_video as explain_video
+    from .detect.explanation import operator_history as operator_history
     from .detect.planning import make_plan as make_plan
     from .detect.runs import VideoScores as VideoScores
     from .detect.runs import score_dataset as score_dataset
@@ -79,6 +98,13 @@ if TYPE_CHECKING:
     from .errors import LegoFusionError as LegoFusionError
     from .estimators import LegoClassifier as LegoClassifier
     from .estimators import LegoRegressor as LegoRegressor
+    from .explain.additive import emap as emap
+    from .explain.contributions import model_contributions as model_contributions
+    from .explain.dimensions import split_dimensions as split_dimensions
+    from .explain.information import partial_information as partial_information
+    from .explain.similarity import cka as cka
+    from .explain.similarity import similarity_matrix as similarity_matrix
+    from .explain.terms import operator_terms as operator_terms
     from .extract.appearance import Appearance as Appearance
     from .extract.audio import Audio as Audio
     from .extract.motion import Motion as Motion
@@ -96,6 +122,8 @@ if TYPE_CHECKING:
     from .measure.intervals import bootstrap_interval as bootstrap_interval
     from .measure.result import Result as Result
     from .measure.scored import ScoredVideo as ScoredVideo
+    from .report.cards import save_cards as save_cards
+    from .report.pictures import load_pictures as load_pictures
 
 
 def __getattr__(name: str) -> Any:

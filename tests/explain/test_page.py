@@ -21,8 +21,16 @@ def test_the_examples_print_what_the_page_says(number: int) -> None:
 
 
 def test_the_links_of_the_page_lead_somewhere() -> None:
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", line[3:].lower()).replace(" ", "-") for line in TEXT.splitlines() if line[:3] == "## "
-    }
     for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert target.startswith("https://") or target.lstrip("#") in headings or (PAGE.parent / target).exists(), target
+        if target.startswith("https://"):
+            continue
+        name, _, place = target.partition("#")
+        page = PAGE.parent / name if name else PAGE
+        assert page.exists(), target
+        assert not place or place in headings(page.read_text(encoding="utf-8")), target
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a page's headings, as a web page of it would have them."""
+    lines = (line.lstrip("#").strip() for line in text.splitlines() if line.startswith("#"))
+    return {re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in lines}
