@@ -177,6 +177,13 @@ def test_a_failed_request_does_not_block_its_folder(data: Path, tmp_path: Path) 
     assert document("train", data, tmp_path / "run", "--steps", 2)["modalities"] == ["motion"]
 
 
+def test_snapshots_are_kept_where_they_are_asked_for(data: Path, tmp_path: Path) -> None:
+    document("train", data, tmp_path / "run", "--steps", 5, "--snapshots", 2)
+    kept = sorted(path.name for path in (tmp_path / "run" / "snapshots").iterdir())
+    assert kept == [f"step-0000{step}.safetensors" for step in (0, 2, 4, 5)]
+    assert "snapshot_every" in refused("train", data, tmp_path / "other", "--snapshots", 0)
+
+
 def test_another_run_is_not_overwritten(trained: tuple[Path, Path]) -> None:
     before = (trained[1] / "model.safetensors").read_bytes()
     assert "the folder holds another run" in refused("train", *trained, "--steps", 21)

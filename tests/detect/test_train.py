@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lego_fusion.detect.bags import Bags, fit_statistics
 from lego_fusion.detect.detector import Detector
+from lego_fusion.detect.losses import operator_penalty
 from lego_fusion.detect.train import TrainingConfig, TrainingState, fit, predict
 from lego_fusion.errors import CheckpointError, DataError, ParameterError
 from lego_fusion.fusion.base import Fusion
@@ -362,6 +363,7 @@ RESUMED = {
     "lego double precision": ("lego", {"precision": "64-true"}, WIDTHS),
     "lego degree variance": ("lego", {"degree_variance": 1.0, "degree_threshold": 0.0}, WIDTHS),
     "random pairs": ("lego-random-pair", {"batch_size": 5}, {"motion": 4, "text": 3, "audio": 2}),
+    "lego readable": ("lego", {"operator_sparsity": 0.1, "operator_order_decay": 0.1, "operator_nonnegative": True}, WIDTHS),
     "concat": ("concat", {"batch_size": 7}, WIDTHS),
     "mtn": ("mtn", {"batch_size": 7}, WIDTHS),
 }
@@ -497,3 +499,69 @@ def test_patience_without_validation_videos_is_refused():
     fit_statistics(fusion, bags)
     with pytest.raises(DataError, match="patience needs validation videos"):
         fit(Detector(fusion), bags, TrainingConfig(steps=2, patience=1))
+
+
+READABLE = {"operator_sparsity": 1.0, "operator_order_decay": 1.0, "operator_nonnegative": True}
+
+
+@pytest.mark.parametrize("kind", ["lego", "lego-paper"])
+@pytest.mark.parametrize("setting", ["operator_sparsity", "operator_order_decay"])
+def test_a_large_price_drives_the_coefficients_to_zero(kind, setting):
+    """The constant is free, and the price of a higher order falls on it first."""
+
+    def learned_size(**options) -> Tensor:
+        config = TrainingConfig(steps=150, learning_rate=1e-2, prior=0.0, weight_decay=0.0, **options)
+        detector, _ = trained(kind, made_bags(), config)
+        size = detector.fusion.operator.dense_coefficients().detach().abs()
+        size[0, 0] = 0
+        return size
+
+    free, priced = learned_size(), learned_size(**{setting: 100.0})
+    assert float(free.max()) > 0.3
+    assert float(priced.max()) < 0.1 * float(free.max())
+
+
+def test_the_price_of_an_order_doubles():
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.randn(3, 2, 3, generator=generator, dtype=torch.float64)
+    lasso = ridge = 0.0
+    for p in range(3):
+        for q in range(2):
+            for r in range(3):
+                if p + q + r:
+                    lasso += abs(float(dense[p, q, r]))
+                    ridge += 2 ** (p + q + r - 1) * float(dense[p, q, r]) ** 2
+    assert float(operator_penalty(dense, sparsity=0.3)) == pytest.approx(0.3 * lasso)
+    assert float(operator_penalty(dense, order_decay=0.7)) == pytest.approx(0.7 * ridge)
+    assert float(operator_penalty(dense)) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["lego", "lego-paper"])
+def test_a_nonnegative_operator_is_so_at_every_step(kind):
+    train = made_bags()
+    detector = made_detector(kind, train)
+    lowest: list[float] = []
+    config = TrainingConfig(steps=25, learning_rate=5e-2, prior=0.0, operator_nonnegative=True)
+
+    def look(*_: float) -> None:
+        lowest.append(float(detector.fusion.operator.dense_coefficients().detach().min()))
+
+    fit(detector, train, config, on_start=look, on_step=look)
+    assert len(lowest) == 26 and min(lowest) >= 0
+    free, _ = trained(kind, train, config.model_copy(update={"operator_nonnegative": False}))
+    assert float(free.fusion.operator.dense_coefficients().detach().min()) < 0
+
+
+def test_settings_of_the_operator_are_off_by_default_and_then_change_nothing():
+    assert not any(getattr(TrainingConfig(), name) for name in READABLE)
+    train, off = made_bags(), dict.fromkeys(READABLE, 0.0) | {"operator_nonnegative": False}
+    plain, _ = trained("lego", train, TrainingConfig(steps=5))
+    same, _ = trained("lego", train, TrainingConfig(steps=5, **off))
+    assert same_weights(plain, same)
+
+
+@pytest.mark.parametrize("setting", READABLE)
+def test_settings_of_the_operator_need_one(setting):
+    config = TrainingConfig(steps=1, **{setting: READABLE[setting]})
+    with pytest.raises(ParameterError, match=f"{setting} is about the coefficients of an operator.*'concat', which has none"):
+        trained("concat", made_bags(), config)

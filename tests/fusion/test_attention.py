@@ -99,3 +99,21 @@ def test_weights_sum_to_one_and_do_not_feel_large_scores():
 def test_wrong_arguments(kind, unchecked_types):
     with pytest.raises(ParameterError, match=f"'width' parameter of {kind.__name__} must be an int"):
         kind({"motion": 3}, width=0)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"]])
+def test_attention_weights_are_those_of_forward(names):
+    """Node vectors made again from the weights and the values."""
+    fusion = CrossAttention(dict.fromkeys(names, 3), width=4)
+    features = {name: torch.rand(2, 5, 3) for name in names}
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    found = fusion.attention(features, mask)
+    projected = {name: fusion.projection[name](x) for name, x in fusion.scaled(features, mask).items()}
+    rows = []
+    for name, by_other in found.items():
+        torch.testing.assert_close(sum(weights.sum(-1) for weights in by_other.values()), torch.ones(2, 5))
+        assert all(float(weights.detach()[1, :, 3:].abs().max()) == 0 for weights in by_other.values())
+        seen = sum(weights @ fusion.value[other](projected[other]) for other, weights in by_other.items())
+        rows.append(projected[name] + seen)
+    expected = torch.cat(rows, -1) * mask[:, :, None]
+    torch.testing.assert_close(fusion(features, mask).nodes, expected, rtol=1e-5, atol=1e-6)

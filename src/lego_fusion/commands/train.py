@@ -30,6 +30,9 @@ def train(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them is kept.")
     ] = 0.0,
+    snapshots: Annotated[
+        int | None, typer.Option(help="Also keep the weights of the start, of every so many steps and of the end.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Processor threads; more than one pays on large sets only.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -47,7 +50,8 @@ def train(
     from ..errors import check_choice
     from ..measure.result import save_results
 
-    settings = _settings(config, validation, seed=seed, steps=steps, learning_rate=learning_rate, normal_only=normal_only)
+    given = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "normal_only": normal_only}
+    settings = _settings(config, validation, snapshot_every=snapshots, **given)
     method: str = check_choice(fusion, "fusion", "train", LEARNED)
     data = Dataset.open(dataset)
     started, whole = time.perf_counter(), not run.exists()

@@ -44,6 +44,17 @@ def join_datasets(folders: Sequence[str | Path], output: str | Path, *, name: st
         DataError: Fewer than two folders, equal names, another time grid, no modality that all have, a folder that was
             joined itself, or an output folder that holds another dataset.
         ManifestError: A modality was made in another way in one of the folders; the difference is named.
+
+    Example:
+        >>> import tempfile
+        >>> from lego_fusion.data.dataset import VideoRecord
+        >>> root, motion = Path(tempfile.mkdtemp()), Manifest(modality="motion", extractor="motion", version="1", width=2)
+        >>> for name in ("street", "station"):
+        ...     config = DatasetConfig(name=name, modalities={"motion": motion})
+        ...     _ = write_dataset(root / name, config, [VideoRecord("v1", "normal", frames=16, fps=10.0)])
+        >>> report = join_datasets([root / "street", root / "station"], root / "both")
+        >>> [(record.video, record.domain) for record in report.dataset.videos]
+        [('street_v1', 'street'), ('station_v1', 'station')]
     """
     output = Path(output)
     datasets = [Dataset.open(folder) for folder in folders]

@@ -106,7 +106,7 @@ def load_detector(folder: str | Path) -> tuple[Detector, RunConfig]:
         raise CheckpointError("the weights are missing", where=path, fix="train again")
     if hashlib.sha256(path.read_bytes()).hexdigest() != config.weights_hash:
         raise CheckpointError("the weights do not belong to this configuration", where=path, fix="train again")
-    tensors, _ = _read_tensors(path)
+    tensors, _ = read_tensors(path)
     try:
         fusion: Any = config.detector["fusion"]
         head: Any = config.detector["head"]
@@ -133,7 +133,7 @@ def save_training_state(path: Path, detector: Detector, optimiser: torch.optim.O
 
 def load_training_state(path: Path, detector: Detector, optimiser: torch.optim.Optimizer, state: TrainingState) -> None:
     """Put a detector, its optimiser, the random numbers and the state back to where a killed run stopped."""
-    tensors, metadata = _read_tensors(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != str(FORMAT) or "state" not in metadata:
         raise CheckpointError("this is not the checkpoint of a run", where=path, fix="delete it to start again")
     entries: dict[int, dict[str, Tensor]] = {}
@@ -156,7 +156,8 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; ``CheckpointError`` if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

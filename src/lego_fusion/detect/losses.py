@@ -118,6 +118,32 @@ def degree_variance(
     return (normal - abnormal).square()
 
 
+def operator_penalty(
+    coefficients: Float[Tensor, "*orders"], *, sparsity: float = 0.0, order_decay: float = 0.0
+) -> Float[Tensor, ""]:
+    """Price of the coefficients: sparsity * sum |A_t| + order_decay * sum 2^(o_t - 1) A_t^2 over the terms of order o_t >= 1.
+
+    It keeps a learned A readable. The constant (order 0) is free. A head after the operator can grow where A shrinks, so a
+    weight is no bound on A by itself: look at the shares of the terms, not at the size of A.
+
+    Args:
+        coefficients: Dense A, (P_1 + 1, ..., P_M + 1), from ``GraphOperator.dense_coefficients``.
+        sparsity: Weight of the sum of absolute values (lasso), >= 0.
+        order_decay: Weight of the squares, which doubles with every order, >= 0.
+
+    Example:
+        >>> A = torch.tensor([[9.0, 1.0], [-2.0, 3.0]])
+        >>> float(operator_penalty(A, sparsity=1.0)), float(operator_penalty(A, order_decay=1.0))
+        (6.0, 23.0)
+    """
+    order = torch.zeros_like(coefficients)
+    for axis, size in enumerate(coefficients.shape):
+        powers = torch.arange(size, device=coefficients.device).to(coefficients)
+        order = order + powers.reshape([-1 if a == axis else 1 for a in range(coefficients.ndim)])
+    learned = coefficients * (order > 0)
+    return sparsity * learned.abs().sum() + order_decay * (2 ** (order - 1) * learned.square()).sum()
+
+
 def _top_nodes(values: Tensor, mask: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """The k highest existing values of each row (B, min(k, N)) and which of them exist."""
     k = min(k, values.shape[1])

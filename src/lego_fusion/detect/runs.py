@@ -5,6 +5,7 @@ my-run/
   checkpoint.safetensors  state of an unfinished run
   config.json, model.safetensors  the detector
   history.csv           loss by step
+  snapshots/            weights at some steps, where they were asked for
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .bags import Bags, fit_statistics, load_bags, segments_by_crop
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
+from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict
 
 
@@ -111,9 +113,11 @@ def train_run(
     manifests = {name: dataset.modalities[name] for name in names}
     detector = Detector(_fitted(method, manifests, nodes, training, train), hidden=hidden, seed=training.seed)
     held_out = bags.named(split.validation) if split.validation else None
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
+    if not checkpoint.exists():
+        clear_snapshots(folder)  # of a request that gave way to this one
     with _threads(threads):
-        state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, on_step=on_step)
+        state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, snapshots=snapshots, on_step=on_step)
     _write_history(folder / "history.csv", state)
     config = RunConfig(
         format=FORMAT,
@@ -126,7 +130,7 @@ def train_run(
         references=_describe_references(detector, train, dataset, nodes),
     )
     save_detector(folder, detector, config)
-    for leftover in (checkpoint, *folder.glob(PARTIAL)):  # what a kill in the middle of writing left
+    for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # what a kill in the middle of writing left
         leftover.unlink(missing_ok=True)
     return read_run_config(folder)
 

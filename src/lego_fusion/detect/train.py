@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..errors import DataError, ParameterError
+from ..fusion.lego import LegoFusion
+from ..graph.operator import GraphOperator
 from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
 from .conditions import Removal
 from .detector import Detector
-from .losses import Pooling, bag_loss, degree_variance, smoothness, sparsity
+from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
 from .modality_dropout import ModalityDropout
+from .snapshots import save_snapshot
 
 
 class TrainingConfig(BaseModel):
@@ -39,12 +43,17 @@ class TrainingConfig(BaseModel):
         degree_k: Its k.
         smoothness: Weight of the smoothness term.
         sparsity: Weight of the sparsity term.
+        operator_sparsity: Weight of sum |A_t| over the coefficients of order >= 1 (``losses.operator_penalty``); 0 is off. This
+            and the next two make a learned A easier to read, and are for ``LegoFusion`` only.
+        operator_order_decay: Weight of sum 2^(order - 1) A_t^2, so that higher orders pay more; 0 is off.
+        operator_nonnegative: Set negative coefficients (factors, for the joint form) to zero at the start and after each step.
         selection: ``"last-step"``, or ``"validation"``: the step with the lowest validation loss, seen every ``check_every``.
         check_every: Steps between looks at the validation bags.
         patience: Looks without improvement after which training stops; None never stops early.
         checkpoint_every: Steps between checkpoints, where there is a folder for them.
         modality_dropout: Probability in [0, 1) that a video has one of its modalities removed in a step; never all.
         modality_removal: What is left of it: ``"mean"``, ``"zero"``, ``"permute"`` or ``"drop-term"`` (``conditions``).
+        snapshot_every: Steps between snapshots of the weights, where there is a folder for them; None keeps none.
         normal_only: Use no abnormal bag: references and the calibrated signed start are the model.
         seed: Of the head, the operator and the batches.
         accelerator: Lightning Fabric's, ``"cpu"``, ``"cuda"`` or ``"auto"``.
@@ -65,12 +74,16 @@ class TrainingConfig(BaseModel):
     degree_k: int = Field(default=17, ge=1)
     smoothness: float = Field(default=0.0, ge=0)
     sparsity: float = Field(default=0.0, ge=0)
+    operator_sparsity: float = Field(default=0.0, ge=0)
+    operator_order_decay: float = Field(default=0.0, ge=0)
+    operator_nonnegative: bool = False
     selection: Literal["last-step", "validation"] = "last-step"
     check_every: int = Field(default=10, ge=1)
     patience: int | None = Field(default=None, ge=1)
     checkpoint_every: int = Field(default=50, ge=1)
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
     modality_removal: Removal = "mean"
+    snapshot_every: int | None = Field(default=None, ge=1)
     normal_only: bool = False
     seed: int = Field(default=0, ge=0)
     accelerator: str = "cpu"
@@ -96,6 +109,7 @@ def fit(
     *,
     validation: Bags | None = None,
     checkpoint: Path | None = None,
+    snapshots: Path | None = None,
     on_start: Callable[[], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> TrainingState:
@@ -111,6 +125,8 @@ def fit(
         config: See ``TrainingConfig``.
         validation: Bags for ``selection="validation"``; never test bags.
         checkpoint: File for the state of the run.
+        snapshots: Folder for the weights at the start, every ``config.snapshot_every`` steps and at the end of training
+            (before ``selection="validation"`` goes back to an earlier step); a run that goes on writes the same ones again.
         on_start: Called once the start is calibrated, before the first step.
         on_step: Called with the step and the loss.
 
@@ -119,7 +135,8 @@ def fit(
 
     Raises:
         DataError: If the training bags hold one label only (and ``normal_only`` is off).
-        ParameterError: If ``normal_only`` meets a fusion without a signed start, which would stay at random.
+        ParameterError: If ``normal_only`` meets a fusion without a signed start, which would stay at random, or a setting of
+            the operator a fusion without one.
     """
     if config.normal_only:
         if detector.fusion.start_direction() is None:
@@ -127,19 +144,24 @@ def fit(
             raise ParameterError("normal_only needs a fusion that knows what is abnormal before training", fix=fix)
         train = train.select((~train.labels).nonzero()[:, 0])
     _check_labels(train, config, validation)
+    operator = _regularised_operator(detector, config)
+    if operator is not None and config.operator_nonnegative:
+        operator.project_nonnegative()
     bags = training_inputs(detector.fusion, train)
     cached = is_cached(detector.fusion)
     if detector.fusion.start_direction() is not None:
         detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached)
     if on_start is not None:
         on_start()
+    keep = _snapshots(detector, snapshots, config)
+    keep(0)
     state = TrainingState()
     if config.steps == 0 or config.normal_only:
         return state
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
         torch.manual_seed(config.seed)
         dropout = _modality_dropout(detector, train, config)
-        return _optimise(detector, bags, config, state, validation, checkpoint, on_step, dropout)
+        return _optimise(detector, bags, config, state, validation, checkpoint, keep, on_step, dropout)
 
 
 @torch.no_grad()
@@ -171,6 +193,7 @@ def _optimise(
     state: TrainingState,
     validation: Bags | None,
     checkpoint: Path | None,
+    keep: Callable[[int], object],
     on_step: Callable[[int, float], None] | None,
     dropout: ModalityDropout | None,
 ) -> TrainingState:
@@ -178,6 +201,7 @@ def _optimise(
 
     fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
     prior = _Prior(detector, config, len(bags.videos))
+    operator = _regularised_operator(detector, config)
     decay = 0.0 if prior.active else config.weight_decay
     adam = torch.optim.AdamW(detector.parameters(), lr=config.learning_rate, weight_decay=decay)
     model, optimiser = fabric.setup(detector, adam)
@@ -193,17 +217,24 @@ def _optimise(
         if dropout is not None:
             batch = dropout(batch, state.step)
         loss = _loss(model, batch, config, is_cached(detector.fusion)).mean() + prior.penalty()
+        if operator is not None:
+            loss = loss + _operator_loss(operator, config)
         optimiser.zero_grad()
         fabric.backward(loss)
         optimiser.step()
+        if operator is not None and config.operator_nonnegative:
+            operator.project_nonnegative()
         state.step += 1
         state.history.append({"step": state.step, "loss": float(loss.detach())})
         if held_out is not None and (state.step % config.check_every == 0 or state.step == config.steps):
             _look(model, detector, held_out, config, state)
+        if config.snapshot_every is not None and state.step % config.snapshot_every == 0:
+            keep(state.step)
         if on_step is not None:
             on_step(state.step, float(loss.detach()))
         if checkpoint is not None and state.step % config.checkpoint_every == 0:
             save_training_state(checkpoint, detector, adam, state)
+    keep(state.step)
     if config.selection == "validation" and state.best:
         detector.load_state_dict(state.best)
     detector.to("cpu")
@@ -215,6 +246,34 @@ def _modality_dropout(detector: Detector, train: Bags, config: TrainingConfig) -
         return None
     probability, removal = config.modality_dropout, config.modality_removal
     return ModalityDropout(detector.fusion, train, probability, removal, seed=config.seed)
+
+
+def _snapshots(detector: Detector, folder: Path | None, config: TrainingConfig) -> Callable[[int], object]:
+    """Step -> the weights of that step are on disk, if they were asked for."""
+    if folder is None or config.snapshot_every is None:
+        return lambda _: None
+    return functools.partial(save_snapshot, folder, detector)
+
+
+def _regularised_operator(detector: Detector, config: TrainingConfig) -> GraphOperator | None:
+    """The operator that settings of ``config`` concern; None where all of them are off."""
+    settings = ("operator_sparsity", "operator_order_decay", "operator_nonnegative")
+    chosen = [name for name in settings if getattr(config, name)]
+    if not chosen:
+        return None
+    if not isinstance(detector.fusion, LegoFusion):
+        raise ParameterError(
+            f"{chosen[0]} is about the coefficients of an operator",
+            expected="method 'lego' or 'lego-paper'",
+            got=f"'{detector.fusion.kind}', which has none",
+            fix="leave it out",
+        )
+    return detector.fusion.operator
+
+
+def _operator_loss(operator: GraphOperator, config: TrainingConfig) -> Tensor:
+    weights = {"sparsity": config.operator_sparsity, "order_decay": config.operator_order_decay}
+    return operator_penalty(operator.dense_coefficients(), **weights)
 
 
 class _Prior:

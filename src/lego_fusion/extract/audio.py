@@ -52,7 +52,7 @@ class Audio(TrackExtractor):
 
     Example:
         >>> Audio().width, Audio(bands=8).columns()[0], Audio(bands=8).columns()[-1]
-        (128, 'band_219_hz_mean', 'band_6421_hz_deviation')
+        (128, 'band_226_hz_mean', 'band_5875_hz_deviation')
     """
 
     name: ClassVar[str] = "audio"
@@ -129,7 +129,7 @@ def mel_centres(bands: int, high: float = RATE / 2) -> Float64[np.ndarray, " ban
 
     Example:
         >>> mel_centres(3).round().tolist()
-        [1112.0, 3156.0, 6910.0]
+        [614.0, 1768.0, 3934.0]
     """
     return np.asarray(_hertz(np.linspace(0, _mel(high), bands + 2))[1:-1])
 
@@ -144,6 +144,12 @@ def mel_filter_bank(bands: int, bins: int = _BINS, rate: int = RATE) -> Float64[
         bands: Number of bands.
         bins: Points of the Fourier transform.
         rate: Samples per second.
+
+    Example:
+        >>> mel_filter_bank(3, bins=16).round(2)[:, 2:6]
+        array([[0.  , 0.  , 0.  , 0.  ],
+               [0.86, 0.36, 0.  , 0.  ],
+               [0.14, 0.64, 0.98, 0.67]])
     """
     frequencies = np.arange(bins // 2 + 1) * rate / bins
     step = _mel(rate / 2) / (bands + 1)

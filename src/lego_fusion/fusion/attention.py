@@ -54,6 +54,23 @@ class CrossAttention(ScaledFusion):
             rows.append(z + attention_weights(self.query[name](z), key, seen) @ value)
         return FusionOutput(mask_nodes(torch.cat(rows, dim=-1), mask))
 
+    def attention(
+        self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> dict[str, dict[str, Float[Tensor, "b n n"]]]:
+        """The weights a_m,ij that ``forward`` uses: by modality m that looks and modality k looked at, (B, N, N).
+
+        Row i of a modality adds up to 1 over the nodes of all modalities it looks at.
+        """
+        nodes = {name: self.projection[name](x) for name, x in self.scaled(features, mask).items()}
+        found = {}
+        for name, z in nodes.items():
+            others = [other for other in nodes if other != name] or [name]
+            key = torch.cat([self.key[other](nodes[other]) for other in others], dim=1)
+            seen = None if mask is None else mask.repeat(1, len(others))[:, None, :]
+            weights = attention_weights(self.query[name](z), key, seen)
+            found[name] = dict(zip(others, weights.chunk(len(others), dim=-1), strict=True))
+        return found
+
 
 class SelfAttention(ScaledFusion):
     """The modalities of a node attend to each other: node = (1/M) sum_m (t_m + sum_k a_mk V t_k).

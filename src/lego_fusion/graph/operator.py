@@ -222,6 +222,15 @@ class GraphOperator(nn.Module):
         return dense
 
     @torch.no_grad()
+    def project_nonnegative(self) -> None:
+        """Set every negative coefficient to zero (joint form: every negative factor, so that A >= 0 follows).
+
+        With relations in [0, 1] no term can then work against another, and with positive semidefinite ones G is a kernel.
+        """
+        for parameter in self.parameters():
+            parameter.clamp_(min=0)
+
+    @torch.no_grad()
     def modality_shares(self, graphs: Mapping[str, Tensor]) -> dict[str, float]:
         """How much each graph's powers >= 1 contribute to what differs from node to node in the fused graph.
 

@@ -92,10 +92,13 @@ def rules(comparison: Comparison) -> Iterator[str]:
     )
     yield (
         f"Every fusion has the same head, {training.steps} steps of Adam at {training.learning_rate:g}, {batch}, the same bag "
-        f"loss, and is taken at {selected}; no test video has a part in it, nothing is set per dataset. lego starts signed and "
-        f"is held near its start (prior {training.prior:g}); the others start at random (weight decay "
-        f"{training.weight_decay:g})."
+        f"loss, and is taken at {selected}; no test video has a part in it, nothing is set per dataset."
     )
+    if "lego" in plan.fusions:
+        yield (
+            f"lego starts signed and is held near its start (prior {training.prior:g}); the others start at random "
+            f"(weight decay {training.weight_decay:g})."
+        )
     yield from _interval_rules(plan)
     yield from _baseline_rules(comparison.baseline)
     if plan.conditions != ("clean",):

@@ -15,6 +15,7 @@ from ..errors import DataError, MissingExtraError
 
 CURVE = "#0072B2"  # Okabe and Ito's palette, told apart without colour vision
 TRUTH = "#E69F00"
+LINES = (CURVE, TRUTH, "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 _OUTLINE = "#56B4E9"
 
 
@@ -93,6 +94,44 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     axis.set(xlabel="share of the operator, %  (blue: one view; orange: product of two views)")
     axis.set_title(title, fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
+    save_figure(path, figure)
+
+
+def share_lines(path: str | Path, steps: Sequence[int], shares: Mapping[str, Sequence[float]], *, title: str = "") -> None:
+    """Draw how shares change over the steps of a training, one line each.
+
+    Args:
+        path: PNG or SVG file to write.
+        steps: In ascending order.
+        shares: By name, one share per step, such as ``ShareHistory.lines()``.
+        title: Above the lines.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        DataError: If there is nothing to draw, or a line has another length than the steps.
+    """
+    wrong = [name for name, line in shares.items() if len(line) != len(steps)]
+    if wrong or not shares or not steps:
+        raise DataError(
+            "shares and steps do not belong together",
+            where=wrong[0] if wrong else None,
+            expected=f"{len(steps)} shares",
+            got=len(shares[wrong[0]]) if wrong else "none",
+        )
+    figure_class, canvas = load_matplotlib()
+    figure = figure_class(figsize=(8, 3.6), layout="constrained")
+    canvas(figure)
+    axis = figure.subplots()
+    axis.axhline(0, color="0.8", lw=0.8)
+    for number, (name, line) in enumerate(shares.items()):
+        style = ("-", "--", ":")[number // len(LINES) % 3]
+        axis.plot(
+            steps, [100 * share for share in line], style, color=LINES[number % len(LINES)], lw=1.8, marker=".", label=name
+        )
+    axis.set(xlabel="training step", ylabel="share of the fused graph's variation, %")
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     save_figure(path, figure)
 
 

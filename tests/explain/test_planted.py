@@ -1,0 +1,114 @@
+"""Bags with a planted answer: a detector learns it, and its terms and Shapley values name modality, order, nodes and sign."""
+
+import numpy as np
+import pytest
+import torch
+
+from lego_fusion.data.planted import KINDS, plant_bags
+from lego_fusion.detect.bags import Bags, fit_statistics
+from lego_fusion.detect.detector import Detector
+from lego_fusion.detect.train import TrainingConfig, fit
+from lego_fusion.errors import DataError, ParameterError
+from lego_fusion.explain.agreement import logits_within, modality_shares, node_auc, order_shares, share_error
+from lego_fusion.explain.faithfulness import replacement_for
+from lego_fusion.explain.shapley import contributions
+from lego_fusion.explain.terms import explain_nodes, mean_sorted_row, operator_terms, variance_shares
+from lego_fusion.fusion.lego import LegoFusion
+
+NODES, WIDTH, TRAIN = 8, 4, 150
+CONFIG = TrainingConfig(prior=0.0, steps=150, learning_rate=2e-2, k=2, operator_order_decay=0.1)
+
+
+def learned(kind, seed):
+    """A detector trained on planted bags, its operator free to move, and what it sees of 50 test bags."""
+    made = plant_bags(kind, videos=TRAIN + 50, nodes=NODES, width=WIDTH, abnormal=2, noise=0.15, seed=seed)
+    features = {name: torch.from_numpy(values) for name, values in made.features.items()}
+    bags = Bags(tuple(str(number) for number in range(TRAIN + 50)), torch.from_numpy(made.labels), 1, features)
+    train, test = bags.select(range(TRAIN)), bags.select(range(TRAIN, TRAIN + 50))
+    options = {"relations": "dot", "centre": False, "scale_columns": False, "references": 16, "order": 1}
+    fusion = LegoFusion(dict.fromkeys(features, WIDTH), nodes=NODES, seed=seed, **options)
+    fit_statistics(fusion, train)
+    detector = Detector(fusion, seed=seed)
+    fit(detector, train, CONFIG.model_copy(update={"seed": seed}))
+    known = fusion.relations(train.select((~train.labels).nonzero()[:, 0]).inputs)
+    return made, detector.eval(), fusion.relations(test.inputs), known, torch.from_numpy(made.nodes[TRAIN:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(5))
+def test_terms_and_shapley_values_recover_what_was_planted(kind, seed):
+    made, detector, graphs, known, truth = learned(kind, seed)
+    first, second = detector.head.first, detector.head.second
+    terms, normal = (operator_terms(detector.fusion.operator, given, square=False) for given in (graphs, known))
+    explained = explain_nodes(terms, mean_sorted_row(normal), first, second)
+    assert float(explained.gap.abs().max()) < 1e-3
+    assert share_error(modality_shares(explained), made.shares) < 0.1
+    assert node_auc(explained.nodes().total, truth) > 0.95
+    orders = order_shares(explained)
+    assert max(orders, key=orders.get) == made.order
+    shares = variance_shares(explained.nodes())
+    interacting = sum(share for exponents, share in shares.items() if sum(p > 0 for p in exponents) > 1)
+    assert interacting > 0.8 if kind == "synergy" else abs(interacting) < 0.1
+
+    dropped = contributions(lambda s: node_auc(logits_within(terms, normal, first, second, s), truth), list(graphs))
+    replaced = replacement_for(graphs, "typical", normal=known)  # the nearest normal node would tell what it replaces
+
+    @torch.no_grad()
+    def replacing(present):
+        given = {name: graphs[name] if name in present else replaced[name] for name in graphs}
+        return node_auc(detector(given, cached=True).logits, truth)
+
+    marginal = contributions(replacing, list(graphs))
+    for found in (dropped, marginal):
+        assert np.sign(round(float(found.cooperation), 1)) == made.cooperation
+        assert abs(found.values[2]) < 0.05, "nothing was planted in the third"
+    if made.cooperation:
+        assert np.sign(dropped.interactions[0, 1]) == np.sign(marginal.interactions[0, 1]) == made.cooperation
+
+
+def test_a_seed_decides_the_bags_and_nothing_else_is_drawn():
+    one, same, other = plant_bags("synergy", seed=1), plant_bags("synergy", seed=1), plant_bags("synergy", seed=2)
+    assert all(np.array_equal(one.features[name], same.features[name]) for name in one.features)
+    assert not np.array_equal(one.features["alpha"], other.features["alpha"])
+    assert one.labels.sum() == 100 and np.array_equal(one.nodes.sum(1), 4 * one.labels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_planted_is_what_is_said(kind):
+    """Without noise: which features tell abnormal nodes, alone and by their agreement."""
+    made = plant_bags(kind, noise=0.0, spread=0.0, seed=3)
+    alpha, beta = made.features["alpha"], made.features["beta"]
+    agreement = (alpha * beta).sum(-1)
+    if kind == "synergy":
+        assert np.allclose(agreement, np.where(made.nodes, -1, 1), atol=1e-5)
+        assert abs(float(alpha[made.nodes].mean() - alpha[~made.nodes].mean())) < 0.03
+        assert not np.allclose(made.features["gamma"], 0)
+    else:
+        direction = alpha[0, 0]
+        assert np.allclose(alpha @ direction, np.where(made.nodes, -1, 1), atol=1e-5)
+        assert np.allclose(beta, 0) if kind == "single" else np.allclose(np.abs(beta @ beta[0, 0]), 1, atol=1e-5)
+        assert np.allclose(made.features["gamma"], 0)
+    assert sum(made.shares.values()) == 1
+
+
+def test_dropping_no_term_leaves_the_logits():
+    _, detector, graphs, known, _ = learned("single", 0)
+    terms, normal = (operator_terms(detector.fusion.operator, given, square=False) for given in (graphs, known))
+    whole = logits_within(terms, normal, detector.head.first, detector.head.second, set(graphs))
+    with torch.no_grad():
+        torch.testing.assert_close(whole, detector(graphs, cached=True).logits, rtol=1e-4, atol=1e-4)
+    none = logits_within(terms, normal, detector.head.first, detector.head.second, set())
+    assert float(none.std()) < 1e-5
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ParameterError, match="'kind' parameter of plant_bags"):
+        plant_bags("unique")
+    with pytest.raises(ParameterError, match="'abnormal' parameter of plant_bags"):
+        plant_bags("single", nodes=4, abnormal=4)
+    with pytest.raises(ParameterError, match="'noise' parameter of plant_bags"):
+        plant_bags("single", noise=-1.0)
+    with pytest.raises(DataError, match="shares of other modalities"):
+        share_error({"a": 1.0}, {"b": 1.0})
+    with pytest.raises(DataError, match="an AUC needs planted and other nodes"):
+        node_auc(torch.rand(2, 3), torch.zeros(2, 3, dtype=torch.bool))
