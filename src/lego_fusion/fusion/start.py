@@ -33,6 +33,7 @@ def memory(graph: Float[Tensor, "b n k"], direction: Float[Tensor, " k"]) -> Mem
         direction: Weights of a sorted row.
 
     Example:
+        >>> import torch
         >>> slow = torch.linspace(0, 1, 50)[None, :, None]
         >>> round(memory(slow, torch.ones(1)).autocorrelation, 2)
         1.0
