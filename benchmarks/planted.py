@@ -53,7 +53,7 @@ def planted(kind: PlantedKind, seed: int) -> Planted:
 
 
 def lego(data: Planted, seed: int, order: int = 2) -> LegoFusion:
-    options = {"relations": "dot", "centre": False, "scale_columns": False, "references": 24}
+    options = {"relations": "dot", "centre": False, "scale_columns": False, "references": 24, "noise_gate": False}
     return LegoFusion(data.widths, nodes=NODES, order=order, seed=seed, **options)
 
 

@@ -25,7 +25,7 @@ def learned(kind, seed):
     features = {name: torch.from_numpy(values) for name, values in made.features.items()}
     bags = Bags(tuple(str(number) for number in range(TRAIN + 50)), torch.from_numpy(made.labels), 1, features)
     train, test = bags.select(range(TRAIN)), bags.select(range(TRAIN, TRAIN + 50))
-    options = {"relations": "dot", "centre": False, "scale_columns": False, "references": 16, "order": 1}
+    options = {"relations": "dot", "centre": False, "scale_columns": False, "references": 16, "order": 1, "noise_gate": False}
     fusion = LegoFusion(dict.fromkeys(features, WIDTH), nodes=NODES, seed=seed, **options)
     fit_statistics(fusion, train)
     detector = Detector(fusion, seed=seed)
