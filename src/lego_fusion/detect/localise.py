@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,8 +79,10 @@ def unit_novelty(
     return np.asarray(novelty[0].cpu().numpy(), dtype=np.float64)
 
 
-def heat_maps(fusion: Fusion, dataset: Dataset, modality: str, video: str) -> Float[np.ndarray, "snippets rows columns"]:
-    """Novelty of every cell of every snippet of a video, (T, rows, columns).
+def heat_maps(
+    fusion: Fusion, dataset: Dataset, modality: str, video: str, *, snippets: Sequence[int] | None = None
+) -> Float[np.ndarray, "snippets rows columns"]:
+    """Novelty of every cell of every snippet of a video, or of those chosen, (T, rows, columns).
 
     Raises:
         ParameterError: As ``trace_nodes``, and if the units have no place in the picture.
@@ -91,7 +94,8 @@ def heat_maps(fusion: Fusion, dataset: Dataset, modality: str, video: str) -> Fl
     stored = dataset.features(modality, video)
     if manifest is None or manifest.grid is None:  # for the type checker: features() has refused an unknown modality
         raise TypeError(modality)
-    return unit_novelty(fusion, modality, stored).reshape(len(stored), *manifest.grid)
+    chosen = stored if snippets is None else stored[list(snippets)]
+    return unit_novelty(fusion, modality, chosen).reshape(len(chosen), *manifest.grid)
 
 
 def heat_map_at(fusion: Fusion, dataset: Dataset, modality: str, video: str, frame: int) -> HeatMap:
@@ -100,10 +104,10 @@ def heat_map_at(fusion: Fusion, dataset: Dataset, modality: str, video: str, fra
     Raises:
         ParameterError: As ``heat_maps``.
     """
-    heat = heat_maps(fusion, dataset, modality, video)
-    starts = np.arange(len(heat)) * dataset.config.stride
-    holds = (starts <= frame) & (frame < starts + dataset.config.snippet_frames)
-    at = heat[holds].mean(0) if holds.any() else heat[np.abs(starts - frame).argmin()]
+    starts = np.arange(dataset.rows(video)) * dataset.config.stride
+    holds = np.flatnonzero((starts <= frame) & (frame < starts + dataset.config.snippet_frames)).tolist()
+    nearest = [int(np.abs(starts - frame).argmin())]
+    at = heat_maps(fusion, dataset, modality, video, snippets=holds or nearest).mean(0)
     return HeatMap(modality, tuple(tuple(map(float, row)) for row in at))
 
 
