@@ -145,7 +145,8 @@ def test_what_modalities_contribute_is_told_of_every_model(made: tuple[Path, lis
     document = json.loads(run("explain", *runs, "--data", data, "--json").stdout)
     values = document["contributions"]
     assert sum(one["value"] for one in values["modalities"]) == pytest.approx(values["full"] - values["baseline"])
-    train_run(Dataset.open(data), tmp_path / "concat", method="concat", nodes=8, training=TrainingConfig(steps=2))
+    training = TrainingConfig(steps=2, snapshot_every=1)  # snapshots of a model without an operator are no mistake
+    train_run(Dataset.open(data), tmp_path / "concat", method="concat", nodes=8, training=training)
     told = run("explain", tmp_path / "concat", "--data", data)
     assert "contributes" in told.stdout
     assert "has no operator whose terms can be read" in told.stderr
@@ -154,6 +155,7 @@ def test_what_modalities_contribute_is_told_of_every_model(made: tuple[Path, lis
     write_dataset(blind, dataset.config, [one for one in dataset.videos if one.split == "train"])
     told = run("explain", runs[0], "--data", blind)
     assert "is not measured: no video is in the split 'test'" in told.stderr
+    assert "no operator" in refused("explain", tmp_path / "concat", "--data", data, "--evolution")
     assert "nothing can be said of this run" in refused("explain", tmp_path / "concat", "--data", blind)
 
 

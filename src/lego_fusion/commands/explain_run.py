@@ -28,12 +28,13 @@ def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution
     from ..errors import ParameterError
 
     notes: list[str] = []
-    histories = {run: operator_history(run, dataset) for run in runs if evolution or list_snapshots(run)}
     operator: OperatorExplanation | None = None
     try:
         operator = explain_operator(runs, dataset)
     except ParameterError as error:  # another model: what modalities contribute can be said all the same
         notes.append(str(error))
+    followed = runs if evolution else [run for run in runs if operator is not None and list_snapshots(run)]
+    histories = {run: operator_history(run, dataset) for run in followed}
     found = _contributions(runs, dataset, notes)
     if operator is None and found is None:
         raise ParameterError("nothing can be said of this run without a video", got=notes[-1], fix="explain videos")
