@@ -23,7 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 USER_ERROR = 2
 STOPPED = 130
-_PLAIN_WIDTH = 140  # of tables that are not shown on a terminal
+_PLAIN_WIDTH = 240  # of tables that are not shown on a terminal: wide enough that none is folded
 
 
 def one_line_errors(verb: Callable[P, R]) -> Callable[P, R]:

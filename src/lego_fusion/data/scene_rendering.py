@@ -164,7 +164,8 @@ def encode(path: Path, pictures: Iterable[Canvas], view: View) -> None:
         with av.open(str(unfinished), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=Fraction(view.fps).limit_denominator(1001))
             stream.width, stream.height, stream.pix_fmt = view.width, view.height, "yuv420p"
-            stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"}
+            # with x264's look-ahead the same pictures give other bytes from time to time, on one thread too
+            stream.options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0:rc-lookahead=0"}
             for index, picture in enumerate(pictures):
                 planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
                 frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")

@@ -19,13 +19,13 @@ def scores_document(scores: VideoScores) -> dict[str, Any]:
     document["spans"] = [vars(span) for span in high_spans(scores)]
     document["warnings"] = list(scores.warnings)
     document["seconds"] = scores.times.round(6).tolist()
-    document["scores"] = scores.scores.round(6).tolist()
+    document["scores"] = scores.scores.tolist()
     document["truth"] = None if scores.truth is None else scores.truth.astype(int).tolist()
     return document
 
 
 def save_score_table(folder: str | Path, scores: VideoScores) -> Path:
-    """Write ``<video>.csv`` with frame, seconds, score and, where it is known, truth (0 or 1)."""
+    """Write ``<video>.csv`` with frame, seconds, score (unrounded) and, where it is known, truth (0 or 1)."""
     columns = ["frame", "seconds", "score"] + (["truth"] if scores.truth is not None else [])
     path = Path(folder) / f"{scores.video}.csv"
     write_table(path, columns, _rows(scores))
@@ -58,5 +58,5 @@ def save_scores(folder: str | Path, scores: VideoScores, *, picture: bool = True
 
 def _rows(scores: VideoScores) -> Iterator[dict[str, object]]:
     for frame, (seconds, score) in enumerate(zip(scores.times, scores.scores, strict=True)):
-        row: dict[str, object] = {"frame": frame, "seconds": f"{seconds:.6f}", "score": f"{score:.6f}"}
+        row: dict[str, object] = {"frame": frame, "seconds": f"{seconds:.6f}", "score": float(score)}  # unrounded: no ties
         yield row if scores.truth is None else row | {"truth": int(scores.truth[frame])}
