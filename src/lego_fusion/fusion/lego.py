@@ -122,7 +122,7 @@ class LegoFusion(Fusion):
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
         self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate, "own_features": self.own_features}
         self.noise_gate = noise_gate
-        self.start_gates = dict.fromkeys(self.modalities, 1.0)
+        self.start_gates: dict[str, float] = {}  # known once the start is balanced; not kept in a saved model
         if self.units:
             self._config |= {"units": self.units, "unit_pooling": unit_pooling, "most_novel": most_novel}
         self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
@@ -206,12 +206,13 @@ class LegoFusion(Fusion):
         Its first-order coefficient is multiplied by gate / spread (``start.start_weights``): a modality that differs much
         from one normal video to the next says little about what is abnormal. Pure noise differs *least* (the mean of a row
         of small random cosines hardly moves), so without the gate it would get the largest weight. ``start_gates`` keeps the
-        gates to be read.
+        gates to be read; in a model loaded from disk it is empty.
         """
         direction = self.start_direction()
         if direction is None:
             return
         graphs = {name: relations[name] for name in self.modalities}
+        self.start_gates = dict.fromkeys(graphs, 1.0)
         if self.noise_gate and len(graphs) > 1:
             self.start_gates = {
                 name: start.noise_gate(start.memory(graph, -direction.to(graph))) for name, graph in graphs.items()
