@@ -1,0 +1,288 @@
+"""Which unit of a layer stands for which concept: thresholds, overlaps, ranks and the images that excite a unit most.
+
+Unit-concept alignment follows Network Dissection (arXiv 1704.05796). What is ours: the overlap is read beside the ceiling
+that the frequency of the concept sets and beside chance, ties are counted and not assumed away, and a threshold-free
+reading (area under the ROC curve) stands beside both, because at the usual quantile of 0.005 and cut of 0.04 no concept
+of more than 12.5 % of the pixels can ever be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from .concepts import Concepts
+from .overlap import CUTS, OverlapCounts, UnitOverlap
+from .ranks import rank_auroc
+
+Mode = Literal["stock", "normalised", "auroc"]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitAlignment:
+    """How the K units of a layer align with C concepts over N images.
+
+    Args:
+        concepts: Names of the concepts (C).
+        thresholds: Of each unit (K,): a unit is active where its upsampled map is above.
+        counts: Pixel counts of every image.
+        auroc: Probability that a random pixel of the concept excites the unit more than one outside (K, C), ties counting
+            half; NaN where it is not defined. None if it was not asked for.
+        auroc_pixels: Pixels per image that it was computed on.
+        peaks: Largest value of each unit in each image (N, K).
+        images: Positions, in what was handed in, of the N images that were used.
+        notes: What a reader should know: concepts that never occur, images left out, units that tie at their threshold.
+    """
+
+    concepts: tuple[str, ...]
+    thresholds: Float[np.ndarray, " k"]
+    counts: OverlapCounts
+    auroc: Float64[np.ndarray, "k c"] | None
+    auroc_pixels: int
+    peaks: Float[np.ndarray, "n k"]
+    images: Int[np.ndarray, " n"]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def overlap(self) -> UnitOverlap:
+        """The counts of all images together, with IoU, ceiling and normalised IoU."""
+        return self.counts.total()
+
+    def detects(self, mode: Mode = "normalised", cut: float | None = None) -> Bool[np.ndarray, "k c"]:
+        """Which unit detects which concept (K, C).
+
+        Args:
+            mode: "stock" and "normalised" as ``UnitOverlap.detects``; "auroc": above 0.8.
+            cut: Instead of the default, in [0, 1].
+        """
+        check_choice(mode, "mode", "detects", ("stock", "normalised", "auroc"))
+        if mode != "auroc":
+            return self.overlap.detects(mode, cut)
+        if self.auroc is None:
+            raise ParameterError("the area under the ROC curve was not computed", fix="align with auroc_pixels of at least 1")
+        low = check_number(CUTS[mode] if cut is None else cut, "cut", "detects", low=0.0, high=1.0)
+        return np.nan_to_num(self.auroc) > low
+
+    def detected(self, mode: Mode = "normalised", cut: float | None = None) -> frozenset[str]:
+        """The set D of concepts that some unit detects."""
+        found = self.detects(mode, cut).any(axis=0)
+        return frozenset(name for name, there in zip(self.concepts, found, strict=True) if there)
+
+    def gallery(self, unit: int, images: int = 8) -> list[int]:
+        """Positions of the images in which a unit is largest, largest first, ties in order."""
+        check_int(unit, "unit", "gallery", low=0, high=len(self.thresholds) - 1)
+        check_int(images, "images", "gallery", low=1)
+        order = np.argsort(-self.peaks[:, unit], kind="stable")[:images]
+        return [int(position) for position in self.images[order]]
+
+
+def align(
+    maps: Any,
+    concepts: Concepts,
+    *,
+    quantile: float = 0.005,
+    image_size: tuple[int, int] | None = None,
+    unlabelled: Literal["refuse", "drop"] = "refuse",
+    auroc_pixels: int = 256,
+    batch_size: int = 4,
+    device: str | torch.device = "cpu",
+    where: str = "activations",
+) -> UnitAlignment:
+    """Align every unit of a layer with every concept; two passes over the maps, which are read in batches.
+
+    The map of a unit is upsampled bilinearly to the size of the labels. Its threshold T is exact: of n values the largest
+    floor(quantile n) lie above T if none ties with it, fewer otherwise. M = 1[a > T], IoU = |M & Y| / |M | Y|.
+
+    Args:
+        maps: Activations (N, K, h, w), array (memory-mapped too) or tensor; half precision is read as float32.
+        concepts: Of the same N images.
+        quantile: Share of the pixels where a unit counts as active, in (0, 1).
+        image_size: Height and width of the images, if the labels are to be held to it.
+        unlabelled: What happens to images in which no concept is: "refuse" them, or "drop" them, noting how many.
+        auroc_pixels: At most so many pixels of each image, on an even lattice, are ranked for the area under the ROC
+            curve, which is exact on these; 0 leaves it out. Memory: 4 N K auroc_pixels bytes.
+        batch_size: Images upsampled at a time; changes nothing but memory and speed.
+        device: Where the maps are upsampled.
+        where: Name of the layer, for messages.
+
+    Returns:
+        The alignment, with counts per image.
+
+    Raises:
+        DataError: If the maps have no spatial extent or are not finite, or the labels are of other images, of another
+            size or absent.
+        ParameterError: If a parameter is out of range, or the quantile keeps no pixel.
+
+    Source: Bau et al., arXiv 1704.05796, section 2; ceiling, chance and ties are ours.
+
+    Example:
+        >>> maps = np.arange(16.0).reshape(1, 1, 4, 4)
+        >>> found = align(maps, Concepts.from_masks(maps >= 12, ["bottom"]), quantile=0.25)
+        >>> found.overlap.iou.tolist(), found.overlap.ceiling.tolist(), found.auroc.tolist()
+        ([[1.0]], [[1.0]], [[1.0]])
+    """
+    _check(maps, concepts, image_size, where)
+    share = check_number(quantile, "quantile", "align", low=0.0, high=1.0)
+    check_int(auroc_pixels, "auroc_pixels", "align", low=0)
+    check_int(batch_size, "batch_size", "align", low=1)
+    check_choice(unlabelled, "unlabelled", "align", ("refuse", "drop"))
+    concepts, images, notes = _labelled(concepts, unlabelled)
+    height, width = concepts.size
+    kept = int(share * len(images) * height * width + 1e-9)
+    if not 1 <= kept < len(images) * height * width:
+        raise ParameterError(
+            f"a quantile of {share} keeps {kept} of {len(images) * height * width} pixels",
+            expected="at least one, and not all",
+            fix="give more images, or another quantile",
+        )
+    stride = int(np.ceil(np.sqrt(height * width / auroc_pixels) - 1e-9)) if auroc_pixels else 0
+    top, peaks, lattice = TopValues(int(maps.shape[1]), kept + 1), [], []
+    for _, upsampled in _upsampled(maps, images, concepts.size, batch_size, device, where):
+        top.add(upsampled)
+        peaks.append(upsampled.amax((2, 3)).cpu().numpy())
+        if stride:
+            lattice.append(upsampled[:, :, ::stride, ::stride].cpu().numpy().copy())
+    thresholds = top.smallest()
+    counts = _count(maps, images, concepts, thresholds, batch_size, device, where)
+    auroc, ranked = None, 0
+    if stride:
+        ranked = lattice[0].shape[2] * lattice[0].shape[3]
+        auroc = rank_auroc(lattice, lambda start, stop: concepts.masks(start, stop, stride))
+    notes += _tie_note(counts, kept) + _absent_note(counts, concepts)
+    return UnitAlignment(
+        concepts.names, thresholds.cpu().numpy(), counts, auroc, ranked, np.concatenate(peaks), images, tuple(notes)
+    )
+
+
+class TopValues:
+    """The largest values of each unit in a stream, exactly: a bound that only rises lets almost all values be skipped.
+
+    Args:
+        units: Number of units.
+        kept: How many values of each are kept.
+
+    Example:
+        >>> top = TopValues(units=1, kept=2)
+        >>> for batch in torch.tensor([[3.0, 1.0], [5.0, 4.0]]):
+        ...     top.add(batch.reshape(1, 1, 1, 2))
+        >>> top.smallest().tolist()
+        [4.0]
+    """
+
+    def __init__(self, units: int, kept: int) -> None:
+        self.kept = kept
+        self._parts: list[list[Tensor]] = [[] for _ in range(units)]
+        self._bounds: list[Tensor | None] = [None] * units
+
+    def add(self, maps: Float[Tensor, "b k h w"]) -> None:
+        """See more values of every unit."""
+        for unit, parts in enumerate(self._parts):
+            values, bound = maps[:, unit].reshape(-1), self._bounds[unit]
+            parts.append(values.clone() if bound is None else values[values > bound])
+            if sum(map(len, parts)) > 2 * self.kept:
+                self._prune(unit)
+
+    def smallest(self) -> Float[Tensor, " k"]:
+        """The ``kept``-th largest value of each unit."""
+        for unit in range(len(self._parts)):
+            self._prune(unit)
+        return torch.stack([parts[0].min() for parts in self._parts])
+
+    def _prune(self, unit: int) -> None:
+        values = torch.cat(self._parts[unit])
+        if len(values) > self.kept:
+            values = values.topk(self.kept, sorted=False).values
+        self._parts[unit] = [values]
+        if len(values) == self.kept:
+            self._bounds[unit] = values.min()
+
+
+def _upsampled(
+    maps: Any, images: Int[np.ndarray, " n"], size: tuple[int, int], batch_size: int, device: str | torch.device, where: str
+) -> Iterator[tuple[int, Tensor]]:
+    """First position and upsampled maps (b, K, H, W) of each batch."""
+    for start in range(0, len(images), batch_size):
+        rows = maps[images[start : start + batch_size]]
+        rows = torch.as_tensor(rows).detach().to(device)
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        if not bool(rows.isfinite().all()):
+            raise DataError("activations are not finite", where=where, got=f"NaN or inf near image {int(images[start])}")
+        if tuple(rows.shape[2:]) != size:
+            rows = torch.nn.functional.interpolate(rows, size=size, mode="bilinear", align_corners=False)
+        yield start, rows
+
+
+def _count(
+    maps: Any,
+    images: Int[np.ndarray, " n"],
+    concepts: Concepts,
+    thresholds: Tensor,
+    batch_size: int,
+    device: str | torch.device,
+    where: str,
+) -> OverlapCounts:
+    units, count = len(thresholds), len(concepts.names)
+    both, unit_area, concept_area = [], [], []
+    for start, upsampled in _upsampled(maps, images, concepts.size, batch_size, device, where):
+        active = (upsampled > thresholds[:, None, None]).flatten(2)  # (b, K, H W)
+        image, unit, place = (index.cpu().numpy() for index in active.nonzero(as_tuple=True))
+        cells = torch.from_numpy(image * units + unit)
+        hits = torch.from_numpy(concepts.at(start, image, place)).int()  # (active, C)
+        table = torch.zeros(len(active) * units, count, dtype=torch.int32).index_add_(0, cells, hits)
+        both.append(table.reshape(-1, units, count).numpy())
+        unit_area.append(active.sum(2).cpu().numpy())
+        concept_area.append(concepts.areas(start, start + len(active)))
+    return OverlapCounts(
+        np.concatenate(both), np.concatenate(unit_area), np.concatenate(concept_area), concepts.size[0] * concepts.size[1]
+    )
+
+
+def _check(maps: Any, concepts: Concepts, image_size: tuple[int, int] | None, where: str) -> None:
+    if maps.ndim != 4 or 0 in maps.shape:
+        raise DataError("activations have no spatial extent", where=where, expected="(N, K, h, w)", got=tuple(maps.shape))
+    if len(maps) != len(concepts):
+        raise DataError("labels are of other images", where=where, expected=f"{len(maps)} images", got=len(concepts))
+    if image_size is not None and concepts.size != tuple(image_size):
+        raise DataError(
+            "labels have another size than the images",
+            where=where,
+            expected=tuple(image_size),
+            got=concepts.size,
+            fix="resize the labels to the images, taking the nearest label",
+        )
+
+
+def _labelled(concepts: Concepts, unlabelled: str) -> tuple[Concepts, Int[np.ndarray, " n"], list[str]]:
+    """Images with at least one concept, and a note on the others."""
+    some = np.concatenate([concepts.areas(start, start + 64).any(axis=1) for start in range(0, len(concepts), 64)])
+    images, without = np.flatnonzero(some), np.flatnonzero(~some)
+    if len(without) and (unlabelled == "refuse" or not len(images)):
+        shown = ", ".join(map(str, without[:5])) + (" ..." if len(without) > 5 else "")
+        raise DataError(
+            f"{len(without)} of {len(concepts)} images have no label",
+            where=f"positions {shown}",
+            expected="at least one concept in every image",
+            fix="label them, or say unlabelled='drop'" if len(images) else "give labels",
+        )
+    notes = [f"{len(without)} of {len(concepts)} images have no label and were left out"] if len(without) else []
+    return (concepts.take(images) if len(without) else concepts), images, notes
+
+
+def _tie_note(counts: OverlapCounts, kept: int) -> list[str]:
+    tied = int((counts.unit_area.sum(axis=0) < kept).sum())
+    return (
+        [f"{tied} of {counts.unit_area.shape[1]} units tie at their threshold and are active in fewer pixels"] if tied else []
+    )
+
+
+def _absent_note(counts: OverlapCounts, concepts: Concepts) -> list[str]:
+    absent = [name for name, area in zip(concepts.names, counts.concept_area.sum(axis=0), strict=True) if not area]
+    return [f"concepts that never occur: {', '.join(absent)}"] if absent else []
