@@ -69,12 +69,13 @@ class UnitAlignment:
         if self.auroc is None:
             raise ParameterError("the area under the ROC curve was not computed", fix="align with auroc_pixels of at least 1")
         low = check_number(CUTS[mode] if cut is None else cut, "cut", "detects", low=0.0, high=1.0)
-        return np.nan_to_num(self.auroc) > low
+        found: np.ndarray[Any, Any] = np.nan_to_num(self.auroc) > low
+        return found
 
     def detected(self, mode: Mode = "normalised", cut: float | None = None) -> frozenset[str]:
         """The set D of concepts that some unit detects."""
-        found = self.detects(mode, cut).any(axis=0)
-        return frozenset(name for name, there in zip(self.concepts, found, strict=True) if there)
+        places = np.flatnonzero(self.detects(mode, cut).any(axis=0))
+        return frozenset(self.concepts[place] for place in places)
 
     def gallery(self, unit: int, images: int = 8) -> list[int]:
         """Positions of the images in which a unit is largest, largest first, ties in order."""
@@ -238,7 +239,7 @@ def _count(
         hits = torch.from_numpy(concepts.at(start, image, place)).int()  # (active, C)
         table = torch.zeros(len(active) * units, count, dtype=torch.int32).index_add_(0, cells, hits)
         both.append(table.reshape(-1, units, count).numpy())
-        unit_area.append(active.sum(2).cpu().numpy())
+        unit_area.append(torch.bincount(cells, minlength=len(table)).reshape(-1, units).numpy())
         concept_area.append(concepts.areas(start, start + len(active)))
     return OverlapCounts(
         np.concatenate(both), np.concatenate(unit_area), np.concatenate(concept_area), concepts.size[0] * concepts.size[1]
@@ -277,10 +278,9 @@ def _labelled(concepts: Concepts, unlabelled: str) -> tuple[Concepts, Int[np.nda
 
 
 def _tie_note(counts: OverlapCounts, kept: int) -> list[str]:
-    tied = int((counts.unit_area.sum(axis=0) < kept).sum())
-    return (
-        [f"{tied} of {counts.unit_area.shape[1]} units tie at their threshold and are active in fewer pixels"] if tied else []
-    )
+    areas = counts.unit_area.sum(axis=0)
+    tied = int((areas < kept).sum())
+    return [f"{tied} of {len(areas)} units tie at their threshold and are active in fewer pixels"] if tied else []
 
 
 def _absent_note(counts: OverlapCounts, concepts: Concepts) -> list[str]:

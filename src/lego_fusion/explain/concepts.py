@@ -75,26 +75,26 @@ class Concepts:
 
     def masks(self, start: int, stop: int, stride: int = 1) -> Bool[np.ndarray, "b c h w"]:
         """Masks of some images, at every ``stride``-th row and column."""
-        rows = self.pixels[self.chosen[start:stop]][..., ::stride, ::stride]
-        if rows.ndim == 4:
-            return rows
-        return rows[:, None] == np.arange(len(self.names)).reshape(-1, 1, 1)
+        rows: Array = self.pixels[self.chosen[start:stop]][..., ::stride, ::stride]
+        there: Array = rows if rows.ndim == 4 else rows[:, None] == np.arange(len(self.names)).reshape(-1, 1, 1)
+        return there
 
     def areas(self, start: int, stop: int) -> Int[np.ndarray, "b c"]:
         """Number of pixels of each concept in some images."""
         rows = self.pixels[self.chosen[start:stop]]
         if rows.ndim == 4:
-            return np.count_nonzero(rows, axis=(2, 3)).astype(np.int64)
+            return np.asarray(np.count_nonzero(rows, axis=(2, 3)), dtype=np.int64)
         count = len(self.names)
         cells = np.where(rows < 0, count, rows).astype(np.int64) + (count + 1) * np.arange(len(rows))[:, None, None]
-        return np.bincount(cells.ravel(), minlength=len(rows) * (count + 1)).reshape(len(rows), -1)[:, :count]
+        areas: Array = np.bincount(cells.ravel(), minlength=len(rows) * (count + 1)).reshape(len(rows), -1)[:, :count]
+        return areas
 
     def at(self, start: int, images: Int[np.ndarray, " p"], places: Int[np.ndarray, " p"]) -> Bool[np.ndarray, "p c"]:
         """Which concepts are at pixel ``places`` (row major) of the images ``start + images``."""
         chosen, (row, column) = self.chosen[start + images], np.divmod(places, self.size[1])
         if self.pixels.ndim == 4:
-            return self.pixels[chosen, :, row, column]
-        return self.pixels[chosen, row, column][:, None] == np.arange(len(self.names))
+            return np.asarray(self.pixels[chosen, :, row, column])
+        return np.asarray(self.pixels[chosen, row, column][:, None] == np.arange(len(self.names)))
 
 
 def _checked(names: tuple[str, ...], count: int) -> tuple[str, ...]:

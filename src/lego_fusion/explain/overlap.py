@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
 from ..errors import check_choice, check_number
 
+Array = np.ndarray[Any, Any]
 Overlap = Literal["stock", "normalised"]
 CUTS: dict[str, float] = {"stock": 0.04, "normalised": 0.2, "auroc": 0.8}
 """Default cut of each mode. 0.04 on the plain IoU is Network Dissection's; the other two are ours."""
@@ -105,12 +106,12 @@ class UnitOverlap:
         """
         check_choice(mode, "mode", "detects", ("stock", "normalised"))
         low = check_number(CUTS[mode] if cut is None else cut, "cut", "detects", low=0.0, high=1.0)
-        return np.nan_to_num(self.iou if mode == "stock" else self.above_chance) > low
+        return np.asarray(np.nan_to_num(self.iou if mode == "stock" else self.above_chance) > low)
 
     @property
     def profile(self) -> Float64[np.ndarray, " c"]:
         """Mean over units of IoU / ceiling (C,)."""
-        return self.normalised.mean(axis=0)
+        return np.asarray(self.normalised.mean(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +143,7 @@ class OverlapCounts:
             yield UnitOverlap(both[place], unit_area[place], concept_area[place], float(row.sum() * self.pixels))
 
 
-def _divide(a: Float64[np.ndarray, "*s"], b: Float64[np.ndarray, "*s"]) -> Float64[np.ndarray, "*s"]:
-    """a / b, and 0 where b is 0."""
-    a, b = np.broadcast_arrays(a, b)
-    return np.divide(a, b, out=np.zeros(a.shape), where=b != 0)
+def _divide(over: Array, under: Array) -> Array:
+    """Quotient of two arrays, and 0 where the lower one is 0."""
+    over, under = np.broadcast_arrays(over, under)
+    return np.asarray(np.divide(over, under, out=np.zeros(over.shape), where=under != 0))

@@ -277,7 +277,8 @@ def _spatial(value: Tensor, grid: tuple[int, int] | None, where: str) -> Tensor:
         height, width = grid
         if value.shape[1] < height * width:
             raise DataError("too few tokens for the grid", where=where, expected=f"{height} x {width}", got=value.shape[1])
-        return value[:, -height * width :].transpose(1, 2).unflatten(2, grid)
+        patches = value[:, value.shape[1] - height * width :].transpose(1, 2)  # (b, K, h w)
+        return patches.reshape(*patches.shape[:2], height, width)
     raise DataError(
         "a layer has no spatial extent",
         where=where,
