@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
@@ -69,7 +70,7 @@ class UnitAlignment:
         if self.auroc is None:
             raise ParameterError("the area under the ROC curve was not computed", fix="align with auroc_pixels of at least 1")
         low = check_number(CUTS[mode] if cut is None else cut, "cut", "detects", low=0.0, high=1.0)
-        found: np.ndarray[Any, Any] = np.nan_to_num(self.auroc) > low
+        found: NDArray[Any] = np.nan_to_num(self.auroc) > low
         return found
 
     def detected(self, mode: Mode = "normalised", cut: float | None = None) -> frozenset[str]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 
 from ..errors import DataError
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
+from numpy.typing import NDArray
 
 from ..errors import check_choice, check_number
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 Overlap = Literal["stock", "normalised"]
 CUTS: dict[str, float] = {"stock": 0.04, "normalised": 0.2, "auroc": 0.8}
 """Default cut of each mode. 0.04 on the plain IoU is Network Dissection's; the other two are ours."""

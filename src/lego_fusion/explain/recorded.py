@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..writing import written_whole
@@ -30,12 +31,12 @@ class Recording:
         image_size: Height and width of what the network was given, where that was an image.
     """
 
-    arrays: dict[Key, np.ndarray[Any, Any]]
+    arrays: dict[Key, NDArray[Any]]
     layers: dict[Key, str]
     kind: str
     image_size: tuple[int, int] | None = None
 
-    def __getitem__(self, key: Key) -> np.ndarray[Any, Any]:
+    def __getitem__(self, key: Key) -> NDArray[Any]:
         """Activations of (modality, level)."""
         if key not in self.arrays:
             have = ", ".join(" ".join(name) for name in self.arrays)
@@ -51,7 +52,7 @@ class Recording:
         """Levels of a modality, in order."""
         return tuple(level for name, level in self.arrays if name == modality)
 
-    def pooled(self) -> dict[str, np.ndarray[Any, Any]]:
+    def pooled(self) -> dict[str, NDArray[Any]]:
         """Mean over places (N, K) by "modality level", as the similarities take it."""
         return {
             " ".join(key): array if array.ndim == 2 else array.mean(axis=(2, 3), dtype=np.float32)
@@ -79,7 +80,7 @@ class Recording:
         return cls(dict(zip(keys, arrays, strict=True)), layers, kind, (size[0], size[1]) if size else None)
 
 
-def append_rows(file: BinaryIO, rows: np.ndarray[Any, Any], *, new: bool) -> None:
+def append_rows(file: BinaryIO, rows: NDArray[Any], *, new: bool) -> None:
     """Write rows to an open ``.npy`` file whose header is completed by ``finish_rows``."""
     if new:
         file.write(_header((0, *rows.shape[1:]), str(rows.dtype)))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_choice
@@ -123,7 +124,7 @@ class Recorder:
         return Recording.open(folder)
 
     def _in_memory(self, batches: Iterable[Any], kind: Kind, dtype: str) -> Recording:
-        parts: dict[Key, list[np.ndarray[Any, Any]]] = {key: [] for key in self.layers}
+        parts: dict[Key, list[NDArray[Any]]] = {key: [] for key in self.layers}
         images: list[tuple[int, int] | None] = []
         for rows in self.stream(_noting_size(batches, images), kind):
             for key, value in rows.items():
@@ -199,14 +200,14 @@ class Recorder:
             raise DataError("activations are not finite", where=f"{where}, batch {number}", got=f"{wrong} NaN or infinite")
         return _shaped(value.float(), kind, self.grid, where)
 
-    def _kept(self, value: Tensor, key: Key, dtype: str, shape: tuple[int, ...] | None) -> np.ndarray[Any, Any]:
+    def _kept(self, value: Tensor, key: Key, dtype: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
         where = f"layer '{self.layers[key]}', {key[0]} {key[1]}"
         if shape is not None and tuple(value.shape[1:]) != shape:
             raise DataError(
                 "the activations change their shape between batches", where=where, expected=shape, got=tuple(value.shape[1:])
             )
         largest = float(value.abs().max()) if value.numel() else 0.0
-        if dtype == "float16" and largest > np.finfo(np.float16).max:
+        if dtype == "float16" and largest > float(np.finfo(np.float16).max):
             raise DataError("activations beyond the range of float16", where=where, got=largest, fix="say dtype='float32'")
         return value.cpu().numpy().astype(dtype)
 

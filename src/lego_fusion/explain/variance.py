@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from numpy.typing import NDArray
 
 from ..errors import DataError, ParameterError, check_int, check_number
 from .alignment import UnitAlignment
 from .overlap import UnitOverlap
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 Layers = Mapping[str, Mapping[str, UnitOverlap]]
 FACTORS = ("M", "L", "C")
 
