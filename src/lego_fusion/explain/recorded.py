@@ -55,7 +55,7 @@ class Recording:
     def pooled(self) -> dict[str, NDArray[Any]]:
         """Mean over places (N, K) by "modality level", as the similarities take it."""
         return {
-            " ".join(key): array if array.ndim == 2 else array.mean(axis=(2, 3), dtype=np.float32)
+            " ".join(key): array.astype(np.float32) if array.ndim == 2 else array.mean(axis=(2, 3), dtype=np.float32)
             for key, array in self.arrays.items()
         }
 
