@@ -146,17 +146,20 @@ def align(
             fix="give more images, or another quantile",
         )
     stride = int(np.ceil(np.sqrt(height * width / auroc_pixels) - 1e-9)) if auroc_pixels else 0
-    top, peaks, lattice = TopValues(int(maps.shape[1]), kept + 1), [], []
-    for _, upsampled in _upsampled(maps, images, concepts.size, batch_size, device, where):
+    top, peaks = TopValues(int(maps.shape[1]), kept + 1), []
+    lattice: NDArray[Any] | None = None
+    for start, upsampled in _upsampled(maps, images, concepts.size, batch_size, device, where):
         top.add(upsampled)
         peaks.append(upsampled.amax((2, 3)).cpu().numpy())
         if stride:
-            lattice.append(upsampled[:, :, ::stride, ::stride].cpu().numpy().copy())
+            part = upsampled[:, :, ::stride, ::stride].cpu().numpy()
+            lattice = np.empty((len(images), *part.shape[1:]), dtype=part.dtype) if lattice is None else lattice
+            lattice[start : start + len(part)] = part
     thresholds = top.smallest()
     counts = _count(maps, images, concepts, thresholds, batch_size, device, where)
     auroc, ranked = None, 0
-    if stride:
-        ranked = lattice[0].shape[2] * lattice[0].shape[3]
+    if lattice is not None:
+        ranked = lattice.shape[2] * lattice.shape[3]
         auroc = rank_auroc(lattice, lambda start, stop: concepts.masks(start, stop, stride))
     notes += _tie_note(counts, kept) + _absent_note(counts, concepts)
     return UnitAlignment(
@@ -181,30 +184,48 @@ class TopValues:
 
     def __init__(self, units: int, kept: int) -> None:
         self.kept = kept
-        self._parts: list[list[Tensor]] = [[] for _ in range(units)]
+        self._filled = [0] * units
         self._bounds: list[Tensor | None] = [None] * units
+        self._room: Tensor | None = None  # one block for all, so that memory is not torn into pieces
 
     def add(self, maps: Float[Tensor, "b k h w"]) -> None:
         """See more values of every unit."""
-        for unit, parts in enumerate(self._parts):
-            values, bound = maps[:, unit].reshape(-1), self._bounds[unit]
-            parts.append(values.clone() if bound is None else values[values > bound])
-            if sum(map(len, parts)) > 2 * self.kept:
-                self._prune(unit)
+        room = self._make_room(maps)
+        for unit, bound in enumerate(self._bounds):
+            values = maps[:, unit].reshape(-1)
+            values = values if bound is None else values[values > bound]
+            if self._filled[unit] + len(values) > room.shape[1]:
+                self._prune(unit, room)
+            end = self._filled[unit] + len(values)
+            room[unit, self._filled[unit] : end] = values
+            self._filled[unit] = end
 
     def smallest(self) -> Float[Tensor, " k"]:
-        """The ``kept``-th largest value of each unit."""
-        for unit in range(len(self._parts)):
-            self._prune(unit)
-        return torch.stack([parts[0].min() for parts in self._parts])
+        """The ``kept``-th largest value of each unit, or the smallest where fewer were seen."""
+        if self._room is None:
+            raise DataError("no values were seen", expected="at least one")
+        for unit in range(len(self._filled)):
+            self._prune(unit, self._room)
+        return torch.stack([self._room[unit, :filled].min() for unit, filled in enumerate(self._filled)])
 
-    def _prune(self, unit: int) -> None:
-        values = torch.cat(self._parts[unit])
-        if len(values) > self.kept:
-            values = values.topk(self.kept, sorted=False).values
-        self._parts[unit] = [values]
-        if len(values) == self.kept:
-            self._bounds[unit] = values.min()
+    def _make_room(self, maps: Tensor) -> Tensor:
+        """Twice what is kept, and a batch."""
+        columns = 2 * self.kept + maps[:, 0].numel()
+        if self._room is None:
+            self._room = maps.new_empty(len(self._filled), columns)
+        elif self._room.shape[1] < columns:
+            larger = self._room.new_empty(len(self._filled), columns)
+            larger[:, : self._room.shape[1]] = self._room
+            self._room = larger
+        return self._room
+
+    def _prune(self, unit: int, room: Tensor) -> None:
+        filled = self._filled[unit]
+        if filled < self.kept:
+            return
+        values = room[unit, :filled].topk(self.kept, sorted=False).values
+        room[unit, : self.kept] = values
+        self._filled[unit], self._bounds[unit] = self.kept, values.min()
 
 
 def _upsampled(
