@@ -174,6 +174,11 @@ def test_a_lattice_ranks_what_lies_on_it() -> None:
     assert found.auroc is not None
     on_lattice = upsampled(maps, 8)[:, 1, ::2, ::2].ravel()
     assert found.auroc[1, 2] == pytest.approx(roc_auc_score(masks[:, 2, ::2, ::2].ravel(), on_lattice))
+    masks[:, 0] = False
+    masks[:, 0, 1, 1] = True  # beside the lattice
+    missed = align(maps, Concepts.from_masks(masks), quantile=0.1, auroc_pixels=16)
+    assert missed.notes == ("concepts on none or all of the ranked pixels, so without AUROC: concept 0",)
+    assert "concept 0" not in missed.detected("auroc", 0.0)
     without = align(maps, Concepts.from_masks(masks), quantile=0.1, auroc_pixels=0)
     assert without.auroc is None
     with pytest.raises(ParameterError, match="was not computed"):

@@ -161,7 +161,7 @@ def align(
     if lattice is not None:
         ranked = lattice.shape[2] * lattice.shape[3]
         auroc = rank_auroc(lattice, lambda start, stop: concepts.masks(start, stop, stride))
-    notes += _tie_note(counts, kept) + _absent_note(counts, concepts)
+    notes += _tie_note(counts, kept) + _absent_note(counts, concepts) + _unranked_note(auroc, counts, concepts)
     return UnitAlignment(
         concepts.names, thresholds.cpu().numpy(), counts, auroc, ranked, np.concatenate(peaks), images, tuple(notes)
     )
@@ -253,19 +253,18 @@ def _count(
     where: str,
 ) -> OverlapCounts:
     units, count = len(thresholds), len(concepts.names)
-    both, unit_area, concept_area = [], [], []
+    both = np.zeros((len(images), units, count), dtype=np.int32)
+    unit_area, concept_area = np.zeros((len(images), units), dtype=np.int64), np.zeros((len(images), count), dtype=np.int64)
     for start, upsampled in _upsampled(maps, images, concepts.size, batch_size, device, where):
+        rows = slice(start, start + len(upsampled))
         active = (upsampled > thresholds[:, None, None]).flatten(2)  # (b, K, H W)
         image, unit, place = (index.cpu().numpy() for index in active.nonzero(as_tuple=True))
         cells = torch.from_numpy(image * units + unit)
         hits = torch.from_numpy(concepts.at(start, image, place)).int()  # (active, C)
-        table = torch.zeros(len(active) * units, count, dtype=torch.int32).index_add_(0, cells, hits)
-        both.append(table.reshape(-1, units, count).numpy())
-        unit_area.append(torch.bincount(cells, minlength=len(table)).reshape(-1, units).numpy())
-        concept_area.append(concepts.areas(start, start + len(active)))
-    return OverlapCounts(
-        np.concatenate(both), np.concatenate(unit_area), np.concatenate(concept_area), concepts.size[0] * concepts.size[1]
-    )
+        torch.from_numpy(both[rows].reshape(-1, count)).index_add_(0, cells, hits)
+        unit_area[rows] = torch.bincount(cells, minlength=len(active) * units).reshape(-1, units).numpy()
+        concept_area[rows] = concepts.areas(start, start + len(active))
+    return OverlapCounts(both, unit_area, concept_area, concepts.size[0] * concepts.size[1])
 
 
 def _check(maps: Any, concepts: Concepts, image_size: tuple[int, int] | None, where: str) -> None:
@@ -308,3 +307,11 @@ def _tie_note(counts: OverlapCounts, kept: int) -> list[str]:
 def _absent_note(counts: OverlapCounts, concepts: Concepts) -> list[str]:
     absent = [name for name, area in zip(concepts.names, counts.concept_area.sum(axis=0), strict=True) if not area]
     return [f"concepts that never occur: {', '.join(absent)}"] if absent else []
+
+
+def _unranked_note(auroc: NDArray[Any] | None, counts: OverlapCounts, concepts: Concepts) -> list[str]:
+    if auroc is None:
+        return []
+    lost = np.isnan(auroc[0]) & (counts.concept_area.sum(axis=0) > 0)
+    names = [name for name, missing in zip(concepts.names, lost, strict=True) if missing]
+    return [f"concepts on none or all of the ranked pixels, so without AUROC: {', '.join(names)}"] if names else []
