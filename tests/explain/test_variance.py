@@ -157,6 +157,11 @@ def test_the_null_tells_planted_speciality_from_none() -> None:
     assert planted["speciality"].p_value == 0.01
     assert planted["speciality"].value > planted["speciality"].quantile
     assert alike["speciality"].p_value > 0.05
+    squares = "speciality, sum of squares"
+    assert (planted[squares].p_value, alike[squares].p_value > 0.05) == (0.01, True)
+    found = semantic_variance(scene(shift=1.0)[0])
+    parts = [variance_effects(found.profiles)[name] for name in ("MC", "MLC")]
+    assert planted[squares].value == pytest.approx(sum((part**2).sum() for part in parts))
     assert planted["across modalities at late"].p_value == 0.01
 
 

@@ -215,11 +215,12 @@ def bootstrap(
 
 
 def share_statistics(layers: Layers) -> dict[str, float]:
-    """Shares and variances by name, for ``bootstrap`` and ``unit_permutation_null``."""
+    """Shares, sums of squares and variances by name, for ``bootstrap`` and ``unit_permutation_null``."""
     cube, _ = _cube(layers)
     shares = variance_shares(cube)
     found = {f"share {name}": share for name, share in shares.parts.items()}
-    found |= {name: getattr(shares, name) for name in ("consistency", "speciality", "common_evolution", "own_evolution")}
+    groups = {name: getattr(shares, name) for name in ("consistency", "speciality", "common_evolution", "own_evolution")}
+    found |= groups | {f"{name}, sum of squares": share * shares.total for name, share in groups.items()}
     for place, name in enumerate(next(iter(layers.values()))):
         found[f"across modalities at {name}"] = float(cube[:, place].var(axis=0).mean())
     for place, name in enumerate(layers):
@@ -250,8 +251,9 @@ def unit_permutation_null(
     """What the shares are if modalities do not differ: at each level all units are dealt anew to the modalities.
 
     Profiles are means over units, so two modalities with the same kinds of units still differ by chance, the more the
-    fewer units. Each modality keeps its number of units. What depends on concept and level alone (L, C, LC) hardly moves
-    under this null, and is no test of them.
+    fewer units: with a dozen units to a layer only strong speciality is told from chance. Each modality keeps its number of
+    units. Read the sums of squares and the variances; a share has less power, because its total moves under the null too.
+    L, C and LC, which depend on concept and level alone, are not tested by this null.
 
     Args:
         layers: As for ``semantic_variance``.
