@@ -1,0 +1,202 @@
+"""How two modalities cooperate once they are trained together, against the same two trained apart.
+
+The paper that asks this (arXiv 2308.10019) reports a hybrid rule that uses consistency and speciality at once; its
+equations are not public to us, so the reading below is ours. With D the concepts a layer detects, J = |D_1 & D_2| /
+|D_1 | D_2| and U = 1 - J:
+
+* hybrid rule: the fused level keeps most of what both hold and most of what one alone holds;
+* alignment: joint training raises J, and so lowers U; division of labour: it lowers J, and so raises U.
+
+A fusion can do the first and one of the others, so the trend is kept beside the verdict. Few concepts make J coarse: one
+concept more or less moves it by about 1 / |D_1 | D_2|, which the evidence states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import DataError, ParameterError, check_number
+from .alignment import Mode, UnitAlignment
+from .concept_sets import ConceptSets, concept_sets
+from .feature_similarity import Over, feature_similarity
+from .recorded import Recording
+
+Trend = Literal["alignment", "division of labour"]
+Verdict = Literal["hybrid rule", "alignment", "division of labour", "undecided"]
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """Two modalities of one training, jointly or apart.
+
+    Args:
+        recording: Activations of both.
+        alignments: By modality and level, of the same layers.
+    """
+
+    recording: Recording
+    alignments: Mapping[str, Mapping[str, UnitAlignment]]
+
+
+@dataclass(frozen=True)
+class LevelCollaboration:
+    """What joint training did at one level.
+
+    Args:
+        level: Its name in the first modality.
+        joint: Sets of concepts after joint training.
+        apart: Sets of concepts after separate training.
+        similarity_joint: F between the two modalities after joint training, debiased CKA.
+        similarity_apart: The same after separate training.
+        kept_by_training: F(A_joint, A_apart) of each modality: how much of it joint training left as it was.
+        shared_kept: Share of D_1 & D_2 that the fused level detects; None without a fused level or shared concept.
+        special_kept: Share of D_1 ^ D_2 that it detects, likewise.
+        trend: By the change of J beyond the margin; None if it is within, or if a side detects nothing.
+        verdict: The hybrid rule if both shares are high, else the trend, else "undecided".
+    """
+
+    level: str
+    joint: ConceptSets
+    apart: ConceptSets
+    similarity_joint: float
+    similarity_apart: float
+    kept_by_training: dict[str, float]
+    shared_kept: float | None
+    special_kept: float | None
+    trend: Trend | None
+    verdict: Verdict
+
+    @property
+    def similarity_change(self) -> float:
+        """F_joint - F_apart: above 0 where joint training brings the modalities together."""
+        return self.similarity_joint - self.similarity_apart
+
+    @property
+    def joint_change(self) -> float:
+        """Change of J, which is minus the change of U_1 + U_2."""
+        return self.joint.joint - self.apart.joint
+
+    def evidence(self) -> tuple[str, ...]:
+        """The verdict in words, one fact a line."""
+        lines = [
+            f"similarity of the modalities {self.similarity_apart:.2f} apart, {self.similarity_joint:.2f} together",
+            f"J {self.apart.joint:.2f} apart (of {len(self.apart.union)} concepts), "
+            f"{self.joint.joint:.2f} together (of {len(self.joint.union)})",
+        ]
+        if self.apart.empty or self.joint.empty:
+            lines.append("one of the two trainings detects no concept, so that J says nothing")
+        for kind, share, number in (
+            ("shared", self.shared_kept, len(self.joint.shared)),
+            ("special", self.special_kept, len(self.joint.only_first | self.joint.only_second)),
+        ):
+            if share is not None:
+                lines.append(f"the fused level keeps {share:.0%} of {number} {kind} concepts")
+        return tuple(lines)
+
+
+def collaboration(
+    joint: Streams,
+    apart: Streams,
+    fused: Mapping[str, UnitAlignment] | None = None,
+    *,
+    mode: Mode = "normalised",
+    cut: float | None = None,
+    over: Over = "samples",
+    margin: float = 0.05,
+    high: float = 0.75,
+) -> tuple[LevelCollaboration, ...]:
+    """Compare two modalities trained jointly with the same two trained apart, level by level.
+
+    Args:
+        joint: After joint training; two modalities with the same number of levels.
+        apart: After separate training, with the same modalities and levels, on the same samples.
+        fused: Alignment of the fused layer at a level, by the name that the level has in the first modality.
+        mode: What counts as detection.
+        cut: Of the mode.
+        over: As for ``feature_similarity``.
+        margin: A change of J within it is no trend, in [0, 1].
+        high: Share kept from which on the fused level counts as keeping, in [0, 1].
+
+    Returns:
+        One reading per level, in order.
+
+    Raises:
+        DataError: If there are not two modalities, or the two trainings differ in modalities, levels or samples.
+        ParameterError: If the modalities have different numbers of levels, or a fused level is unknown.
+    """
+    check_number(margin, "margin", "collaboration", low=0.0, high=1.0)
+    check_number(high, "high", "collaboration", low=0.0, high=1.0)
+    levels = _levels(joint, apart)
+    unknown = sorted(set(fused or {}) - {first for first, _ in levels})
+    if unknown:
+        raise ParameterError(f"no level '{unknown[0]}' to compare a fused layer with", expected=[first for first, _ in levels])
+    names = tuple(joint.alignments)
+    inside = [feature_similarity(side.recording, over=over, permutations=0) for side in (joint, apart)]
+    across = feature_similarity(joint.recording, apart.recording, over=over, permutations=0)
+    found = []
+    for pair in levels:
+        rows = [f"{modality} {level}" for modality, level in zip(names, pair, strict=True)]
+        between = [float(m.values[m.names_a.index(rows[0]), m.names_b.index(rows[1])]) for m in inside]
+        own = [float(across.values[across.names_a.index(row), across.names_b.index(row)]) for row in rows]
+        sets = [
+            concept_sets(*(side.alignments[m][n].detected(mode, cut) for m, n in zip(names, pair, strict=True)))
+            for side in (joint, apart)
+        ]
+        there = fused[pair[0]].detected(mode, cut) if fused and pair[0] in fused else None
+        shared = _kept(sets[0].shared, there)
+        special = _kept(sets[0].only_first | sets[0].only_second, there)
+        trend = _trend(sets[0], sets[1], margin)
+        hybrid = shared is not None and special is not None and min(shared, special) >= high
+        found.append(
+            LevelCollaboration(
+                pair[0],
+                sets[0],
+                sets[1],
+                between[0],
+                between[1],
+                dict(zip(names, own, strict=True)),
+                shared,
+                special,
+                trend,
+                "hybrid rule" if hybrid else trend or "undecided",
+            )
+        )
+    return tuple(found)
+
+
+def _kept(wanted: Collection[str], there: Collection[str] | None) -> float | None:
+    if there is None or not wanted:
+        return None
+    return len(set(wanted) & set(there)) / len(wanted)
+
+
+def _trend(joint: ConceptSets, apart: ConceptSets, margin: float) -> Trend | None:
+    change = joint.joint - apart.joint
+    if joint.empty or apart.empty or abs(change) <= margin:
+        return None
+    return "alignment" if change > 0 else "division of labour"
+
+
+def _levels(joint: Streams, apart: Streams) -> list[tuple[str, str]]:
+    """Names of the corresponding levels in both modalities."""
+    shapes = [{modality: tuple(row) for modality, row in side.alignments.items()} for side in (joint, apart)]
+    if len(shapes[0]) != 2:
+        raise DataError("collaboration is between two modalities", expected=2, got=len(shapes[0]), fix="choose a pair")
+    if shapes[0] != shapes[1]:
+        raise DataError("the two trainings differ in modalities or levels", expected=shapes[0], got=shapes[1])
+    first, second = shapes[0].values()
+    if len(first) != len(second):
+        raise ParameterError(
+            "modalities have different numbers of levels",
+            expected="as many in each, matched by their order",
+            got=f"{len(first)} and {len(second)}",
+            fix="choose the levels that correspond",
+        )
+    missing = [
+        (m, n) for side in (joint, apart) for m, row in shapes[0].items() for n in row if (m, n) not in side.recording.arrays
+    ]
+    if missing:
+        raise DataError(f"nothing was recorded for {' '.join(missing[0])}", fix="record the layers that are aligned")
+    return list(zip(first, second, strict=True))

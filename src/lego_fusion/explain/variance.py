@@ -1,0 +1,331 @@
+"""Semantic variance: how profiles of concepts differ between modalities, levels and units, split without a remainder.
+
+The paper that asks these questions (arXiv 2308.10019) does not give its equations to us in public: the definitions here
+are ours. A profile is s[m, l, c], the mean over the units of a layer of IoU / ceiling; dividing by the ceiling keeps
+frequent and rare concepts on one scale. All variances are population variances, so that two modalities with disjoint
+one-hot profiles of height v over C concepts have exactly v^2 / (2 C), and the parts of the split add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import NDArray
+
+from ..errors import DataError, ParameterError, check_int, check_number
+from .alignment import UnitAlignment
+from .overlap import UnitOverlap
+
+Array = NDArray[Any]
+Layers = Mapping[str, Mapping[str, UnitOverlap]]
+FACTORS = ("M", "L", "C")
+
+
+@dataclass(frozen=True)
+class VarianceShares:
+    """Shares of the sum of squares of s[m, l, c] around its mean; the seven parts add up to 1, or are all 0.
+
+    The groups overlap in MLC, so they do not add up; M and ML without C say how strongly a modality aligns at all, and M
+    is a mere offset between modalities, which may come from the layers chosen.
+
+    Args:
+        parts: By "M", "L", "C", "ML", "MC", "LC", "MLC".
+        total: The sum of squares; 0 where the profiles are the same everywhere.
+    """
+
+    parts: dict[str, float]
+    total: float
+
+    @property
+    def consistency(self) -> float:
+        """C: what depends on the concept alone, on which modalities and levels agree."""
+        return self.parts["C"]
+
+    @property
+    def speciality(self) -> float:
+        """MC + MLC: concepts that one modality holds more than another."""
+        return self.parts["MC"] + self.parts["MLC"]
+
+    @property
+    def common_evolution(self) -> float:
+        """L + LC: change over levels that all modalities share."""
+        return self.parts["L"] + self.parts["LC"]
+
+    @property
+    def own_evolution(self) -> float:
+        """ML + MLC: change over levels that differs between modalities."""
+        return self.parts["ML"] + self.parts["MLC"]
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticVariance:
+    """Every reading of the profiles of M modalities at L levels over C concepts.
+
+    Args:
+        modalities: Names (M).
+        levels: Names (L), those of the first modality; levels are matched by their order.
+        concepts: Names of the concepts that occur (C).
+        profiles: s (M, L, C), mean over units of IoU / ceiling.
+        across_modalities: SV(l) = mean_c Var_m s (L,): 0 where modalities hold the same concepts alike.
+        of_units: SV_units(m, l) = mean_k Var_c IoU[k, c] (M, L): 0 for units that take all concepts alike.
+        over_levels: SV_levels(m) = mean_c Var_l s (M,): 0 for a modality that does not change.
+        shares: The split.
+    """
+
+    modalities: tuple[str, ...]
+    levels: tuple[str, ...]
+    concepts: tuple[str, ...]
+    profiles: Float64[np.ndarray, "m l c"]
+    across_modalities: Float64[np.ndarray, " l"]
+    of_units: Float64[np.ndarray, "m l"]
+    over_levels: Float64[np.ndarray, " m"]
+    shares: VarianceShares
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A number with its interval over resampled images.
+
+    Args:
+        value: On all images.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def variance_shares(profiles: Float64[np.ndarray, "m l c"]) -> VarianceShares:
+    """Split s = g + a_m + b_l + c_c + (ab) + (ac) + (bc) + (abc) exactly, each part with mean 0 over each of its axes.
+
+    Args:
+        profiles: s (M, L, C), finite.
+
+    Returns:
+        The share of each part in the sum of squares.
+
+    Raises:
+        DataError: If a profile is not finite.
+
+    Example:
+        >>> shares = variance_shares(np.eye(2).reshape(2, 1, 2))  # each modality holds the concept that the other does not
+        >>> shares.parts["MC"], shares.consistency, shares.speciality
+        (1.0, 0.0, 1.0)
+    """
+    if not np.isfinite(profiles).all():
+        raise DataError("profiles are not finite", fix="leave out concepts that never occur")
+    parts = {name: float((effect**2).sum()) for name, effect in variance_effects(profiles).items()}
+    total = float(sum(parts.values()))
+    negligible = total <= profiles.size * (8 * np.finfo(np.float64).eps * float(np.abs(profiles).max())) ** 2
+    return VarianceShares({name: 0.0 if negligible else part / total for name, part in parts.items()}, total)
+
+
+def variance_effects(profiles: Float64[np.ndarray, "m l c"]) -> dict[str, Float64[np.ndarray, "m l c"]]:
+    """Return the seven effects, broadcast to (M, L, C); with the mean they add up to the profiles."""
+    centred = profiles - profiles.mean()
+    effects: dict[str, Array] = {}
+    for order in (1, 2, 3):
+        for axes in combinations(range(3), order):
+            others = tuple(axis for axis in range(3) if axis not in axes)
+            effect = np.broadcast_to(centred.mean(axis=others, keepdims=True) if others else centred, centred.shape)
+            inner = [
+                effects["".join(FACTORS[axis] for axis in some)] for n in range(1, order) for some in combinations(axes, n)
+            ]
+            effects["".join(FACTORS[axis] for axis in axes)] = effect - sum(inner, start=np.zeros(centred.shape))
+    return effects
+
+
+def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> SemanticVariance:
+    """Read the profiles of all layers in every way.
+
+    Args:
+        layers: Alignments by modality and level, all with the same concepts on the same images; as many levels in each
+            modality, matched by their order.
+
+    Returns:
+        Variances and shares, over the concepts that occur.
+
+    Raises:
+        DataError: If there are no layers, numbers of levels differ, or the concepts do.
+    """
+    names = _concept_names(layers)
+    overlaps = overlaps_of(layers)
+    cube, present = _cube(overlaps)
+    of_units = [[float(overlap.iou[:, present].var(axis=1).mean()) for overlap in row.values()] for row in overlaps.values()]
+    return SemanticVariance(
+        tuple(layers),
+        tuple(next(iter(layers.values()))),
+        tuple(names[int(place)] for place in np.flatnonzero(present)),
+        cube,
+        cube.var(axis=0).mean(axis=1),
+        np.array(of_units),
+        cube.var(axis=1).mean(axis=1),
+        variance_shares(cube),
+    )
+
+
+def bootstrap(
+    layers: Mapping[str, Mapping[str, UnitAlignment]],
+    statistics: Callable[[Layers], Mapping[str, float]],
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Bounded]:
+    """Percentile intervals of any statistics of the overlaps over resampled images, the same resample in every layer.
+
+    Each resample is a weighted sum of the counts per image; thresholds stay as they are.
+
+    Args:
+        layers: Alignments by modality and level, of the same images.
+        statistics: From overlaps by modality and level to numbers by name, for example ``share_statistics``; a resample in
+            which one is NaN does not count for it.
+        resamples: How many.
+        level: Of the intervals, in (0, 1).
+        seed: Of the resampling.
+
+    Raises:
+        DataError: If the layers are not of the same images.
+    """
+    check_int(resamples, "resamples", "bootstrap", low=1)
+    check_number(level, "level", "bootstrap", low=0.0, high=1.0)
+    everything = [alignment for row in layers.values() for alignment in row.values()]
+    if not everything or any(not np.array_equal(other.images, everything[0].images) for other in everything):
+        raise DataError("layers are not of the same images", expected="one set of images for all, and at least one layer")
+    samples = len(everything[0].images)
+    weights = np.random.default_rng(check_int(seed, "seed", "bootstrap", low=0)).multinomial(
+        samples, np.full(samples, 1 / samples), size=resamples
+    )
+    totals = {m: {name: a.counts.totals(weights.astype(np.float64)) for name, a in row.items()} for m, row in layers.items()}
+    drawn = [statistics({m: {n: next(some) for n, some in row.items()} for m, row in totals.items()}) for _ in range(resamples)]
+    bounds = {}
+    for name, value in statistics(overlaps_of(layers)).items():
+        values = np.array([row.get(name, np.nan) for row in drawn])
+        values = values[np.isfinite(values)]
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
+        bounds[name] = Bounded(float(value), float(low), float(high))
+    return bounds
+
+
+def share_statistics(layers: Layers) -> dict[str, float]:
+    """Shares, sums of squares and variances by name, for ``bootstrap`` and ``unit_permutation_null``."""
+    cube, _ = _cube(layers)
+    shares = variance_shares(cube)
+    found = {f"share {name}": share for name, share in shares.parts.items()}
+    groups = {name: getattr(shares, name) for name in ("consistency", "speciality", "common_evolution", "own_evolution")}
+    found |= groups | {f"{name}, sum of squares": share * shares.total for name, share in groups.items()}
+    for place, name in enumerate(next(iter(layers.values()))):
+        found[f"across modalities at {name}"] = float(cube[:, place].var(axis=0).mean())
+    for place, name in enumerate(layers):
+        found[f"over levels in {name}"] = float(cube[place].var(axis=0).mean())
+    return found
+
+
+@dataclass(frozen=True)
+class AgainstChance:
+    """A statistic beside what it is when units belong to no modality.
+
+    Args:
+        value: As measured.
+        mean: Under permutation.
+        quantile: 95 % quantile under permutation.
+        p_value: (1 + permutations that reach the value) / (1 + permutations).
+    """
+
+    value: float
+    mean: float
+    quantile: float
+    p_value: float
+
+
+def unit_permutation_null(
+    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]], *, permutations: int = 200, seed: int = 0
+) -> dict[str, AgainstChance]:
+    """What the shares are if modalities do not differ: at each level all units are dealt anew to the modalities.
+
+    Profiles are means over units, so two modalities with the same kinds of units still differ by chance, the more the
+    fewer units: with a dozen units to a layer only strong speciality is told from chance. Each modality keeps its number of
+    units. Read the sums of squares and the variances; a share has less power, because its total moves under the null too.
+    L, C and LC, which depend on concept and level alone, are not tested by this null.
+
+    Args:
+        layers: As for ``semantic_variance``.
+        permutations: How many.
+        seed: Of the permutations.
+    """
+    check_int(permutations, "permutations", "unit_permutation_null", low=1)
+    generator = np.random.default_rng(check_int(seed, "seed", "unit_permutation_null", low=0))
+    overlaps = overlaps_of(layers)
+    value = share_statistics(overlaps)
+    drawn = [share_statistics(_dealt(overlaps, generator)) for _ in range(permutations)]
+    found = {}
+    for name, measured in value.items():
+        chance = np.array([row[name] for row in drawn])
+        reached = int((chance >= measured - 1e-12 * max(1.0, abs(measured))).sum())
+        found[name] = AgainstChance(
+            measured, float(chance.mean()), float(np.quantile(chance, 0.95)), (1 + reached) / (1 + permutations)
+        )
+    return found
+
+
+def overlaps_of(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> dict[str, dict[str, UnitOverlap]]:
+    """The overlaps of alignments, by modality and level."""
+    return {
+        modality: {name: found.overlap if isinstance(found, UnitAlignment) else found for name, found in row.items()}
+        for modality, row in layers.items()
+    }
+
+
+def _dealt(layers: Layers, generator: np.random.Generator) -> dict[str, dict[str, UnitOverlap]]:
+    dealt: dict[str, dict[str, UnitOverlap]] = {modality: {} for modality in layers}
+    for rows in zip(*(row.items() for row in layers.values()), strict=True):
+        overlaps = [overlap for _, overlap in rows]
+        both = np.concatenate([overlap.intersection for overlap in overlaps])
+        area = np.concatenate([overlap.unit_area for overlap in overlaps])
+        ends = np.cumsum([len(overlap.unit_area) for overlap in overlaps])[:-1]
+        hands = np.split(generator.permutation(len(area)), ends)
+        for modality, (name, overlap), hand in zip(layers, rows, hands, strict=True):
+            dealt[modality][name] = UnitOverlap(both[hand], area[hand], overlap.concept_area, overlap.pixels)
+    return dealt
+
+
+def _cube(layers: Layers) -> tuple[Array, Array]:
+    """Profiles (M, L, C of those that occur), and which occur (C,)."""
+    _check_levels(layers)
+    overlaps = [overlap for row in layers.values() for overlap in row.values()]
+    present = overlaps[0].present
+    for overlap in overlaps:
+        if overlap.present.shape != present.shape or not np.array_equal(overlap.concept_area, overlaps[0].concept_area):
+            raise DataError("layers are aligned with different concepts or images", expected="the same for all")
+    profiles = [[overlap.profile[present] for overlap in row.values()] for row in layers.values()]
+    return np.array(profiles), present
+
+
+def _check_levels(layers: Mapping[str, Mapping[str, object]]) -> None:
+    numbers = {modality: len(row) for modality, row in layers.items()}
+    if not numbers or 0 in numbers.values():
+        raise DataError("there are no levels to compare", expected="at least one modality, each with a level")
+    if len(set(numbers.values())) > 1:
+        raise ParameterError(
+            "modalities have different numbers of levels",
+            expected="as many in each, matched by their order",
+            got=", ".join(f"{modality} {number}" for modality, number in numbers.items()),
+            fix="choose the levels that correspond",
+        )
+
+
+def _concept_names(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> Sequence[str]:
+    _check_levels(layers)
+    names = {found.concepts for row in layers.values() for found in row.values() if isinstance(found, UnitAlignment)}
+    if len(names) > 1:
+        raise DataError("layers are aligned with different concepts", expected="the same for all")
+    first = next(iter(next(iter(layers.values())).values()))
+    count = first.overlap.intersection.shape[1] if isinstance(first, UnitAlignment) else first.intersection.shape[1]
+    return next(iter(names), tuple(f"concept {place}" for place in range(count)))
