@@ -223,6 +223,13 @@ def test_dtype_is_kept(dtype):
     assert (out.double() - exact).abs().max() < {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
 
 
+def test_large_half_precision_features_stay_in_range():
+    given = {name: (200 * x + 700).half() for name, x in tokens(nodes=100).items()}  # their sum is beyond the largest half
+    one = LegoBlock(WIDTHS, 6).half()
+    assert torch.isfinite(one(given)).all()
+    assert (one.relations(given)["depth"].double() - block().relations(tokens(nodes=100))["depth"]).abs().max() < 0.05
+
+
 def test_under_autocast_streams_of_two_dtypes_fuse():
     given = {"colour": tokens()["colour"].bfloat16(), "depth": tokens()["depth"].float()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -314,6 +321,21 @@ def test_bad_masks():
         block()(maps(), torch.ones(2, 24, dtype=torch.bool))
     with pytest.raises(DataError, match=r"the mask does not fit: expected \(2, 7\) bool, got \(2, 6\)"):
         block()(tokens(), torch.ones(2, 6, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("order", [1, 6])
+def test_training_keeps_what_the_docs_say(widths, order):
+    """2 M + 3 arrays of N x N numbers, whatever the order."""
+    nodes, kept = 512, {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = (x, x.untyped_storage().nbytes())  # held, so that no address comes twice
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        LegoBlock(widths, 6, order=order)({name: x.float() for name, x in tokens(widths, 1, nodes).items()})
+    assert sum(size for _, size in kept.values()) < (2 * len(widths) + 3) * 4 * nodes**2
 
 
 COMPILED = """

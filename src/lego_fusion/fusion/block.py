@@ -297,7 +297,8 @@ def _linear(nodes: dict[str, Tensor], weights: nn.ParameterDict) -> Tensor:
 def _from_mean(x: Float[Tensor, "b n d"], mask: Tensor | None) -> Float[Tensor, "b n d"]:
     """X minus the mean of the item's existing nodes; nodes that are the mean, up to rounding, become zero."""
     count = x.shape[1] if mask is None else mask.sum(1).clamp_min(1)[:, None, None]
-    mean = x.sum(1, keepdim=True) / count
+    wide = torch.promote_types(x.dtype, torch.float32)  # in which sums of half-precision numbers stay in range
+    mean = (x.sum(1, keepdim=True, dtype=wide) / count).to(x.dtype)
     shifted = x - mean
     rounding = 8 * torch.finfo(x.dtype).eps * (x.detach().abs() + mean.detach().abs())
     return shifted.masked_fill((shifted.detach().abs() <= rounding).all(-1, keepdim=True), 0.0)
