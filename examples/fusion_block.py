@@ -4,6 +4,8 @@
 
 In every bag some items are mismatched: their group in one stream is not their group in the other. Each stream alone looks the
 same for matched and mismatched items, so that only the product of the two relations, the coefficient A_11, can tell.
+
+For feature maps or tokens inside a network, whose streams are trained along with it, there is ``LegoBlock`` (docs/method.md).
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ _HOME = {
     "extract_dataset": "extract.run",
     "extract_video": "extract.run",
     "Concat": "fusion.elementwise",
+    "LegoBlock": "fusion.block",
     "LegoFusion": "fusion.lego",
     "LegoClassifier": "estimators",
     "LegoRegressor": "estimators",
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
     from .extract.run import extract_video as extract_video
     from .extract.text import Text as Text
     from .extract.words import Words as Words
+    from .fusion.block import LegoBlock as LegoBlock
     from .fusion.elementwise import Concat as Concat
     from .fusion.lego import LegoFusion as LegoFusion
     from .measure.detection import detection_metrics as detection_metrics
