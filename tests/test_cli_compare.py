@@ -22,8 +22,8 @@ pytest.importorskip("matplotlib", reason="pip install 'lego-fusion[report]'")
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    """Call the command line in this process and check the exit code."""
-    result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
+    """Call the command line in this process, with room for the whole table, and check the exit code."""
+    result = CliRunner(env={"COLUMNS": "240"}).invoke(app, ["compare", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
