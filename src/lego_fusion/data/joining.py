@@ -104,6 +104,8 @@ def _check_joinable(datasets: Sequence[Dataset], output: Path) -> None:
             )
     if (output / CONFIG_FILE).is_file() and not Dataset.open(output).config.members:
         raise DataError("the output folder holds another dataset", where=output, fix="choose a new folder")
+    if not (output / CONFIG_FILE).is_file() and output.is_dir() and any(output.iterdir()):
+        raise DataError("the output folder is not empty and holds no dataset", where=output, fix="choose a new folder")
 
 
 def _shared_modalities(datasets: Sequence[Dataset]) -> tuple[dict[str, Manifest], list[str]]:

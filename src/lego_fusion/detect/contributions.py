@@ -13,13 +13,14 @@ from ..data.dataset import Dataset
 from ..errors import DataError, check_choice
 from ..explain.contributions import model_contributions
 from ..explain.shapley import Contributions
+from ..fusion.lego import LegoFusion
 from ..measure.detection import micro_auc
 from ..measure.scored import ScoredVideo
 from .bags import Bags, is_cached, load_bags, mean_over_crops, scoring_inputs, training_inputs
 from .checkpoint import load_detector
 from .detector import Detector
 from .evaluation import measurable_videos
-from .explainer import training_bags
+from .explainer import require_same_references, training_bags
 from .protocol import scored_videos
 from .runs import require_same_features
 
@@ -63,6 +64,9 @@ def run_contributions(
     test = load_bags(dataset, list(config.manifests), measurable_videos(dataset, split)[0], nodes=config.nodes)
     detectors = [detector for detector, _ in loaded]
     train = training_bags(config, dataset)
+    for detector in detectors:
+        if isinstance(detector.fusion, LegoFusion):
+            require_same_references(detector.fusion, train, dataset.name)
     return detector_contributions(detectors, dataset, train, test, quantity=quantity, draws=draws, resamples=resamples)
 
 

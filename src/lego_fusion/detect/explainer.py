@@ -80,7 +80,7 @@ class Explainer:
         self.typical: TypicalNormal | None = None
         fusion = self.detector.fusion
         if isinstance(fusion, LegoFusion) and fusion.rows in EXACT_ROWS:
-            _require_same_references(fusion, training, dataset.name)
+            require_same_references(fusion, training, dataset.name)
             graphs = normal_graphs(fusion, training)
             self.lego, self.typical = fusion, TypicalNormal.of(fusion, graphs)
 
@@ -381,7 +381,7 @@ def _over_crops(values: Tensor, crops: int) -> Tensor:
     return values.reshape(-1, crops, *values.shape[1:]).mean(1)
 
 
-def _require_same_references(fusion: LegoFusion, training: Bags, dataset: str) -> None:
+def require_same_references(fusion: LegoFusion, training: Bags, dataset: str) -> None:
     """The reference units must be found again where the run found them, or the features were changed since."""
     for name, values in training.inputs.items():
         relation = fusion.relation[name]

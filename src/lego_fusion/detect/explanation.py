@@ -16,11 +16,11 @@ from ..explain.evolution import ShareHistory, share_history
 from ..explain.terms import coefficient_spread, summarise_operator, variance_shares
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
-from .bags import Bags, is_cached, training_inputs
-from .checkpoint import load_detector
+from .bags import is_cached, training_inputs
+from .checkpoint import RunConfig, load_detector
 from .counterfactual import terms_of
 from .event_records import Removal, VideoExplanation
-from .explainer import Explainer, training_bags
+from .explainer import Explainer, require_same_references, training_bags
 from .runs import require_same_features
 from .snapshots import list_snapshots, load_snapshot
 
@@ -169,7 +169,7 @@ def operator_history(run_folder: str | Path, dataset: Dataset) -> ShareHistory:
         fix = "train again with --snapshots STEPS, for example --snapshots 50"
         raise CheckpointError("the run kept no snapshots of its training", where=folder, expected="snapshots/", fix=fix)
     require_same_features(config, dataset)
-    graphs = _some_graphs(fusion, training_bags(config, dataset))
+    graphs = _some_graphs(fusion, config, dataset)
     operators = {step: _readable(load_snapshot(folder, step)[0].fusion, folder).operator for step in steps}
     return share_history(operators, graphs, square=not fusion.wanted_references)
 
@@ -178,13 +178,15 @@ def _read_operator(folder: Path, dataset: Dataset) -> _ReadOperator:
     detector, config = load_detector(folder)
     fusion = _readable(detector.fusion, folder)
     require_same_features(config, dataset)
-    terms = terms_of(fusion, _some_graphs(fusion, training_bags(config, dataset)))
+    terms = terms_of(fusion, _some_graphs(fusion, config, dataset))
     # operator_terms orders terms by their exponents, as the dense coefficients are
     return _ReadOperator(fusion, str(config.training.get("seed")), variance_shares(terms), summarise_operator(terms))
 
 
-def _some_graphs(fusion: LegoFusion, training: Bags) -> dict[str, Tensor]:
+def _some_graphs(fusion: LegoFusion, config: RunConfig, dataset: Dataset) -> dict[str, Tensor]:
     """Cross-fitted graphs of the training bags, thinned evenly where there are many."""
+    training = training_bags(config, dataset)
+    require_same_references(fusion, training, dataset.name)
     graphs = training_inputs(fusion, training).inputs
     count = len(next(iter(graphs.values())))
     keep = torch.linspace(0, count - 1, min(count, _MOST_BAGS)).long()

@@ -302,12 +302,11 @@ def _is_finished(folder: Path, request: dict[str, JsonValue]) -> bool:
         if there == request:
             return finished
         if finished or started:
-            changed = [key for key in request if there.get(key) != request[key]]
             raise CheckpointError(
                 "the folder holds another run",
                 where=folder,
                 expected="the same command",
-                got=f"another {', '.join(changed)}",
+                got=f"another {', '.join(_changed(there, request))}",
                 fix="use another folder, or delete this one",
             )
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
@@ -315,6 +314,22 @@ def _is_finished(folder: Path, request: dict[str, JsonValue]) -> bool:
     with written_whole(folder / "request.json") as file:
         file.write(json.dumps(request, indent=2).encode())
     return False
+
+
+def _changed(there: Mapping[str, JsonValue], request: Mapping[str, JsonValue]) -> list[str]:
+    """The parts of a request that differ; of the training, the settings that do."""
+    changed = []
+    for key in request:
+        before, asked = there.get(key), request[key]
+        if before == asked:
+            continue
+        if isinstance(before, dict) and isinstance(asked, dict) and key == "training":
+            settings = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
+            told = [f"{name}: {before.get(name)} there, {asked.get(name)} asked for" for name in settings]
+            changed.append(f"training ({', '.join(told)})")
+        else:
+            changed.append(key)
+    return changed
 
 
 def _read_request(folder: Path) -> dict[str, JsonValue]:
