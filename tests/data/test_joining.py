@@ -131,6 +131,12 @@ def test_what_cannot_be_joined(street, station, tmp_path):
         with pytest.raises(DataError, match=message):
             join_datasets(folders, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+    run = tmp_path / "my-run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="not empty and holds no dataset"):
+        join_datasets([street.root, station.root], run)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
     with pytest.raises(DataError, match="the output folder holds another dataset"):
         join_datasets([street.root, station.root], fine.root)
 

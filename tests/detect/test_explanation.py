@@ -15,6 +15,7 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.detect.bags import load_bags
 from lego_fusion.detect.captioned import with_captions
 from lego_fusion.detect.checkpoint import load_detector, save_detector
+from lego_fusion.detect.contributions import run_contributions
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.event_records import event_document
 from lego_fusion.detect.events import high_spans
@@ -357,3 +358,7 @@ def test_another_dataset_is_refused(odd: Dataset, run: Path, tmp_path: Path) -> 
         write_features(moved.root, "text", f"normal_{number}", np.ones((ROWS, 4)) * (number + 1))
     with pytest.raises(DataError, match="not as they were when the run was trained"):
         explain_video(run, moved, "calm")
+    with pytest.raises(DataError, match="not as they were when the run was trained"):
+        explain_operator([run], moved)
+    with pytest.raises(DataError, match="not as they were when the run was trained"):
+        run_contributions([run], moved)

@@ -136,7 +136,7 @@ def test_a_killed_run_ends_with_the_same_model(finished, planted, tmp_path, kill
 @pytest.mark.parametrize(
     ("options", "changed"),
     [
-        ({"training": QUICK.model_copy(update={"seed": 1})}, "training"),
+        ({"training": QUICK.model_copy(update={"seed": 1})}, r"training \(seed: 0 there, 1 asked for\)"),
         ({"method": "concat"}, "method"),
         ({"modalities": ["motion"]}, "modalities"),
         ({"modalities": ["text", "motion"]}, "modalities"),
