@@ -62,6 +62,12 @@ def test_import_and_what_it_says(tevad, tmp_path):
     assert run("doctor", "out", "--json").stdout
 
 
+def test_a_model_of_imported_features_is_followed_by_explain_not_by_score(tevad):
+    run("import", "out", *tevad, *BENCHMARK, "--ground-truth", "gt.npy", "--fps", "10")
+    told = run("train", "out", "model", "--fusion", "concat", "--steps", "2").stdout
+    assert "next: lego-fusion explain model test --data out" in told and "lego-fusion score" not in told
+
+
 def test_the_document(tevad):
     document = json.loads(run("import", "out", *tevad, *BENCHMARK, "--ground-truth", "gt.npy", "--json").stdout)
     assert document["splits"] == {"train": {"normal": 1, "abnormal": 2}, "test": {"normal": 2, "abnormal": 1}}

@@ -42,6 +42,8 @@ def score(
     from ..report.scores import save_scores, scores_document
 
     config = read_run_config(model)
+    if not video.is_file():
+        raise ParameterError("there is no such video file", where=video, fix="check the path")
     networks = _networks(config, onnx, text_model)
     with_text = any(manifest.extractor in _CAPTION_EXTRACTORS for manifest in config.manifests.values())
     found = _beside(video, "captions") if captions is None and with_text else captions

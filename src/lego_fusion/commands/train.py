@@ -12,6 +12,7 @@ from .terminal import names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
+    from ..detect.checkpoint import RunConfig
     from ..detect.evaluation import Evaluation
     from ..detect.train import TrainingConfig
 
@@ -71,7 +72,7 @@ def train(
     if measured is not None:
         save_results(run / "results.jsonl", measured.results)
     count = len(trained.dataset["train"]) if isinstance(trained.dataset["train"], list) else 0
-    _tell(run, method, list(trained.manifests), count, measured, json=json)
+    _tell(run, method, list(trained.manifests), count, measured, _next(run, dataset, trained), json=json)
 
 
 def _settings(path: Path | None, validation: float, **given: Any) -> TrainingConfig:
@@ -87,7 +88,17 @@ def _can_measure(dataset: Dataset) -> bool:
     return any(dataset.has_ground_truth(record.video) for record in dataset.select(split="test"))
 
 
-def _tell(run: Path, method: str, modalities: list[str], videos: int, measured: Evaluation | None, *, json: bool) -> None:
+def _next(run: Path, dataset: Path, trained: RunConfig) -> str:
+    """What to do with the model; features that were imported can be scored in their dataset alone."""
+    extractors = {manifest.extractor for manifest in trained.manifests.values()}
+    if "imported" in extractors:
+        return f"next: lego-fusion explain {run} test --data {dataset}"
+    return f"next: lego-fusion score VIDEO --model {run}" + (" --onnx NETWORK" if "onnx" in extractors else "")
+
+
+def _tell(
+    run: Path, method: str, modalities: list[str], videos: int, measured: Evaluation | None, follow: str, *, json: bool
+) -> None:
     from .results import print_results
 
     if json:
@@ -101,4 +112,4 @@ def _tell(run: Path, method: str, modalities: list[str], videos: int, measured: 
     else:
         print_results(measured.results)
         warn(measured.notes)
-    typer.echo(f"next: lego-fusion score VIDEO --model {run}")
+    typer.echo(follow)
