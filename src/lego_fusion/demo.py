@@ -14,7 +14,7 @@ from typing import Any
 
 from . import __version__
 from .data.dataset import Dataset
-from .data.files import read_text, written_whole
+from .data.files import read_text
 from .data.synthetic import render_scenes
 from .detect.bags import load_bags
 from .detect.evaluation import evaluate_runs, measure_runs
@@ -28,6 +28,7 @@ from .extract.text import Text
 from .measure.result import Result, load_results, save_results
 from .report.figures import score_curves
 from .report.scores import save_score_table
+from .writing import written_whole
 
 METHODS = ("lego", "concat")
 REFERENCES = ("nearest-neighbours", "flow-energy")

@@ -101,9 +101,9 @@ def _print_contributions(found: Contributions, runs: int) -> None:
 
 def _save_history(out: Path, run: str, history: ShareHistory, notes: list[str]) -> list[Path]:
     """Write the shares as CSV and, where matplotlib is there, as a figure."""
-    from ..data.files import written_whole
     from ..errors import MissingExtraError
     from ..report.figures import share_lines
+    from ..writing import written_whole
 
     lines, text = history.lines(), io.StringIO()
     table = csv.writer(text, lineterminator="\n")

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float32
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import DataError
+from ..writing import written_whole
 from .annotations import Interval, labels_from_intervals, read_intervals, write_intervals
 from .features import (
     Provenance,
@@ -30,7 +31,7 @@ from .features import (
     value_problems,
     write_features,
 )
-from .files import check_name, read_table, read_text, write_table, written_whole
+from .files import check_name, read_table, read_text, write_table
 from .locations import Array, FeatureLocation, Member, read_rows
 from .manifest import Manifest
 from .units import presence_problems

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import DataError, ManifestError
-from .files import check_name, read_text, written_whole
+from ..writing import written_whole
+from .files import check_name, read_text
 from .manifest import Manifest
 
 Array = np.ndarray[Any, np.dtype[Any]]

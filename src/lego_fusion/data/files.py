@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from ..writing import written_whole as written_whole
+from ..writing import written_whole
 
 # One path component that every file system takes: a letter or digit first, no separator, nothing Windows refuses.
 _SAFE_NAME = re.compile(r"\w(?:[^/\\:*?\"<>|\x00-\x1f\x7f]*[^/\\:*?\"<>|\x00-\x1f\x7f. ])?")

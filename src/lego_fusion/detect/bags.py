@@ -191,9 +191,9 @@ def is_cached(fusion: Fusion) -> bool:
     return isinstance(fusion, LegoFusion) and not fusion.needs_features
 
 
-def mean_over_crops(logits: Tensor, crops: int) -> Tensor:
-    """(V * C, N) -> (V, N): the mean logit of a video's crops."""
-    return logits.reshape(-1, crops, logits.shape[-1]).mean(1)
+def mean_over_crops(values: Tensor, crops: int) -> Tensor:
+    """(V * C, N, ...) -> (V, N, ...): the mean over a video's crops."""
+    return values.reshape(-1, crops, *values.shape[1:]).mean(1)
 
 
 def _replaced(bags: Bags, inputs: Mapping[str, Tensor]) -> Bags:

@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..data.files import written_whole
 from ..data.manifest import Manifest
 from ..errors import CheckpointError, LegoFusionError
 from ..fusion.registry import make_fusion
+from ..writing import written_whole
 from .detector import Detector
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from ..explain.terms import NodeExplanation, Terms, explain_nodes
 from ..fusion.lego import LegoFusion
 from ..fusion.relation import Relation
 from ..fusion.units import UnitRelation
-from .bags import Bags, load_bags, scoring_inputs, training_inputs, without_units
+from .bags import Bags, load_bags, mean_over_crops, scoring_inputs, training_inputs, without_units
 from .checkpoint import RunConfig, load_detector
 from .counterfactual import (
     MEAN_MEANING,
@@ -147,7 +147,7 @@ class Explainer:
         Finer units are compared by the mean of those present.
         """
         inputs = without_units(self.normal).inputs
-        features = {name: _over_crops(values, self.normal.crops) for name, values in inputs.items()}
+        features = {name: mean_over_crops(values, self.normal.crops) for name, values in inputs.items()}
         segments = [
             Segment(video, *dataset_segment(self.dataset, video, node, self.config.nodes))
             for video in self.normal.videos
@@ -374,11 +374,6 @@ def normal_graphs(fusion: LegoFusion, training: Bags) -> dict[str, Tensor]:
 
 def _node_parts(detector: Detector, terms: Terms, typical: TypicalNormal, *, ranked: bool) -> NodeExplanation:
     return explain_nodes(terms, typical.terms, detector.head.first, detector.head.second, ranked=ranked)
-
-
-def _over_crops(values: Tensor, crops: int) -> Tensor:
-    """(V * C, N, D) -> (V, N, D)."""
-    return values.reshape(-1, crops, *values.shape[1:]).mean(1)
 
 
 def require_same_references(fusion: LegoFusion, training: Bags, dataset: str) -> None:

@@ -27,7 +27,6 @@ from pydantic import JsonValue
 from .. import __version__
 from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
-from ..data.files import written_whole
 from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
@@ -36,7 +35,7 @@ from ..extract.describe import describe_video
 from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
-from ..writing import PARTIAL
+from ..writing import PARTIAL, written_whole
 from .bags import Bags, fit_statistics, load_bags, segments_by_crop
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from ..data.files import written_whole
 from ..errors import CheckpointError
+from ..writing import written_whole
 from .checkpoint import RunConfig, load_detector, read_tensors
 from .detector import Detector
 

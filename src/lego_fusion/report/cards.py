@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.files import written_whole
 from ..detect.event_records import EventExplanation, VideoExplanation, event_document
 from ..errors import DataError
+from ..writing import written_whole
 from .card_page import index_page, video_page
 from .pictures import Pictures
 from .words import headline

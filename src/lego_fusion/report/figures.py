@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, UInt8
 
 from ..data.annotations import intervals_from_labels
-from ..data.files import written_whole
 from ..errors import DataError, MissingExtraError
+from ..writing import written_whole
 
 CURVE = "#0072B2"  # Okabe and Ito's palette, told apart without colour vision
 TRUTH = "#E69F00"

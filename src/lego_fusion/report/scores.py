@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.files import write_table, written_whole
+from ..data.files import write_table
 from ..detect.events import high_spans
 from ..detect.runs import VideoScores
+from ..writing import written_whole
 from .figures import score_curve
 
 
