@@ -23,7 +23,7 @@ from .detector import Detector
 from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
 from .modality_dropout import ModalityDropout
 from .snapshots import save_snapshot
-from .windows import score_segments
+from .windows import segment_outputs
 
 
 class TrainingConfig(BaseModel):
@@ -183,7 +183,7 @@ def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = (
     inputs = scoring_inputs(detector.fusion, _like(bags, detector))
     if dropped:
         inputs = without_graphs(detector.fusion, inputs, dropped)
-    logits = score_segments(detector, detector.fusion, inputs).logits
+    logits = segment_outputs(detector, detector.fusion, inputs).logits
     detector.train(was_training)
     return mean_over_crops(logits, bags.crops).cpu()
 
@@ -303,7 +303,7 @@ class _Prior:
 
 def _loss(model: Any, fusion: Fusion, batch: Bags, config: TrainingConfig) -> Tensor:
     """Loss per video, (V,)."""
-    output = score_segments(model, fusion, batch)
+    output = segment_outputs(model, fusion, batch)
     logits = mean_over_crops(output.logits, batch.crops)
     mask = None if batch.mask is None else batch.mask[:: batch.crops]
     loss = bag_loss(logits, batch.labels, mask, pooling=config.pooling, k=config.k)

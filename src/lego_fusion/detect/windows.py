@@ -102,7 +102,7 @@ def window_rows(length: int, window: int) -> tuple[Int[Tensor, "t n"], Bool[Tens
     return index.clamp_min(0), index >= 0
 
 
-def score_segments(model: Callable[..., DetectorOutput], fusion: Fusion, bags: Bags) -> DetectorOutput:
+def segment_outputs(model: Callable[..., DetectorOutput], fusion: Fusion, bags: Bags) -> DetectorOutput:
     """Logits of the segments of bags made by ``training_inputs`` or ``scoring_inputs``; without a graph where windows overlap.
 
     Args:
