@@ -11,7 +11,6 @@ from .calibration import ALL_CAMERAS, read_calibration
 from .checkpoint import RunConfig, load_detector
 from .evaluation import selection_of
 from .event_evaluation import UNCALIBRATED
-from .events import as_score
 from .runs import read_method
 
 Lines = Mapping[str, str]
@@ -47,15 +46,15 @@ def model_card(
         "Labels": _labels(config),
         "Measured on": _measured(results),
         "Calibration": _calibration(folder),
-        "Not tried on": _untried(config, records, dataset, results, split),
+        "Not tried on": _untried(records, dataset, results, split),
         "Limits": _LIMITS,
     }
 
 
 _LIMITS = {
-    "new is not harmful": "what is unlike the normal training videos scores high, whether it matters to anyone or not, and what "
-    "was common in them scores low, even if it does",
-    "scores": "a score is what a model says, no probability and no proof; scores near 1 round to the same number, logits do not",
+    "new is not harmful": "what is unlike the normal training videos scores high, whether it matters to anyone or not, and "
+    "what was common in them scores low, even if it does",
+    "scores": "a score is what a model says, no probability and no proof; scores near 1 all look alike, logits do not",
     "change": "a camera that was moved, another season or lens can raise all scores: calibrate again on new normal footage",
     "people": "nothing was measured about whether some groups of people cause more alarms than others; a person should look "
     "at the footage before anything follows from an alarm",
@@ -107,7 +106,7 @@ def _calibration(folder: Path) -> dict[str, str]:
     lines = {"promise": calibration.promise()}
     lines |= {"dataset": calibration.dataset} if calibration.dataset else {}
     for camera, one in calibration.cameras.items():
-        threshold = f"logit {one.rule.threshold:.2f}, a score of {as_score(one.rule.threshold):.4g}"
+        threshold = f"logit {one.rule.threshold:.2f}"
         footage = f"; {len(one.videos)} videos, {one.hours:.2g} hours" if one.videos else ""
         lines["threshold" if camera == ALL_CAMERAS else f"camera {camera}"] = threshold + footage
         for video, second in one.suspects:
@@ -115,22 +114,20 @@ def _calibration(folder: Path) -> dict[str, str]:
     return lines
 
 
-def _untried(
-    config: RunConfig, records: Sequence[VideoRecord], dataset: Dataset | None, results: Sequence[Result], split: str
-) -> dict[str, str]:
+def _untried(records: Sequence[VideoRecord], dataset: Dataset | None, results: Sequence[Result], split: str) -> dict[str, str]:
     measured = dataset.select(split=split) if dataset is not None and results else ()
     seen = [*records, *measured]
     cameras = sorted({one.camera for one in seen if one.camera})
     rates = sorted({one.fps for one in seen})
     kinds = sorted({one.class_name for one in measured if one.class_name})
-    lines = {"other places": f"cameras other than {', '.join(cameras)}" if cameras else "any camera or place not in these videos"}
+    places = f"cameras other than {', '.join(cameras)}" if cameras else "any camera or place that is not in these videos"
+    lines = {"other places": places}
     if rates:
         lines["other rates"] = "frame rates other than " + ", ".join(f"{rate:g}" for rate in rates)
     lines["other anomalies"] = f"kinds other than {', '.join(kinds)}" if kinds else "kinds that are not in the measured videos"
     if not results:
         lines["any at all"] = "in this report the model was measured on no video"
-    names = ", ".join(config.manifests)
-    return lines | {"other conditions": f"night, weather, a dirty lens or a lost frame, unless these videos have them ({names})"}
+    return lines | {"other conditions": "night, weather, a dirty lens or lost frames, unless these videos have them"}
 
 
 def _trained_videos(config: RunConfig) -> list[str]:

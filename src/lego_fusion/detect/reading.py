@@ -44,7 +44,7 @@ class VideoReading:
         graphs: Relation of each segment to each column by modality, (N, K), the mean over crops; empty for a model without
             graphs, or where every segment has a window, and so graphs, of its own.
         fused: What the operator makes of them, (N, K), or None.
-        columns: What each column is: a reference unit, or a segment of the video; empty where it is the k-th nearest known unit.
+        columns: What each column is: a reference unit, or a segment of the video; empty where it is the k-th nearest one.
         parts: What each modality adds to the logit of each segment above that of the typical normal one, (N,); empty where
             the terms are not at hand.
         baseline: Logit of the typical normal segment, or None.
@@ -129,9 +129,7 @@ class Reader:
     ) -> VideoReading:
         """Decode, describe and read a video file; arguments and errors as ``score_video``."""
         seen: list[Bags] = []
-        scores = score_video(
-            self.folder, video, captions=captions, networks=networks, intervals=intervals, on_bags=seen.append
-        )
+        scores = score_video(self.folder, video, captions=captions, networks=networks, intervals=intervals, on_bags=seen.append)
         return self.read(scores, seen[0], camera=camera)
 
     @torch.no_grad()
