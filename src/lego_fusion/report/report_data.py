@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -248,16 +248,16 @@ def _pictures(
     shown: dict[str, dict[str, str]] = {}
     if pictures is None:
         return shown
-    peaks = [(reading, moments, number) for reading, moments in videos for number in peak_moments(reading, moments)]
-    others = [(reading, moments, number) for reading, moments in videos for number in range(len(moments))]
-    for reading, moments, number in (*peaks, *others):
-        there = shown.setdefault(reading.video, {})
-        if str(number) in there:
-            continue
+    peaks = [(place, number) for place, video in enumerate(videos) for number in peak_moments(*video)]
+    others = [(place, number) for place, (_, moments) in enumerate(videos) for number in range(len(moments))]
+    for place, number in dict.fromkeys((*peaks, *others)):
+        reading, moments = videos[place]
         address = pictures.uri(moments[number].segment, longest=MOMENT_WIDTH)
-        if address is not None and budget.take(len(address)):
-            there[str(number)] = address
-        elif address is not None:
+        if address is None:
+            continue
+        if budget.take(len(address)):
+            shown.setdefault(reading.video, {})[str(number)] = address
+        else:
             budget.pictures_left_out += 1
     return shown
 
@@ -277,9 +277,6 @@ def _table(table: CoefficientTable) -> dict[str, Any]:
 
 
 def _left_out(budget: Budget, megabytes: float) -> tuple[str, ...]:
-    found: Mapping[str, int] = {"graphs of {} videos": budget.graphs_left_out, "{} pictures": budget.pictures_left_out}
-    return tuple(
-        f"{what.format(count)} are left out, since graphs and pictures may take {megabytes:g} MB (--megabytes)"
-        for what, count in found.items()
-        if count
-    )
+    found = {"videos without their graphs": budget.graphs_left_out, "pictures left out": budget.pictures_left_out}
+    why = f"graphs and pictures may take {megabytes:g} MB (--megabytes)"
+    return tuple(f"{what}: {count}, since {why}" for what, count in found.items() if count)
