@@ -28,7 +28,9 @@ from lego_fusion.measure.result import Result
 from lego_fusion.report.pictures import Pictures
 from lego_fusion.report.report_data import MOST_ROWS, moment_at, moments_of, quantise, report_data, wanted_segments
 from lego_fusion.report.report_figures import save_report_figures
-from lego_fusion.report.report_page import Report, metric_interval, metric_value, report_page
+from lego_fusion.report.report_page import report_page
+from lego_fusion.report.report_record import Report
+from lego_fusion.report.report_results import metric_interval, metric_value
 from lego_fusion.report.run_report import run_report, save_report
 
 NASTY = "<script>alert('1')</script>&\"\N{LINE SEPARATOR}"

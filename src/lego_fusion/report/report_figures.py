@@ -13,8 +13,8 @@ from ..data.annotations import intervals_from_labels
 from ..detect.events import frame_edges
 from ..detect.reading import CoefficientTable, VideoReading
 from .figures import CURVE, TRUTH, load_matplotlib, save_figure
-from .report_data import Moment, moments_of, peak_moments
-from .report_page import Report
+from .report_data import Moment, moment_at, moments_of, peak_moments
+from .report_record import Report
 
 _ALARM = "#D55E00"
 _FORMATS = ("png", "svg")
@@ -56,7 +56,7 @@ def video_figure(reading: VideoReading) -> Any:
     parts = figure.subfigures(2, 1, height_ratios=[1, 1.05]) if graphs else [figure]
     moments = moments_of(reading)
     peak = moments[peak_moments(reading, moments)[0]]
-    _draw_curve(parts[0].subplots(), reading, peak)
+    _draw_curve(parts[0].subplots(), reading, moments, peak)
     axes = np.ravel(parts[-1].subplots(1, len(graphs))) if graphs else ()
     for axis, (name, values) in zip(axes, graphs.items(), strict=True):
         shown = axis.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest")
@@ -85,7 +85,7 @@ def operator_figure(coefficients: tuple[CoefficientTable, ...]) -> Any:
     return figure
 
 
-def _draw_curve(axis: Any, reading: VideoReading, peak: Moment) -> None:
+def _draw_curve(axis: Any, reading: VideoReading, moments: list[Moment], peak: Moment) -> None:
     scores, edges = reading.scores, frame_edges(reading.scores.times, reading.scores.fps)
     if scores.truth is not None:
         for number, run in enumerate(intervals_from_labels("video", scores.truth)):
@@ -96,7 +96,8 @@ def _draw_curve(axis: Any, reading: VideoReading, peak: Moment) -> None:
     for number, event in enumerate(reading.events):
         label = "event" if number == 0 else None
         axis.axvspan(event.start_seconds, event.end_seconds, ymin=0.96, color=_ALARM, lw=0, label=label)
-        axis.plot(event.peak_seconds, event.peak, marker="v", color=_ALARM, ms=8)
+        at = moments[moment_at(moments, event.peak_seconds)]
+        axis.plot((at.start_seconds + at.end_seconds) / 2, event.peak, marker="v", color=_ALARM, ms=8)
     axis.axvspan(peak.start_seconds, peak.end_seconds, fill=False, ec=CURVE, lw=1)
     axis.set(xlim=(edges[0], edges[-1]), xlabel="seconds", ylabel="logit")
     axis.set_title(reading.video.replace("$", r"\$"), fontsize=10, loc="left")

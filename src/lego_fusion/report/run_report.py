@@ -19,7 +19,8 @@ from ..measure.scored import ScoredVideo
 from ..writing import written_whole
 from .pictures import Pictures, find_video, read_pictures
 from .report_data import DEFAULT_MEGABYTES, wanted_segments
-from .report_page import Report, report_page
+from .report_page import report_page
+from .report_record import Report
 
 Tell = Callable[[int, int], None]
 

@@ -323,7 +323,7 @@
   function drawVerdict() {
     const one = video();
     const count = one.events.length;
-    const limit = `logit ${number(one.threshold, 2)}, a score of ${scoreText(asScore(one.threshold))}`;
+    const limit = `logit ${number(one.threshold, 2)} (score ${scoreText(asScore(one.threshold))})`;
     const word = count ? `${count} event${count > 1 ? "s" : ""} at or above ${limit}` : `No event: nothing lasts above ${limit}`;
     find("verdict").textContent = `${word}. ${one.frames} frames, ${seconds(one.edges[one.edges.length - 1] - one.edges[0])}.`;
     find("video-name").textContent = one.name;
