@@ -16,6 +16,7 @@
   const number = (value, digits) => minus(value.toFixed(digits));
   const asScore = (logit) => 1 / (1 + Math.exp(-logit));
   const scoreText = (score) => (score > 0.99 ? "> 0.99" : score < 0.01 ? "< 0.01" : score.toFixed(2));
+  const extent = (values) => values.reduce(([low, high], one) => [Math.min(low, one), Math.max(high, one)], [Infinity, -Infinity]);
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const seconds = (value) => {
     const minutes = Math.floor(value / 60);
@@ -62,8 +63,7 @@
 
   function range(values) {
     if (state.unit === "score") return [-0.03, 1.03];
-    const low = Math.min(...values);
-    const high = Math.max(...values);
+    const [low, high] = extent(values);
     const pad = 0.06 * (high - low || 1);
     return [low - pad, high + pad];
   }
@@ -93,7 +93,7 @@
       + `score ${plain(scoreText(asScore(at.logit)))}`);
     const traces = [
       { x, y, mode: "lines", line: { color: colour("accent"), width: 2.2 }, hoverinfo: "skip" },
-      { x: moments.map((at) => at.middle), y: heights, mode: "markers", marker: { opacity: 0, size: 12 },
+      { x: moments.map((at) => at.middle), y: heights, mode: "lines", line: { width: 0, color: "rgba(0,0,0,0)" },
         customdata: moments.map((_, index) => index), text: labels, hovertemplate: "%{text}<extra></extra>" },
       { x: one.events.map((event) => momentAt(event.at).middle), y: one.events.map((event) => level(event.peak)), mode: "markers",
         marker: { symbol: "triangle-down", size: 12, color: colour("alarm"), line: { width: 1.5, color: colour("card") } },
@@ -149,7 +149,14 @@
     return { rows, start, end: Math.min(rows.length, start + ROWS_SHOWN), first: places[0], last: places[places.length - 1] };
   }
 
-  const momentOfRow = (row) => video().moments.findIndex((_, index) => moment(index).first <= row && row <= moment(index).last);
+  function momentOfRow(row) {
+    const one = video();
+    if (!one.momentOfRow) {
+      one.momentOfRow = [];
+      one.moments.forEach(({ rows: [first, last] }, index) => { for (let at = first; at <= last; at += 1) one.momentOfRow[at] = index; });
+    }
+    return one.momentOfRow[row];
+  }
 
   function mark(shown) {
     const edges = { type: "rect", xref: "paper", x0: 0, x1: 1, y0: shown.first - 0.5, y1: shown.last + 0.5 };
@@ -269,8 +276,7 @@
     if (!names.length) return;
     const found = names.map((name) => video().parts[name][state.shown]);
     const all = names.flatMap((name) => video().parts[name]);
-    const low = Math.min(0, ...all);
-    const high = Math.max(1e-9, ...all);
+    const [low, high] = extent([0, 1e-9, ...all]);
     const excess = moment(state.shown).logit - video().baseline;
     const share = (part) => (excess > 0 ? ` · ${number((100 * part) / excess, 0)} %` : "");
     const rows = names.map((name, index) => {
