@@ -68,7 +68,7 @@ def data_block(name: str, value: Any) -> Html:
 
     Example:
         >>> data_block("data", "</script>")
-        '<script type="application/json" id="data">"\u003c/script\u003e"</script>'
+        '<script type="application/json" id="data">"\\u003c/script\\u003e"</script>'
     """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
