@@ -12,6 +12,7 @@ import typer
 from . import __version__
 from .commands.compare import compare
 from .commands.demo import demo
+from .commands.dissect import dissect
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.explain import explain
@@ -36,7 +37,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, score, explain):
+for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, score, explain, dissect):
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 

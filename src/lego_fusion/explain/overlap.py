@@ -135,6 +135,13 @@ class OverlapCounts:
         """Summed over all images."""
         return next(self.totals(np.ones((1, len(self.unit_area)))))
 
+    def summed(self) -> OverlapCounts:
+        """The counts of all images as if they were one."""
+        both, units, concepts = (
+            part.sum(axis=0, dtype=np.int64, keepdims=True) for part in (self.intersection, self.unit_area, self.concept_area)
+        )
+        return OverlapCounts(both, units, concepts, self.pixels * len(self.unit_area))
+
     def totals(self, weights: Float64[np.ndarray, "r n"]) -> Iterator[UnitOverlap]:
         """Summed with each of r rows of weights: how often each image counts."""
         samples, units, concepts = self.intersection.shape

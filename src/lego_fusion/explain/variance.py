@@ -158,6 +158,8 @@ def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOver
     names = _concept_names(layers)
     overlaps = overlaps_of(layers)
     cube, present = _cube(overlaps)
+    if not present.any():
+        raise DataError("no concept occurs", expected="at least one with a pixel in every modality")
     of_units = [[float(overlap.iou[:, present].var(axis=1).mean()) for overlap in row.values()] for row in overlaps.values()]
     return SemanticVariance(
         tuple(layers),
@@ -216,14 +218,17 @@ def bootstrap(
 
 def share_statistics(layers: Layers) -> dict[str, float]:
     """Shares, sums of squares and variances by name, for ``bootstrap`` and ``unit_permutation_null``."""
-    cube, _ = _cube(layers)
+    return _read(_cube(layers)[0], tuple(next(iter(layers.values()))), tuple(layers))
+
+
+def _read(cube: Array, levels: Sequence[str], modalities: Sequence[str]) -> dict[str, float]:
     shares = variance_shares(cube)
     found = {f"share {name}": share for name, share in shares.parts.items()}
     groups = {name: getattr(shares, name) for name in ("consistency", "speciality", "common_evolution", "own_evolution")}
     found |= groups | {f"{name}, sum of squares": share * shares.total for name, share in groups.items()}
-    for place, name in enumerate(next(iter(layers.values()))):
+    for place, name in enumerate(levels):
         found[f"across modalities at {name}"] = float(cube[:, place].var(axis=0).mean())
-    for place, name in enumerate(layers):
+    for place, name in enumerate(modalities):
         found[f"over levels in {name}"] = float(cube[place].var(axis=0).mean())
     return found
 
@@ -264,7 +269,13 @@ def unit_permutation_null(
     generator = np.random.default_rng(check_int(seed, "seed", "unit_permutation_null", low=0))
     overlaps = overlaps_of(layers)
     value = share_statistics(overlaps)
-    drawn = [share_statistics(_dealt(overlaps, generator)) for _ in range(permutations)]
+    present = _cube(overlaps)[1]
+    rows = [
+        [one.normalised[:, present] for one in level]
+        for level in zip(*(row.values() for row in overlaps.values()), strict=True)
+    ]
+    names = tuple(next(iter(overlaps.values()))), tuple(overlaps)
+    drawn = [_read(_dealt(rows, generator), *names) for _ in range(permutations)]
     found = {}
     for name, measured in value.items():
         chance = np.array([row[name] for row in drawn])
@@ -283,27 +294,26 @@ def overlaps_of(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]])
     }
 
 
-def _dealt(layers: Layers, generator: np.random.Generator) -> dict[str, dict[str, UnitOverlap]]:
-    dealt: dict[str, dict[str, UnitOverlap]] = {modality: {} for modality in layers}
-    for rows in zip(*(row.items() for row in layers.values()), strict=True):
-        overlaps = [overlap for _, overlap in rows]
-        both = np.concatenate([overlap.intersection for overlap in overlaps])
-        area = np.concatenate([overlap.unit_area for overlap in overlaps])
-        ends = np.cumsum([len(overlap.unit_area) for overlap in overlaps])[:-1]
-        hands = np.split(generator.permutation(len(area)), ends)
-        for modality, (name, overlap), hand in zip(layers, rows, hands, strict=True):
-            dealt[modality][name] = UnitOverlap(both[hand], area[hand], overlap.concept_area, overlap.pixels)
-    return dealt
+def _dealt(rows: Sequence[Sequence[Array]], generator: np.random.Generator) -> Array:
+    """Profiles (M, L, C) when the units of a level, rows of IoU / ceiling (K, C), are dealt anew to its modalities."""
+    levels = []
+    for level in rows:
+        units = np.concatenate(level)
+        ends = np.cumsum([len(one) for one in level])[:-1]
+        levels.append([units[hand].mean(axis=0) for hand in np.split(generator.permutation(len(units)), ends)])
+    return np.array(levels).swapaxes(0, 1)
 
 
 def _cube(layers: Layers) -> tuple[Array, Array]:
     """Profiles (M, L, C of those that occur), and which occur (C,)."""
     _check_levels(layers)
     overlaps = [overlap for row in layers.values() for overlap in row.values()]
-    present = overlaps[0].present
-    for overlap in overlaps:
-        if overlap.present.shape != present.shape or not np.array_equal(overlap.concept_area, overlaps[0].concept_area):
+    first = overlaps[0]
+    for overlap in overlaps:  # where modalities have other places, as tokens of video and of text, their areas differ too
+        alike = overlap.pixels != first.pixels or np.array_equal(overlap.concept_area, first.concept_area)
+        if overlap.present.shape != first.present.shape or not alike:
             raise DataError("layers are aligned with different concepts or images", expected="the same for all")
+    present = np.all([overlap.present for overlap in overlaps], axis=0)
     profiles = [[overlap.profile[present] for overlap in row.values()] for row in layers.values()]
     return np.array(profiles), present
 
