@@ -348,7 +348,7 @@ def load_state(model: nn.Module, state: str | Path | Mapping[str, Tensor], name:
 def _without_counts(alignments: dict[str, dict[str, UnitAlignment]]) -> dict[str, dict[str, UnitAlignment]]:
     """Alignments with their counts summed, so that several networks fit in memory."""
     return {
-        modality: {level: replace(one, counts=one.counts.summed(), peaks=one.peaks[:0]) for level, one in row.items()}
+        modality: {level: replace(one, counts=one.counts.summed()) for level, one in row.items()}
         for modality, row in alignments.items()
     }
 

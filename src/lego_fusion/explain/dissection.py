@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -23,6 +23,7 @@ from .variance import AgainstChance, Bounded, SemanticVariance
 FUSED = "fused"
 
 
+@runtime_checkable
 class AblationReading(Protocol):
     """What is shown of a causal check: how a metric changes when some units are silenced."""
 
