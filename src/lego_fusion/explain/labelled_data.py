@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.dissection_folder import DissectionFolder
 from ..errors import DataError, ParameterError
 from .concepts import ConceptCollector, Concepts
+from .dissection import FUSED
 from .recorder import Kind
 
 Array = NDArray[Any]
@@ -106,9 +107,9 @@ class Labels:
     def _by_modality(self, labels: Any, where: str) -> dict[str, Any]:
         if not isinstance(labels, Mapping):
             return {"": labels}
-        if set(labels) != set(self.modalities):
+        if set(labels) - {FUSED} != set(self.modalities):
             raise DataError("labels of other modalities", where=where, expected=list(self.modalities), got=list(labels))
-        return {name: labels[name] for name in self.modalities}
+        return dict(labels)
 
     def concepts(self, modality: str, maps: Array) -> Concepts:
         """Concepts at the places of a layer: labels of whole samples hold for all their tokens.
