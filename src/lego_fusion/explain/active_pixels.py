@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import DataError
 
 _MAPS_AT_A_TIME = 32  # upsampled together: they stay in the cache
+_ROUNDING = 1e-6
 _MARGIN = 1.4  # how many times the pixels wanted lie above the guessed bound
 
 
@@ -208,7 +209,9 @@ class TopValues:
 def _above(layer: Layer, bounds: Tensor) -> Iterator[Active]:
     """Pixels above the bound of their unit, by batch."""
     for start, rows in layer.batches():
-        unit, image = (rows.amax((2, 3)) > bounds).T.nonzero(as_tuple=True)  # sorted by unit
+        peaks = rows.amax((2, 3))
+        peaks = peaks + _ROUNDING * peaks.abs()  # an upsampled value may be a rounding above all it is made from
+        unit, image = (peaks > bounds).T.nonzero(as_tuple=True)  # sorted by unit
         pieces = []
         for chosen in torch.arange(len(unit), device=rows.device).split(_MAPS_AT_A_TIME):
             large = layer.upsampled(rows[image[chosen], unit[chosen]]).flatten(1)
