@@ -68,7 +68,7 @@ def lines_figure(names: Sequence[str], lines: Mapping[str, Sequence[float]], fil
     told = "; ".join(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in lines.items())
     svg = element("svg", *shapes, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=f"{what}: {told}", class_="lines")
     shown = [
-        element("span", element("svg", _mark(7, 7, fills[name], place), viewBox="0 0 14 14", class_="mark"), name)
+        element("span", element("svg", _mark(7.0, 7.0, fills[name], place), viewBox="0 0 14 14", class_="mark"), name)
         for place, name in enumerate(lines)
     ]
     return join(svg, element("div", *shown, class_="key"))
