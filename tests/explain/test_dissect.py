@@ -135,6 +135,17 @@ def test_integer_labels_are_masks_that_exclude_each_other() -> None:
     assert one.intervals == two.intervals
 
 
+def test_units_that_find_things_without_telling_them_apart_are_counted() -> None:
+    inputs, masks = made()
+    labels = torch.where(masks[:, 0], 0, torch.where(masks[:, 1], 1, torch.where(masks[:, 2], 2, -1)))
+    things = (labels >= 0).float()[:, None] + 0.1 * inputs["rgb"][:, 2:]
+    alike = {name: torch.cat([things, x[:, 2:], -x[:, 2:]], 1) for name, x in inputs.items()}
+    layers = {"rgb": ["rgb.0"], "depth": ["depth.0"]}
+    assert dissected(data=[(alike, labels)], layers=layers, cut=0.1).vague == (2, 2)
+    assert dissected(data=[(alike, labels)], layers=layers, cut=0.9).vague == (0, 0)
+    assert dissected().vague[0] == 0
+
+
 def test_half_precision_on_disk_changes_nothing_that_matters(found: Dissection) -> None:
     half = dissected(dtype="float16", fused="fusion")
     assert half.sets == found.sets

@@ -172,6 +172,7 @@ def dissect(
         None if ablation is None else tuple(ablation),
         _notes(reading),
         asked,
+        reading.vague,
     )
 
 

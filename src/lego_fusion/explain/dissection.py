@@ -229,6 +229,8 @@ class Dissection:
         ablation: Causal checks, if there are any.
         notes: What a reader should know.
         settings: What was asked for.
+        vague: Number of units that detect concepts which exclude each other, and of units that detect any: those may find
+            things without telling them apart, which makes J too high.
     """
 
     modalities: tuple[str, ...]
@@ -250,6 +252,7 @@ class Dissection:
     ablation: tuple[AblationReading, ...] | None
     notes: tuple[str, ...]
     settings: dict[str, Any]
+    vague: tuple[int, int] = (0, 0)
 
     @property
     def images(self) -> int:

@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import DataError
 from .active_pixels import Layer
 from .alignment import Mode, UnitAlignment, align
+from .concepts import Concepts
 from .dissection import FUSED, Gallery, UnitRow, best_units
 from .labelled_data import LabelledData, Labels
 from .recorded import Key, Recording, place_means
@@ -55,6 +56,7 @@ class Reading:
         pooled: Means over places of every layer.
         galleries: Of the best detectors, without pictures.
         digest: Of the labels, to tell whether another pass met the same in the same order.
+        vague: Number of units that detect concepts which exclude each other, and of units that detect any.
     """
 
     alignments: dict[str, dict[str, UnitAlignment]]
@@ -62,6 +64,7 @@ class Reading:
     pooled: Recording
     galleries: tuple[Gallery, ...]
     digest: bytes
+    vague: tuple[int, int] = (0, 0)
 
 
 def read_network(
@@ -90,6 +93,7 @@ def read_network(
     alignments: dict[str, dict[str, UnitAlignment]] = {}
     means: dict[Key, NDArray[Any]] = {}
     shown: list[Gallery] = []
+    vague = np.zeros(2, dtype=np.int64)
     if tell is not None:
         tell("recording")
     with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="dissection-") as folder:
@@ -103,11 +107,12 @@ def read_network(
             maps = maps if maps.ndim == 4 else maps[:, :, None, None]
             means[key] = place_means(maps)
             alignments.setdefault(key[0], {})[key[1]] = found = _aligned(maps, key, recorder, labels, settings)
+            vague += _vague(found, labels.concepts(key[0], maps), settings)
             shown += _galleries(maps, found, key, labels, settings, *galleries)
             del maps
     fused = alignments.pop(FUSED, {})
     pooled = Recording(means, dict(recorder.layers), "pooled")
-    return Reading(alignments, fused, pooled, tuple(shown), labels.digest.digest())
+    return Reading(alignments, fused, pooled, tuple(shown), labels.digest.digest(), (int(vague[0]), int(vague[1])))
 
 
 def _aligned(maps: NDArray[Any], key: Key, recorder: Recorder, labels: Labels, settings: ReadingSettings) -> UnitAlignment:
@@ -127,6 +132,14 @@ def _aligned(maps: NDArray[Any], key: Key, recorder: Recorder, labels: Labels, s
         device=settings.device,
         where=where,
     )
+
+
+def _vague(found: UnitAlignment, concepts: Concepts, settings: ReadingSettings) -> NDArray[Any]:
+    """Units that detect two concepts which no pixel has both of, and units that detect any."""
+    detects = found.detects(settings.mode, settings.cut).astype(np.float64)
+    members = concepts.members.astype(np.float64)
+    apart = members.T @ members == 0
+    return np.array([int((((detects @ apart) * detects).sum(axis=1) > 0).sum()), int(detects.any(axis=1).sum())])
 
 
 def _galleries(

@@ -79,6 +79,7 @@ def dissection_document(found: Dissection) -> dict[str, Any]:
             for one in found.snapshots
         ],
         "ablation": None if found.ablation is None else [_plain_record(one) for one in found.ablation],
+        "vague_units": {"units": found.vague[0], "of": found.vague[1]},
         "notes": found.notes,
         "settings": found.settings,
     }  # fmt: skip

@@ -41,5 +41,7 @@ td.found{font-weight:700;outline:2px solid var(--ink);outline-offset:-2px}
 .unit img{width:100%;display:block;border-radius:4px;image-rendering:pixelated}
 .unit p{font-size:.84rem;line-height:1.3}
 @media (max-width:60rem){.answers{grid-template-columns:1fr}}
+@media (max-width:40rem){.scroll table:not(.heat){min-width:36rem}table.heat th{white-space:normal;max-width:6.5rem}
+table.heat td{min-width:2.5rem;padding:.2rem .2rem}.units{grid-template-columns:1fr}svg.lines text{font-size:12px}}
 """
 )

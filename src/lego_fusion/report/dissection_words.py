@@ -16,6 +16,7 @@ QUESTIONS = (
     "How do the modalities collaborate?",
 )
 _MOST_NAMES = 6
+_VAGUE = 0.2  # share of the detectors from which on it is said
 NOTABLE = 0.05  # a p-value up to it is told as more than chance
 
 
@@ -42,7 +43,17 @@ def consistency_words(found: Dissection) -> list[str]:
     for name in found.modalities:
         special = last.special(name)
         lines.append(f"{name} alone detects {listed(special)}." if special else f"{name} alone detects nothing.")
-    return [*lines, _variance_words(found)]
+    return [*lines, _variance_words(found), *_vague_words(found)]
+
+
+def _vague_words(found: Dissection) -> list[str]:
+    several, units = found.vague
+    if several < _VAGUE * max(units, 1) or not several:
+        return []
+    return [
+        f"Caution: {several} of {units} detecting units detect concepts that exclude each other; they may find things without "
+        "telling them apart, which makes J too high. A higher cut is stricter."
+    ]
 
 
 def _variance_words(found: Dissection) -> str:
