@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lego_fusion.errors import CheckpointError, DataError, LegoFusionError, ParameterError
-from lego_fusion.explain.dissect import chosen_layers, dissect
+from lego_fusion.explain.dissect import dissect
 from lego_fusion.explain.dissection import Dissection
+from lego_fusion.explain.levels import chosen_layers
 
 NAMES = ("red", "tall", "any")
 LAYERS = {"rgb": ["rgb.0", "rgb.1"], "depth": ["depth.0", "depth.1"]}
