@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from ..errors import DataError, ParameterError, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .alignment import UnitAlignment
 from .overlap import UnitOverlap
 
 Array = NDArray[Any]
 Layers = Mapping[str, Mapping[str, UnitOverlap]]
+Profile = Literal["mean", "best"]
 FACTORS = ("M", "L", "C")
 
 
@@ -70,7 +71,7 @@ class SemanticVariance:
         modalities: Names (M).
         levels: Names (L), those of the first modality; levels are matched by their order.
         concepts: Names of the concepts that occur (C).
-        profiles: s (M, L, C), mean over units of IoU / ceiling.
+        profiles: s (M, L, C), mean over units of IoU / ceiling, or what else was asked for.
         across_modalities: SV(l) = mean_c Var_m s (L,): 0 where modalities hold the same concepts alike.
         of_units: SV_units(m, l) = mean_k Var_c IoU[k, c] (M, L): 0 for units that take all concepts alike.
         over_levels: SV_levels(m) = mean_c Var_l s (M,): 0 for a modality that does not change.
@@ -142,12 +143,16 @@ def variance_effects(profiles: Float64[np.ndarray, "m l c"]) -> dict[str, Float6
     return effects
 
 
-def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> SemanticVariance:
+def semantic_variance(
+    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]], profile: Profile = "mean"
+) -> SemanticVariance:
     """Read the profiles of all layers in every way.
 
     Args:
         layers: Alignments by modality and level, all with the same concepts on the same images; as many levels in each
             modality, matched by their order.
+        profile: "mean": s is the mean over units of IoU / ceiling. "best": how far the best unit is above chance, in which
+            units for concepts that exclude each other do not cancel.
 
     Returns:
         Variances and shares, over the concepts that occur.
@@ -157,7 +162,7 @@ def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOver
     """
     names = _concept_names(layers)
     overlaps = overlaps_of(layers)
-    cube, present = _cube(overlaps)
+    cube, present = _cube(overlaps, profile)
     of_units = [[float(overlap.iou[:, present].var(axis=1).mean()) for overlap in row.values()] for row in overlaps.values()]
     return SemanticVariance(
         tuple(layers),
@@ -214,9 +219,9 @@ def bootstrap(
     return bounds
 
 
-def share_statistics(layers: Layers) -> dict[str, float]:
+def share_statistics(layers: Layers, profile: Profile = "mean") -> dict[str, float]:
     """Shares, sums of squares and variances by name, for ``bootstrap`` and ``unit_permutation_null``."""
-    cube, _ = _cube(layers)
+    cube, _ = _cube(layers, profile)
     shares = variance_shares(cube)
     found = {f"share {name}": share for name, share in shares.parts.items()}
     groups = {name: getattr(shares, name) for name in ("consistency", "speciality", "common_evolution", "own_evolution")}
@@ -246,7 +251,11 @@ class AgainstChance:
 
 
 def unit_permutation_null(
-    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]], *, permutations: int = 200, seed: int = 0
+    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]],
+    *,
+    permutations: int = 200,
+    seed: int = 0,
+    profile: Profile = "mean",
 ) -> dict[str, AgainstChance]:
     """What the shares are if modalities do not differ: at each level all units are dealt anew to the modalities.
 
@@ -259,12 +268,13 @@ def unit_permutation_null(
         layers: As for ``semantic_variance``.
         permutations: How many.
         seed: Of the permutations.
+        profile: As for ``semantic_variance``.
     """
     check_int(permutations, "permutations", "unit_permutation_null", low=1)
     generator = np.random.default_rng(check_int(seed, "seed", "unit_permutation_null", low=0))
     overlaps = overlaps_of(layers)
-    value = share_statistics(overlaps)
-    drawn = [share_statistics(_dealt(overlaps, generator)) for _ in range(permutations)]
+    value = share_statistics(overlaps, profile)
+    drawn = [share_statistics(_dealt(overlaps, generator), profile) for _ in range(permutations)]
     found = {}
     for name, measured in value.items():
         chance = np.array([row[name] for row in drawn])
@@ -296,16 +306,17 @@ def _dealt(layers: Layers, generator: np.random.Generator) -> dict[str, dict[str
     return dealt
 
 
-def _cube(layers: Layers) -> tuple[Array, Array]:
+def _cube(layers: Layers, profile: Profile = "mean") -> tuple[Array, Array]:
     """Profiles (M, L, C of those that occur), and which occur (C,)."""
+    check_choice(profile, "profile", "semantic_variance", ("mean", "best"))
     _check_levels(layers)
     overlaps = [overlap for row in layers.values() for overlap in row.values()]
     present = overlaps[0].present
     for overlap in overlaps:
         if overlap.present.shape != present.shape or not np.array_equal(overlap.concept_area, overlaps[0].concept_area):
             raise DataError("layers are aligned with different concepts or images", expected="the same for all")
-    profiles = [[overlap.profile[present] for overlap in row.values()] for row in layers.values()]
-    return np.array(profiles), present
+    rows = [[overlap.profile if profile == "mean" else overlap.best for overlap in row.values()] for row in layers.values()]
+    return np.array(rows)[:, :, present], present
 
 
 def _check_levels(layers: Mapping[str, Mapping[str, object]]) -> None:
