@@ -268,7 +268,8 @@ def unit_permutation_null(
         layers: As for ``semantic_variance``.
         permutations: How many.
         seed: Of the permutations.
-        profile: As for ``semantic_variance``.
+        profile: As for ``semantic_variance``. A concept that a single unit holds is never told from chance by "best",
+            since whoever is dealt that unit has it.
     """
     check_int(permutations, "permutations", "unit_permutation_null", low=1)
     generator = np.random.default_rng(check_int(seed, "seed", "unit_permutation_null", low=0))
