@@ -123,8 +123,19 @@ def pictures_of(planted: PlantedScenes) -> tuple[dict[str, Tensor], Tensor]:
     return {"rgb": rgb, "depth": depth}, torch.from_numpy(planted.labels.astype(np.int64))
 
 
-def train(place: str, planted: PlantedScenes, *, steps: int, batch: int = 16, seed: int = 0) -> TwoStream:
-    """Train on random batches: Adam, one cycle of the rate up to 1e-2, pictures mirrored at random."""
+def train(
+    place: str,
+    planted: PlantedScenes,
+    *,
+    steps: int,
+    batch: int = 16,
+    seed: int = 0,
+    after: Callable[[int, TwoStream], None] | None = None,
+) -> TwoStream:
+    """Train on random batches: Adam, one cycle of the rate up to 1e-2, pictures mirrored at random.
+
+    ``after`` is handed the number of steps done and the network, from 0 on; it must leave both as they are.
+    """
     torch.manual_seed(seed)
     network = TwoStream(place)
     pictures, labels = pictures_of(planted)
@@ -132,7 +143,9 @@ def train(place: str, planted: PlantedScenes, *, steps: int, batch: int = 16, se
     rates = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, total_steps=steps)
     weights = torch.ones(len(LABELS))
     weights[0] = 0.2  # of the plane, which is most of every scene
-    for _ in range(steps):
+    for step in range(steps):
+        if after is not None:
+            after(step, network)
         chosen = torch.randint(len(labels), (batch,))
         flipped = [3] if bool(torch.rand(()) < 0.5) else []
         logits = network({name: x[chosen].flip(flipped) for name, x in pictures.items()})
@@ -141,6 +154,8 @@ def train(place: str, planted: PlantedScenes, *, steps: int, batch: int = 16, se
         loss.backward()
         adam.step()
         rates.step()
+    if after is not None:
+        after(steps, network)
     return network.eval()
 
 
