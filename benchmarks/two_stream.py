@@ -6,7 +6,7 @@ brings it back by two convolutions. There are no skips around the middle, so wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -130,6 +130,7 @@ def train(
     steps: int,
     batch: int = 16,
     seed: int = 0,
+    names: Sequence[str] = LABELS,
     after: Callable[[int, TwoStream], None] | None = None,
 ) -> TwoStream:
     """Train on random batches: Adam, one cycle of the rate up to 1e-2, pictures mirrored at random.
@@ -137,11 +138,11 @@ def train(
     ``after`` is handed the number of steps done and the network, from 0 on; it must leave both as they are.
     """
     torch.manual_seed(seed)
-    network = TwoStream(place)
+    network = TwoStream(place, len(names))
     pictures, labels = pictures_of(planted)
     adam = torch.optim.Adam(network.parameters(), lr=1e-2)
     rates = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, total_steps=steps)
-    weights = torch.ones(len(LABELS))
+    weights = torch.ones(len(names))
     weights[0] = 0.2  # of the plane, which is most of every scene
     for step in range(steps):
         if after is not None:
@@ -167,8 +168,8 @@ def predicted(network: nn.Module, planted: PlantedScenes, batch: int = 50) -> Te
     return torch.cat([network({name: x[s : s + batch] for name, x in pictures.items()}).argmax(1) for s in parts])
 
 
-def intersection_over_union(told: Tensor, labels: Tensor) -> dict[str, float]:
+def intersection_over_union(told: Tensor, labels: Tensor, names: Sequence[str] = LABELS) -> dict[str, float]:
     """Of each class over all pixels of all scenes."""
-    both = [((told == k) & (labels == k)).sum() for k in range(len(LABELS))]
-    either = [((told == k) | (labels == k)).sum() for k in range(len(LABELS))]
-    return {name: float(a / b) for name, a, b in zip(LABELS, both, either, strict=True)}
+    both = [((told == k) & (labels == k)).sum() for k in range(len(names))]
+    either = [((told == k) | (labels == k)).sum() for k in range(len(names))]
+    return {name: float(a / b) for name, a, b in zip(names, both, either, strict=True)}
