@@ -58,7 +58,7 @@ def ablation(path: Path, seeds: Mapping[str, Any], place: str = "middle: concate
     axes = made.subplots(1, 2, sharey=True)
     for axis, (m, groups) in zip(axes, {"rgb": ("colour", "shared"), "depth": ("height", "shared")}.items(), strict=True):
         for number, group in enumerate(groups):
-            rows = [seed["ablation"][place]["mean"][m].get(group) for seed in seeds.values()]
+            rows = [seed["ablation"][place][m].get(group) for seed in seeds.values()]
             rows = [one["change"] for one in rows if one]
             if not rows:
                 continue

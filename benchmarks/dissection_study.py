@@ -101,10 +101,7 @@ def one_seed(seed: int, dissected: PlantedScenes, spoken: PlantedScenes, steps: 
     found["early"] = fused_from_the_start(networks["early"], dissected, concepts)
     found["evolution"] = evolution(snapshots, dissected, concepts)
     some = batches_of(dissected)[:2]  # 100 scenes
-    found["ablation"] = {
-        place: {by: ablations(networks[place], joint[place], some, by=by, seed=seed) for by in ("mean", "zero")}
-        for place in JOINT[:2]
-    }
+    found["ablation"] = {place: ablations(networks[place], joint[place], some, seed=seed) for place in JOINT[:2]}
     return found, {key: rows.mean(axis=(2, 3)) for key, rows in both.arrays.items()}, apart
 
 

@@ -77,12 +77,12 @@ def variance(seeds: dict[str, Any]) -> str:
     return first + "\n\n" + table(head, rows)
 
 
-def shapley(seeds: dict[str, Any], removal: str) -> str:
+def shapley(seeds: dict[str, Any], reading: str) -> str:
     """Values, cooperation and signs."""
     rows = []
     for place in next(iter(seeds.values()))["shapley"]:
         for told, name in TOLD.items():
-            of = [seed["shapley"][place][removal][told] for seed in seeds.values()]
+            of = [seed["shapley"][place][reading][told] for seed in seeds.values()]
             cells = [f"{mean(one[key] for one in of):+.2f}" for key in ("rgb", "depth", "cooperation")]
             signs = [sum(one["rgb"] > one["depth"] for one in of), sum(one["cooperation"] > 0 for one in of)]
             rows.append([place, name, *cells, *(f"{sign} of {len(of)}" for sign in signs)])
@@ -151,15 +151,13 @@ def early(seeds: dict[str, Any]) -> str:
     return table(["level", "colours of 2", "textures of 2", "heights of 2", "outlines of 5"], rows)
 
 
-def ablation(seeds: dict[str, Any], by: str) -> str:
+def ablation(seeds: dict[str, Any]) -> str:
     """Change of IoU, and beyond random units."""
     rows = []
     for place in next(iter(seeds.values()))["ablation"]:
         for m in ("rgb", "depth"):
             for group in ("colour", "height", "texture", "shared", "special"):
-                of = [
-                    seed["ablation"][place][by][m][group] for seed in seeds.values() if group in seed["ablation"][place][by][m]
-                ]
+                of = [seed["ablation"][place][m][group] for seed in seeds.values() if group in seed["ablation"][place][m]]
                 if not of:
                     continue
                 cells = []
@@ -179,10 +177,10 @@ def main() -> None:
     places = next(iter(seeds.values()))["iou"]
     rows = [[place, *(over_seeds(seeds, lambda seed, p=place, t=told: seed["iou"][p][t]) for told in TOLD)] for place in places]
     parts = {"IoU": table(["network", *TOLD.values()], rows), "consistency": consistency(seeds), "variance": variance(seeds)}
-    parts |= {f"Shapley, {removal}": shapley(seeds, removal) for removal in ("permute", "mean")}
+    parts |= {f"Shapley, {name}": shapley(seeds, name) for name in next(iter(seeds.values()))["shapley"]["early"]}
     parts |= {"information": information(seeds), "discrepancy": discrepancy(result["across seeds"]["discrepancy"])}
     parts |= {"collaboration": collaboration(result), "early": early(seeds)}
-    parts |= {f"ablation by {by}": ablation(seeds, by) for by in ("mean", "zero")}
+    parts["ablation"] = ablation(seeds)
     for name, text in parts.items():
         print(f"## {name}\n\n{text}\n")
 

@@ -24,11 +24,9 @@ from lego_fusion.data.planted_relations import RELATION_LABELS, plant_relations
 from lego_fusion.data.planted_rgbd import PlantedScenes
 
 NETWORKS = (
-    "rgb alone",
-    "early",
     "middle: concatenation",
-    "middle: addition",
     "middle: cross-attention",
+    "middle: self-attention",
     "middle: LegoBlock, order 0",
     "middle: LegoBlock",
 )

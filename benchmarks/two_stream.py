@@ -71,6 +71,22 @@ class Attention(nn.Module):
         return self.projection(nodes).transpose(1, 2).reshape(maps["rgb"].shape)  # type: ignore[no-any-return]
 
 
+class SelfAttention(nn.Module):
+    """All cells attend to all, each with both streams; a linear map of a cell and of what it received."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2 * WIDTH, num_heads=4, batch_first=True)
+        self.projection = nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """(B, 48, h, w)."""
+        cells = torch.cat([maps[name] for name in CHANNELS], 1).flatten(2).transpose(1, 2)
+        received, _ = self.attention(cells, cells, cells, need_weights=False)
+        fused = self.projection(torch.cat([cells, received], 2)).transpose(1, 2)
+        return fused.reshape(maps["rgb"].shape)  # type: ignore[no-any-return]
+
+
 def lego_block(start: str = "concatenation", order: int = 2) -> LegoBlock:
     """The block in the place of the concatenation or the sum."""
     return LegoBlock(dict.fromkeys(CHANNELS, WIDTH), WIDTH, start=start, order=order)
@@ -84,6 +100,7 @@ MIDDLES: dict[str, Callable[[], nn.Module]] = {
     "middle: LegoBlock, order 0": lambda: lego_block(order=0),
     "middle: LegoBlock from the sum": lambda: lego_block("addition"),
 }
+FURTHER: dict[str, Callable[[], nn.Module]] = {"middle: self-attention": SelfAttention}  # for relations between objects
 PLACES = ("rgb alone", "depth alone", "early", *MIDDLES, "late")
 
 
@@ -91,8 +108,8 @@ class TwoStream(nn.Module):
     """The network.
 
     Args:
-        place: One of ``PLACES``: which streams there are and where they meet. Early: at the input; late: the mean of the
-            logits of two whole networks.
+        place: One of ``PLACES`` or ``FURTHER``: which streams there are and where they meet. Early: at the input; late: the
+            mean of the logits of two whole networks.
         classes: Number of labels.
     """
 
@@ -101,7 +118,8 @@ class TwoStream(nn.Module):
         self.place = place
         streams = {"early": {"both": 4}, "rgb alone": {"rgb": 3}, "depth alone": {"depth": 1}}.get(place, CHANNELS)
         self.encoders = nn.ModuleDict({name: encoder(channels) for name, channels in streams.items()})
-        self.middle = MIDDLES[place]() if place in MIDDLES else None
+        middles = MIDDLES | FURTHER
+        self.middle = middles[place]() if place in middles else None
         heads = streams if place == "late" else ["fused"]
         self.decoders = nn.ModuleDict({name: decoder(classes) for name in heads})
 
