@@ -114,6 +114,15 @@ class UnitOverlap:
         """Mean over units of IoU / ceiling (C,)."""
         return np.asarray(self.normalised.mean(axis=0))
 
+    @property
+    def best(self) -> Float64[np.ndarray, " c"]:
+        """Highest ``above_chance`` of any unit (C,).
+
+        Units for two concepts that exclude each other cancel in ``profile``: what one has above chance the other has
+        below. They do not cancel here; but of many units one comes out high by chance, so layers should be as wide.
+        """
+        return np.asarray(self.above_chance.max(axis=0))
+
 
 @dataclass(frozen=True, eq=False)
 class OverlapCounts:

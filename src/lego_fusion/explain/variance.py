@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from ..errors import DataError, ParameterError, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .alignment import UnitAlignment
 from .overlap import UnitOverlap
 
 Array = NDArray[Any]
 Layers = Mapping[str, Mapping[str, UnitOverlap]]
+Profile = Literal["mean", "best"]
 FACTORS = ("M", "L", "C")
 
 
@@ -70,7 +71,7 @@ class SemanticVariance:
         modalities: Names (M).
         levels: Names (L), those of the first modality; levels are matched by their order.
         concepts: Names of the concepts that occur (C).
-        profiles: s (M, L, C), mean over units of IoU / ceiling.
+        profiles: s (M, L, C), mean over units of IoU / ceiling, or what else was asked for.
         across_modalities: SV(l) = mean_c Var_m s (L,): 0 where modalities hold the same concepts alike.
         of_units: SV_units(m, l) = mean_k Var_c IoU[k, c] (M, L): 0 for units that take all concepts alike.
         over_levels: SV_levels(m) = mean_c Var_l s (M,): 0 for a modality that does not change.
@@ -142,12 +143,16 @@ def variance_effects(profiles: Float64[np.ndarray, "m l c"]) -> dict[str, Float6
     return effects
 
 
-def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> SemanticVariance:
+def semantic_variance(
+    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]], profile: Profile = "mean"
+) -> SemanticVariance:
     """Read the profiles of all layers in every way.
 
     Args:
         layers: Alignments by modality and level, all with the same concepts on the same images; as many levels in each
             modality, matched by their order.
+        profile: "mean": s is the mean over units of IoU / ceiling. "best": how far the best unit is above chance, in which
+            units for concepts that exclude each other do not cancel.
 
     Returns:
         Variances and shares, over the concepts that occur.
@@ -157,7 +162,7 @@ def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOver
     """
     names = _concept_names(layers)
     overlaps = overlaps_of(layers)
-    cube, present = _cube(overlaps)
+    cube, present = _cube(overlaps, profile)
     if not present.any():
         raise DataError("no concept occurs", expected="at least one with a pixel in every modality")
     of_units = [[float(overlap.iou[:, present].var(axis=1).mean()) for overlap in row.values()] for row in overlaps.values()]
@@ -216,9 +221,9 @@ def bootstrap(
     return bounds
 
 
-def share_statistics(layers: Layers) -> dict[str, float]:
+def share_statistics(layers: Layers, profile: Profile = "mean") -> dict[str, float]:
     """Shares, sums of squares and variances by name, for ``bootstrap`` and ``unit_permutation_null``."""
-    return _read(_cube(layers)[0], tuple(next(iter(layers.values()))), tuple(layers))
+    return _read(_cube(layers, profile)[0], tuple(next(iter(layers.values()))), tuple(layers))
 
 
 def _read(cube: Array, levels: Sequence[str], modalities: Sequence[str]) -> dict[str, float]:
@@ -251,7 +256,11 @@ class AgainstChance:
 
 
 def unit_permutation_null(
-    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]], *, permutations: int = 200, seed: int = 0
+    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]],
+    *,
+    permutations: int = 200,
+    seed: int = 0,
+    profile: Profile = "mean",
 ) -> dict[str, AgainstChance]:
     """What the shares are if modalities do not differ: at each level all units are dealt anew to the modalities.
 
@@ -264,18 +273,20 @@ def unit_permutation_null(
         layers: As for ``semantic_variance``.
         permutations: How many.
         seed: Of the permutations.
+        profile: As for ``semantic_variance``. A concept that a single unit holds is never told from chance by "best",
+            since whoever is dealt that unit has it.
     """
     check_int(permutations, "permutations", "unit_permutation_null", low=1)
     generator = np.random.default_rng(check_int(seed, "seed", "unit_permutation_null", low=0))
     overlaps = overlaps_of(layers)
-    value = share_statistics(overlaps)
+    value = share_statistics(overlaps, profile)
     present = _cube(overlaps)[1]
     rows = [
-        [one.normalised[:, present] for one in level]
+        [(one.normalised if profile == "mean" else one.above_chance)[:, present] for one in level]
         for level in zip(*(row.values() for row in overlaps.values()), strict=True)
     ]
     names = tuple(next(iter(overlaps.values()))), tuple(overlaps)
-    drawn = [_read(_dealt(rows, generator), *names) for _ in range(permutations)]
+    drawn = [_read(_dealt(rows, generator, profile), *names) for _ in range(permutations)]
     found = {}
     for name, measured in value.items():
         chance = np.array([row[name] for row in drawn])
@@ -294,18 +305,20 @@ def overlaps_of(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]])
     }
 
 
-def _dealt(rows: Sequence[Sequence[Array]], generator: np.random.Generator) -> Array:
-    """Profiles (M, L, C) when the units of a level, rows of IoU / ceiling (K, C), are dealt anew to its modalities."""
+def _dealt(rows: Sequence[Sequence[Array]], generator: np.random.Generator, profile: Profile) -> Array:
+    """Profiles (M, L, C) when the units of a level, rows of values (K, C), are dealt anew to its modalities."""
     levels = []
     for level in rows:
         units = np.concatenate(level)
         ends = np.cumsum([len(one) for one in level])[:-1]
-        levels.append([units[hand].mean(axis=0) for hand in np.split(generator.permutation(len(units)), ends)])
+        hands = np.split(generator.permutation(len(units)), ends)
+        levels.append([units[hand].mean(axis=0) if profile == "mean" else units[hand].max(axis=0) for hand in hands])
     return np.array(levels).swapaxes(0, 1)
 
 
-def _cube(layers: Layers) -> tuple[Array, Array]:
+def _cube(layers: Layers, profile: Profile = "mean") -> tuple[Array, Array]:
     """Profiles (M, L, C of those that occur), and which occur (C,)."""
+    check_choice(profile, "profile", "semantic_variance", ("mean", "best"))
     _check_levels(layers)
     overlaps = [overlap for row in layers.values() for overlap in row.values()]
     first = overlaps[0]
@@ -314,8 +327,8 @@ def _cube(layers: Layers) -> tuple[Array, Array]:
         if overlap.present.shape != first.present.shape or not alike:
             raise DataError("layers are aligned with different concepts or images", expected="the same for all")
     present = np.all([overlap.present for overlap in overlaps], axis=0)
-    profiles = [[overlap.profile[present] for overlap in row.values()] for row in layers.values()]
-    return np.array(profiles), present
+    rows = [[overlap.profile if profile == "mean" else overlap.best for overlap in row.values()] for row in layers.values()]
+    return np.array(rows)[:, :, present], present
 
 
 def _check_levels(layers: Mapping[str, Mapping[str, object]]) -> None:
