@@ -41,7 +41,7 @@ from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_
 from .detector import Detector
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .snapshots import SNAPSHOTS, clear_snapshots
-from .train import TrainingConfig, TrainingState, fit, predict
+from .train import TrainingConfig, TrainingState, fit, predict_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,7 @@ class VideoScores:
         scores: Score of each frame in [0, 1], (frames,).
         truth: True where a frame is known to be abnormal, or None where nothing is known.
         warnings: What a person should know, one line each.
+        logits: Logit of each frame, (frames,), which events are found in: scores near 1 round to the same number.
     """
 
     video: str
@@ -63,6 +64,7 @@ class VideoScores:
     scores: Float64[np.ndarray, " frames"]
     truth: Bool[np.ndarray, " frames"] | None = None
     warnings: tuple[str, ...] = ()
+    logits: Float64[np.ndarray, " frames"] | None = None
 
 
 def train_run(
@@ -139,13 +141,14 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
     detector, config = load_detector(Path(folder))
     require_same_features(config, dataset)
     bags = load_bags(dataset, list(config.manifests), videos, nodes=config.nodes)
-    node_scores = predict(detector, bags).numpy()
+    node_logits = predict_logits(detector, bags).double()
     results = []
-    for video, scores in zip(videos, node_scores, strict=True):
+    for video, node_values in zip(videos, zip(node_logits.sigmoid(), node_logits, strict=True), strict=True):
         record = dataset.record(video)
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
-        frames = _frame_scores(scores, dataset.rows(video), record.frames, config)
-        results.append(VideoScores(video, record.fps, np.arange(record.frames) / record.fps, frames, truth))
+        scores, logits = (_frame_scores(x.numpy(), dataset.rows(video), record.frames, config) for x in node_values)
+        times = np.arange(record.frames) / record.fps
+        results.append(VideoScores(video, record.fps, times, scores, truth, logits=logits))
     return results
 
 
@@ -195,11 +198,12 @@ def score_video(
     }
     bags = Bags((video.stem,), torch.zeros(1, dtype=torch.bool), 1, segments)
     rows = len(next(iter(described.features.values())).values)
-    scores = _frame_scores(predict(detector, bags)[0].numpy(), rows, decoded.frames, config)
+    logits = predict_logits(detector, bags)[0].double()
+    scores, frame_logits = (_frame_scores(x.numpy(), rows, decoded.frames, config) for x in (logits.sigmoid(), logits))
     warnings = tuple(note for note in (decoded.problem, *decoded.notes) if note)
     times = np.asarray(decoded.times, dtype=np.float64)
     truth = _known_truth(intervals, video, decoded.frames)
-    return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings)
+    return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings, frame_logits)
 
 
 def read_method(folder: Path, config: RunConfig) -> str:

@@ -1,0 +1,265 @@
+"""How well events are found: average precision at temporal IoU, delay of the alarm, false alarms per hour."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DataError, check_int, check_number
+from .intervals import Estimate
+
+SECONDS_PER_HOUR = 3600.0
+Span = tuple[float, float]  # start and end in seconds
+
+
+@dataclass(frozen=True)
+class Event:
+    """A span of a video that a detector calls abnormal.
+
+    Args:
+        start_seconds: Time of its first segment.
+        end_seconds: Time at which its last segment ends.
+        peak: Highest logit inside.
+        peak_seconds: Start of the segment that has it.
+        alarm_seconds: When the alarm is raised: the event has lasted long enough and no earlier alarm keeps it quiet. None: it
+            was kept quiet all along.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    peak: float
+    peak_seconds: float
+    alarm_seconds: float | None = None
+
+    @property
+    def snoozed(self) -> bool:
+        """Whether no alarm was raised because an earlier one had just ended."""
+        return self.alarm_seconds is None
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.end_seconds - self.start_seconds
+
+
+@dataclass(frozen=True)
+class EventVideo:
+    """A video with what was found in it and what is there.
+
+    Args:
+        video: Name.
+        seconds: Its length, > 0.
+        events: Events that a detector found.
+        truth: Spans (start, end) in seconds in which something abnormal happens, apart from each other.
+
+    Raises:
+        DataError: If the length is not positive, or a true span is empty or overlaps another.
+    """
+
+    video: str
+    seconds: float
+    events: tuple[Event, ...]
+    truth: tuple[Span, ...]
+
+    def __post_init__(self) -> None:
+        where = f"video '{self.video}'"
+        if not 0 < self.seconds < float("inf"):
+            raise DataError("a video must have a length", where=where, expected="seconds > 0", got=self.seconds)
+        ordered = sorted(self.truth)
+        if any(end <= start for start, end in ordered):
+            raise DataError("a true event holds no time", where=where, expected="start < end", got=ordered)
+        if any(after[0] < before[1] for before, after in itertools.pairwise(ordered)):
+            raise DataError("true events overlap", where=where, got=ordered, fix="join them")
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Time without a true event."""
+        return self.seconds - sum(end - start for start, end in self.truth)
+
+
+@dataclass(frozen=True)
+class EventMetrics:
+    """How well events are found in some videos.
+
+    Args:
+        average_precision: By temporal IoU.
+        recall: Share of true events that an event with an alarm meets; None without a true event.
+        delay_seconds: Median time from the start of a detected true event to its alarm; None where none is detected.
+        false_alarms: Alarms of events that meet no true event.
+        quiet_hours: Hours without a true event.
+        true_events: How many there are.
+    """
+
+    average_precision: dict[float, float]
+    recall: float | None
+    delay_seconds: float | None
+    false_alarms: int
+    quiet_hours: float
+    true_events: int
+
+    @property
+    def false_alarms_per_hour(self) -> float:
+        """False alarms per hour without a true event; infinite if there is no such time and yet a false alarm."""
+        if self.quiet_hours > 0:
+            return self.false_alarms / self.quiet_hours
+        return float("inf") if self.false_alarms else 0.0
+
+    @property
+    def mean_average_precision(self) -> float | None:
+        """Mean over the temporal IoUs; None without a true event."""
+        return float(np.mean(list(self.average_precision.values()))) if self.average_precision else None
+
+
+def temporal_iou(a: Span, b: Span) -> float:
+    """Time in both over time in either, in [0, 1].
+
+    Example:
+        >>> temporal_iou((0.0, 4.0), (2.0, 6.0))
+        0.3333333333333333
+    """
+    both = min(a[1], b[1]) - max(a[0], b[0])
+    if both <= 0:
+        return 0.0
+    return both / (max(a[1], b[1]) - min(a[0], b[0]))
+
+
+def event_average_precision(videos: Sequence[EventVideo], iou: float) -> float:
+    """Area under the precision-recall curve of events ranked by their peak, precision made to fall with recall.
+
+    An event is right if its temporal IoU with a true event of its video that no higher one has taken is at least ``iou``; it
+    takes the one it overlaps most. Events of equal peak count together, so that their order does not matter.
+
+    Args:
+        videos: With events and truth.
+        iou: Least temporal IoU, in (0, 1].
+
+    Raises:
+        DataError: If no video has a true event.
+
+    Source: the ActivityNet protocol of temporal action detection, for one class.
+
+    Example:
+        >>> found = (Event(0.0, 4.0, 2.0, 1.0, 1.0), Event(8.0, 9.0, 1.0, 8.0, 8.0))
+        >>> event_average_precision([EventVideo("door", 10.0, found, ((0.0, 5.0),))], 0.5)
+        1.0
+    """
+    check_number(iou, "iou", "event_average_precision", low=1e-9, high=1.0)
+    true = sum(len(video.truth) for video in videos)
+    if not true:
+        raise DataError("there is no true event to find", fix="measure videos with ground truth in time")
+    ranked = sorted(((event.peak, place, event) for place, video in enumerate(videos) for event in video.events), key=_ranking)
+    taken: set[tuple[int, Span]] = set()
+    peaks, right = [], []
+    for peak, place, event in ranked:
+        free = [span for span in videos[place].truth if (place, span) not in taken]
+        best = max(free, key=lambda span: temporal_iou((event.start_seconds, event.end_seconds), span), default=None)
+        hit = best is not None and temporal_iou((event.start_seconds, event.end_seconds), best) >= iou
+        if hit and best is not None:
+            taken.add((place, best))
+        peaks.append(peak)
+        right.append(hit)
+    if not ranked:
+        return 0.0
+    last_of_tie = np.append(np.diff(np.array(peaks)) != 0, True)
+    found = np.cumsum(right)[last_of_tie]
+    precision = found / (np.flatnonzero(last_of_tie) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(found, prepend=0) * precision).sum() / true)
+
+
+def event_metrics(videos: Sequence[EventVideo], *, ious: Sequence[float] = (0.1, 0.3, 0.5)) -> EventMetrics:
+    """Every metric of events on some videos.
+
+    Args:
+        videos: With events and truth; those without a true event count for false alarms.
+        ious: Temporal IoUs of the average precision.
+
+    Raises:
+        DataError: If there is no video.
+
+    Example:
+        >>> found = (Event(2.0, 4.0, 2.0, 3.0, 3.0), Event(8.0, 9.0, 1.0, 8.0, 8.5))
+        >>> metrics = event_metrics([EventVideo("door", 10.0, found, ((1.0, 5.0),))])
+        >>> metrics.recall, metrics.delay_seconds, metrics.false_alarms, round(metrics.false_alarms_per_hour)
+        (1.0, 2.0, 1, 600)
+    """
+    if not videos:
+        raise DataError("there is nothing to measure", expected="at least one video")
+    delays: list[float] = []
+    true = false = 0
+    for video in videos:
+        alarms = [event for event in video.events if event.alarm_seconds is not None]
+        false += sum(not _meets_any(event, video.truth) for event in alarms)
+        true += len(video.truth)
+        for span in video.truth:
+            waits = [max(0.0, (event.alarm_seconds or 0.0) - span[0]) for event in alarms if _meets_any(event, (span,))]
+            delays += [min(waits)] if waits else []
+    return EventMetrics(
+        average_precision={iou: event_average_precision(videos, iou) for iou in ious} if true else {},
+        recall=len(delays) / true if true else None,
+        delay_seconds=float(np.median(delays)) if delays else None,
+        false_alarms=false,
+        quiet_hours=sum(video.quiet_seconds for video in videos) / SECONDS_PER_HOUR,
+        true_events=true,
+    )
+
+
+def event_intervals(
+    videos: Sequence[EventVideo],
+    *,
+    ious: Sequence[float] = (0.1, 0.3, 0.5),
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Every metric of events with its bootstrap interval over videos, those with and without a true event drawn apart.
+
+    Args:
+        videos: With events and truth.
+        ious: Temporal IoUs of the average precision.
+        resamples: To draw, >= 1.
+        level: Share of resamples inside the interval, in (0, 1).
+        seed: Of the resampling.
+
+    Returns:
+        Estimates by "event AP@0.5" (one for each IoU), "event mAP", "event recall", "delay seconds" and "false alarms per
+        hour"; a metric without a value is left out. Of the delay, resamples with no detected event are left out and counted.
+    """
+    check_int(resamples, "resamples", "event_intervals", low=1)
+    check_number(level, "level", "event_intervals", low=1e-9, high=1 - 1e-9)
+    random = np.random.default_rng(seed)
+    groups = [[video for video in videos if bool(video.truth) is wanted] for wanted in (True, False)]
+    whole = _named(event_metrics(videos, ious=ious))
+    drawn: dict[str, list[float]] = {name: [] for name in whole}
+    for _ in range(resamples):
+        chosen = [group[int(i)] for group in groups for i in random.integers(len(group), size=len(group))]
+        for name, value in _named(event_metrics(chosen, ious=ious)).items():
+            drawn.setdefault(name, []).append(value)
+    found = {}
+    for name, value in whole.items():
+        low, high = np.quantile(drawn[name], [(1 - level) / 2, (1 + level) / 2]) if drawn[name] else (value, value)
+        missing = resamples - len(drawn[name])
+        found[name] = Estimate(value, min(float(low), value), max(float(high), value), level, resamples, undefined=missing)
+    return found
+
+
+def _named(metrics: EventMetrics) -> dict[str, float]:
+    values: Mapping[str, float | None] = {
+        **{f"event AP@{iou:g}": value for iou, value in metrics.average_precision.items()},
+        "event mAP": metrics.mean_average_precision,
+        "event recall": metrics.recall,
+        "delay seconds": metrics.delay_seconds,
+        "false alarms per hour": metrics.false_alarms_per_hour if metrics.quiet_hours > 0 else None,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _ranking(row: tuple[float, int, Event]) -> tuple[float, int, float]:
+    return -row[0], row[1], row[2].start_seconds
+
+
+def _meets_any(event: Event, spans: Sequence[Span]) -> bool:
+    return any(event.start_seconds < end and start < event.end_seconds for start, end in spans)
