@@ -10,6 +10,7 @@ the pictures, labels and mapped files among it.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import sys
 import tempfile
@@ -82,6 +83,7 @@ def measure(images: int) -> dict[str, Any]:
     """Seconds and gigabytes of one run."""
     torch.manual_seed(0)
     data, network = Rectangles(images), TwoStreams().eval()
+    load = [os.getloadavg()[0]]
     steps: list[tuple[str, float]] = []
     wall, processor = time.perf_counter(), time.process_time()
     layers = {name: [f"{name}.{place}" for place in range(len(LEVELS))] for name in ("rgb", "depth")}
@@ -100,6 +102,7 @@ def measure(images: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "processor_s": round(spent, 1),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "load_before_and_after": [*load, os.getloadavg()[0]],  # above the number of cores, seconds tell of other work too
         "page_mb": round(page_mb, 1),
         "steps_s": {name: round(end - start, 1) for (name, start), end in zip(steps, ends, strict=True)},
         "target_s": TARGET_S,
