@@ -212,7 +212,7 @@ def _function(key: Key, source: Callable[[], str]) -> Callable[..., Any]:
     if key not in _compiled:
         namespace: dict[str, Any] = {"torch": torch}
         exec(compile(source(), f"<lego-fusion {key}>", "exec"), namespace)  # noqa: S102 - our own text, of sizes only
-        _compiled[key] = torch.compile(namespace["run"], dynamic=True, fullgraph=True)
+        _compiled[key] = torch.compile(namespace["run"], fullgraph=True)
     return _compiled[key]
 
 
@@ -238,7 +238,7 @@ def _summed(run: Callable[..., Any], tensors: Sequence[Tensor], coefficients: tu
     blocks = max(1, entries // ENTRIES)
     edges = [entries * block // blocks for block in range(blocks + 1)]
     for first, last in itertools.pairwise(edges):
-        found = _call(run, *(tensor[first:last] for tensor in tensors), *coefficients)
+        found = _call(run, *(_flat(tensor[first:last]) for tensor in tensors), *coefficients)
         if found is None:
             return None
         total = list(found) if total is None else [a + b for a, b in zip(total, found, strict=True)]
@@ -255,5 +255,10 @@ def _one(found: tuple[Tensor, ...]) -> Tensor:
 
 
 def _flat(x: Tensor) -> Tensor:
-    """One contiguous row; a copy only where the tensor is not contiguous."""
-    return x.detach().reshape(-1)
+    """One contiguous row of any length; a copy only where the tensor is not contiguous.
+
+    ``data`` makes it no view: of views, the sizes of what they look at would be compiled in.
+    """
+    flat = x.reshape(-1).data
+    torch._dynamo.mark_dynamic(flat, 0)
+    return flat
