@@ -25,6 +25,7 @@ from .operator import EntryPolynomial, GraphOperator
 from .relation_vectors import Map, RelationVectors, cosine_vectors, inner_gradient, relation_block, require_vectors
 
 TILE = 1024  # rows and columns of a tile
+TILE_ABOVE = 1024  # nodes; up to here whole graphs are as fast (benchmarks/streaming.py)
 
 
 class Propagated(NamedTuple):
@@ -89,7 +90,7 @@ def propagate(
         torch.Size([1, 50, 6])
     """
     vectors = relation_vectors(features, operator, mask)
-    _require_fitting(vectors[0], x)
+    require_fitting(vectors[0], x)
     polynomial, coefficients = operator.entry_polynomial()
     size = TILE if tile is None else check_int(tile, "tile", "propagate", low=1)
     if mask is not None and vectors[0].right is None:
@@ -125,7 +126,8 @@ def relation_vectors(
     return vectors
 
 
-def _require_fitting(vectors: RelationVectors, x: Tensor) -> None:
+def require_fitting(vectors: RelationVectors, x: Tensor) -> None:
+    """Raise ``ParameterError`` where X does not fit the columns."""
     columns = vectors.left if vectors.right is None else vectors.right
     if x.ndim != 3 or x.shape[:2] != columns.shape[:2] or x.dtype != columns.dtype:
         raise ParameterError(
