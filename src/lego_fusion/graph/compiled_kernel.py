@@ -25,6 +25,7 @@ ENTRIES = 2**18  # summed at a time: partial sums keep rounding small
 
 Key = tuple[Any, ...]
 _compiled: dict[Key, Callable[..., Any]] = {}
+_used: set[int] = set()  # those that have been called
 _failure: list[str] = []  # why nothing can be compiled here, once that is known
 
 
@@ -56,24 +57,19 @@ def bivariate(s: Tensor, t: Tensor, coefficients: Tensor) -> Tensor:
 def bivariate_gradients(
     s: Tensor, t: Tensor, coefficients: Tensor, gradient: Tensor, needed: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Gradients in s, t and A, each where it is needed."""
+    """Gradients in s, t and A; the two graphs' together, so that there are few functions to compile."""
     shape, kind = tuple(coefficients.shape), (s.dtype, s.device.type)
     tensors = (_flat(s), _flat(t), _flat(gradient))
-    by_graphs: list[Tensor | None] = [None, None]
+    slopes: Sequence[Tensor] | None = ()
+    sums: Sequence[Tensor] | None = ()
     if any(needed[:2]):
-        wanted = (bool(needed[0]), bool(needed[1]))
-        run = _function(("slopes", shape, wanted, *kind), lambda: bivariate_slopes_source(shape, wanted))
-        found = _call(run, *tensors, coefficients)
-        if found is None:
-            return eager_kernel.bivariate_gradients(s, t, coefficients, gradient, needed)
-        by_graphs = _place([one.view(s.shape) for one in found], wanted)
-    if not needed[2]:
-        return [*by_graphs, None]
-    run = _function(("coefficients", shape, *kind), lambda: bivariate_coefficients_source(*shape))
-    sums = _summed(run, tensors, ())
-    if sums is None:
+        slopes = _call(_function(("slopes", shape, *kind), lambda: bivariate_slopes_source(*shape)), *tensors, coefficients)
+    if needed[2]:
+        run = _function(("coefficients", shape, *kind), lambda: bivariate_coefficients_source(*shape))
+        sums = _summed(run, tensors, ())
+    if slopes is None or sums is None:
         return eager_kernel.bivariate_gradients(s, t, coefficients, gradient, needed)
-    return [*by_graphs, sums[0].view(shape)]
+    return _shaped([*(slopes or (None, None)), *(sums or (None,))], [s, t, coefficients], needed)
 
 
 def product(graphs: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
@@ -87,29 +83,20 @@ def product(graphs: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
 def product_gradients(
     graphs: Sequence[Tensor], factors: Sequence[Tensor], gradient: Tensor, needed: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Gradients in all graphs and then in all factors, each where it is needed."""
+    """Gradients in all graphs and then in all factors; those of the graphs together, and those of the factors."""
     shapes, count = tuple(tuple(a.shape) for a in factors), len(graphs)
     kind = (graphs[0].dtype, graphs[0].device.type)
     tensors = (_flat(gradient), *map(_flat, graphs))
-    wanted = tuple(map(bool, needed))
-    by_graphs: list[Tensor | None] = [None] * count
-    by_factors: list[Tensor | None] = [None] * count
-    found: Sequence[Tensor] | None
-    if any(wanted[:count]):
-        run = _function(("product slopes", shapes, wanted[:count], *kind), lambda: product_slopes_source(shapes, wanted))
-        found = _call(run, *tensors, *factors)
-        if found is None:
-            return eager_kernel.product_gradients(graphs, factors, gradient, needed)
-        by_graphs = _place([one.view(graphs[0].shape) for one in found], wanted[:count])
-    if any(wanted[count:]):
-        last = wanted[count:]
-        run = _function(("factors", shapes, last, *kind), lambda: product_factors_source(shapes, last))
-        found = _summed(run, tensors, tuple(factors))
-        if found is None:
-            return eager_kernel.product_gradients(graphs, factors, gradient, needed)
-        by_factors = _place(list(found), last)
-        by_factors = [None if one is None else one.view(shape) for one, shape in zip(by_factors, shapes, strict=True)]
-    return [*by_graphs, *by_factors]
+    slopes: Sequence[Tensor] | None = ()
+    sums: Sequence[Tensor] | None = ()
+    if any(needed[:count]):
+        slopes = _call(_function(("product slopes", shapes, *kind), lambda: product_slopes_source(shapes)), *tensors, *factors)
+    if any(needed[count:]):
+        sums = _summed(_function(("factors", shapes, *kind), lambda: product_factors_source(shapes)), tensors, tuple(factors))
+    if slopes is None or sums is None:
+        return eager_kernel.product_gradients(graphs, factors, gradient, needed)
+    nothing = [None] * count
+    return _shaped([*(slopes or nothing), *(sums or nothing)], [*graphs, *factors], needed)
 
 
 def bivariate_source(rows: int, columns: int) -> str:
@@ -119,18 +106,15 @@ def bivariate_source(rows: int, columns: int) -> str:
     return _function_source("s, t, a", lines, ["g"])
 
 
-def bivariate_slopes_source(shape: tuple[int, ...], wanted: tuple[bool, bool]) -> str:
+def bivariate_slopes_source(rows: int, columns: int) -> str:
     """Code of ``run(s, t, w, a)``: w dg/ds and w dg/dt, by Horner's rule for a value and its slope together."""
-    rows, columns = shape
     lines = ["v = ds = dt = torch.zeros_like(s)"]
     for p in reversed(range(rows)):
         lines += [f"i = a[{p}, {columns - 1}] + torch.zeros_like(t)", "di = torch.zeros_like(t)"]
         for q in reversed(range(columns - 1)):
             lines += ["di = di * t + i", f"i = i * t + a[{p}, {q}]"]
         lines += ["ds = ds * s + v", "v = v * s + i", "dt = dt * s + di"]
-    return _function_source(
-        "s, t, w, a", lines, [f"{name} * w" for name, want in zip(("ds", "dt"), wanted, strict=True) if want]
-    )
+    return _function_source("s, t, w, a", lines, ["ds * w", "dt * w"])
 
 
 def bivariate_coefficients_source(rows: int, columns: int) -> str:
@@ -155,7 +139,7 @@ def product_source(shapes: Sequence[tuple[int, ...]]) -> str:
     return _function_source(_names(len(shapes)), [], [f"{' + '.join(terms)} + torch.zeros_like(s0)"])
 
 
-def product_slopes_source(shapes: Sequence[tuple[int, ...]], wanted: Sequence[bool]) -> str:
+def product_slopes_source(shapes: Sequence[tuple[int, ...]]) -> str:
     """Code of ``run(w, s0, ..., a0, ...)``: for each graph w times the slope of its polynomials times the others' values."""
     lines, count, rank = [], len(shapes), shapes[0][0]
     for m, (_, size) in enumerate(shapes):
@@ -165,20 +149,17 @@ def product_slopes_source(shapes: Sequence[tuple[int, ...]], wanted: Sequence[bo
                 lines += [f"d{m}_{r} = d{m}_{r} * s{m} + v{m}_{r}", f"v{m}_{r} = v{m}_{r} * s{m} + a{m}[{r}, {p}]"]
     results = []
     for m in range(count):
-        if wanted[m]:
-            terms = [" * ".join([f"d{m}_{r}", *(f"v{k}_{r}" for k in range(count) if k != m)]) for r in range(rank)]
-            results.append(f"w * ({' + '.join(terms)})")
+        terms = [" * ".join([f"d{m}_{r}", *(f"v{k}_{r}" for k in range(count) if k != m)]) for r in range(rank)]
+        results.append(f"w * ({' + '.join(terms)})")
     return _function_source("w, " + _names(count), lines, results)
 
 
-def product_factors_source(shapes: Sequence[tuple[int, ...]], wanted: Sequence[bool]) -> str:
+def product_factors_source(shapes: Sequence[tuple[int, ...]]) -> str:
     """Code of ``run(w, s0, ..., a0, ...)``: for each factor every sum of w s_m^p times the other graphs' values."""
     count, rank = len(shapes), shapes[0][0]
     lines = [f"v{m}_{r} = {_horner(f'a{m}[{r}, {{}}]', f's{m}', n)}" for m, (_, n) in enumerate(shapes) for r in range(rank)]
     results = []
     for m, (_, size) in enumerate(shapes):
-        if not wanted[m]:
-            continue
         sums = []
         for r in range(rank):
             lines.append(f"x = {' * '.join(['w', *(f'v{k}_{r}' for k in range(count) if k != m)])}")
@@ -216,19 +197,27 @@ def _function(key: Key, source: Callable[[], str]) -> Callable[..., Any]:
     return _compiled[key]
 
 
-def _call(run: Callable[..., Any], *tensors: Tensor) -> tuple[Tensor, ...] | None:
+def _call(run: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...] | None:
     """What the compiled function returns, or None where nothing can be compiled."""
     if _failure:
         return None
     try:
         with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
-            result: tuple[Tensor, ...] = run(*tensors)
-            return result
+            return _first_call(run, tensors) if id(run) not in _used else run(*tensors)
     except (RuntimeError, OSError, ImportError) as error:  # torch's own compile errors are RuntimeErrors
         if isinstance(error, torch.OutOfMemoryError):
             raise
         unavailable(f"torch.compile failed with {type(error).__name__}")
         return None
+
+
+def _first_call(run: Callable[..., Any], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Compile and run, without what torch's compiler warns of about itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result: tuple[Tensor, ...] = run(*tensors)
+    _used.add(id(run))
+    return result
 
 
 def _summed(run: Callable[..., Any], tensors: Sequence[Tensor], coefficients: tuple[Tensor, ...]) -> list[Tensor] | None:
@@ -245,9 +234,11 @@ def _summed(run: Callable[..., Any], tensors: Sequence[Tensor], coefficients: tu
     return total
 
 
-def _place(found: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
-    remaining = iter(found)
-    return [next(remaining) if want else None for want in wanted]
+def _shaped(found: Sequence[Tensor | None], like: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    return [
+        one.view(shape.shape) if one is not None and need else None
+        for one, shape, need in zip(found, like, needed, strict=True)
+    ]
 
 
 def _one(found: tuple[Tensor, ...]) -> Tensor:

@@ -106,7 +106,7 @@ def gaussian_vectors(
     return RelationVectors("gaussian", left, right, left_offset, -right.square().sum(-1) / 2)
 
 
-def relation_block(map: Map, inner: Float[Tensor, "n k"], *, diagonal: bool) -> Float[Tensor, "n k"]:
+def relation_block(map: Map, inner: Float[Tensor, "*entries"], *, diagonal: bool) -> Float[Tensor, "*entries"]:
     """Entries of the graph from inner products (overwritten); ``diagonal`` where the block has the graph's diagonal."""
     if map == "dot":
         return inner
@@ -120,11 +120,11 @@ def relation_block(map: Map, inner: Float[Tensor, "n k"], *, diagonal: bool) -> 
 
 def inner_gradient(
     map: Map,
-    gradient: Float[Tensor, "n k"],
-    graph: Float[Tensor, "n k"],
+    gradient: Float[Tensor, "*entries"],
+    graph: Float[Tensor, "*entries"],
     *,
     diagonal: bool,
-) -> Float[Tensor, "n k"]:
+) -> Float[Tensor, "*entries"]:
     """Gradient in the inner products from that in the entries (overwritten)."""
     if map == "dot":
         return gradient
