@@ -12,6 +12,7 @@ Graphs and coefficients of different dtype are computed in the widest one. Fewer
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -130,13 +131,19 @@ def can_compile(device: torch.device) -> bool:
     """Whether there is what ``torch.compile`` needs: a C++ compiler, for CUDA Triton; says once where there is not."""
     if not compiled_kernel.available():
         return False
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or COMPILERS[0], *COMPILERS))):
+    if device.type == "cpu" and not _has_compiler(os.environ.get("PATH"), os.environ.get("CXX")):
         compiled_kernel.unavailable("no C++ compiler is on the path")
     elif device.type != "cpu" and not has_triton():
         compiled_kernel.unavailable("the package triton is not installed")
     return compiled_kernel.available()
 
 
+@functools.cache  # looking costs more than a small polynomial
+def _has_compiler(path: str | None, named: str | None) -> bool:
+    return any(shutil.which(name, path=path) for name in (named or COMPILERS[0], *COMPILERS))
+
+
+@functools.cache
 def has_triton() -> bool:
     """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
