@@ -81,12 +81,18 @@ def test_every_form_and_zeroth_power(names, form, zero_order):
 
 
 def test_random_pair_draws_once_for_all_tiles():
-    features = {name: random(1, NODES, 4, seed=seed) for seed, name in enumerate("abc")}
+    features = {name: random(1, NODES, 4, seed=seed).requires_grad_() for seed, name in enumerate("abc")}
     streamed, whole = (operator("random-pair", "abc").train() for _ in range(2))
     x = random(1, NODES, 3)
-    graphs = {name: cosine_graph(rows) for name, rows in features.items()}
     for _ in range(4):
-        torch.testing.assert_close(propagate(features, streamed, x, tile=TILE).values, whole(graphs) @ x)
+        found = propagate(features, streamed, x, tile=TILE).values
+        expected = whole({name: cosine_graph(rows) for name, rows in features.items()}) @ x
+        torch.testing.assert_close(found, expected)
+        gradients = [
+            torch.autograd.grad(one.sum(), list(features.values()), materialize_grads=True) for one in (found, expected)
+        ]
+        for ours, theirs in zip(*gradients, strict=True):  # of the graph that was not drawn: zero
+            torch.testing.assert_close(ours, theirs)
     assert streamed.draws == 4
 
 

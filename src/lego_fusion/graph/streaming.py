@@ -278,12 +278,12 @@ def _backward_item(
     outer_left, outer_right = by_values, item.x
     if item.square:  # both sides of the diagonal in one product
         outer_left, outer_right = (torch.cat(pair, 1) for pair in ((by_values, item.x), (item.x, by_values)))
-    graphs_wanted = [by_left[m] is not None or by_right[m] is not None for m in range(len(by_left))]
+    wanted = [by_left[m] is not None or by_right[m] is not None for m in range(len(by_left))]
     for rows, columns, diagonal, mirrored in item.tiles():
-        graphs = item.graphs(rows, columns, diagonal=diagonal)
+        graphs = [
+            one.requires_grad_(want) for one, want in zip(item.graphs(rows, columns, diagonal=diagonal), wanted, strict=True)
+        ]
         leaves = [one.detach().requires_grad_(by is not None) for one, by in zip(coefficients, by_coefficients, strict=True)]
-        for graph, want in zip(graphs, graphs_wanted, strict=True):
-            graph.requires_grad_(want)
         with torch.enable_grad():
             fused = item.plan.polynomial(graphs, leaves, diagonal=diagonal)
         value = item.hide(fused.detach(), rows, columns)
@@ -292,23 +292,31 @@ def _backward_item(
             _add_product(by_x[columns], narrow.T, by_values[rows])
             if mirrored:
                 _add_product(by_x[rows], narrow, by_values[columns])
-        inputs = [one for one in (*graphs, *leaves) if one.requires_grad]
-        if not inputs:
+        if not fused.requires_grad:
             continue
         left, right = (outer_left, outer_right) if mirrored else (by_values, item.x)
-        gradient = left[rows] @ right[columns].T
-        gradient = _with_sums(gradient.to(value.dtype), value, by_sums, rows, columns, mirrored=mirrored)
-        found = iter(torch.autograd.grad(fused, inputs, item.hide(gradient, rows, columns)))
-        found_graphs = [next(found) if want else None for want in graphs_wanted]
-        for by, leaf in zip(by_coefficients, leaves, strict=True):
-            if by is not None and leaf.requires_grad:
-                by += next(found)
-        for m, gradient_m in enumerate(found_graphs):
-            if gradient_m is None:
+        gradient = (left[rows] @ right[columns].T).to(value.dtype)
+        gradient = item.hide(_with_sums(gradient, value, by_sums, rows, columns, mirrored=mirrored), rows, columns)
+        by_graphs, by_leaves = _gradients(fused, gradient, graphs, leaves)
+        for by, found in zip(by_coefficients, by_leaves, strict=True):
+            if by is not None and found is not None:
+                by += found
+        for m, found in enumerate(by_graphs):
+            if found is None:
                 continue
-            inner = inner_gradient(item.plan.maps[m], gradient_m, graphs[m].detach(), diagonal=diagonal)
+            inner = inner_gradient(item.plan.maps[m], found, graphs[m].detach(), diagonal=diagonal)
             _add_vectors(inner, _there(item.right[m])[columns], by_left[m], by_left_offset[m], rows)
             _add_vectors(inner.T, _there(item.left[m])[rows], by_right[m], by_right_offset[m], columns)
+
+
+def _gradients(
+    fused: Tensor, gradient: Tensor, graphs: Sequence[Tensor], leaves: Sequence[Tensor]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Gradients in the tiles of the graphs and in the coefficients; None where none is wanted or the tensor was not used."""
+    inputs = [one for one in (*graphs, *leaves) if one.requires_grad]
+    found = iter(torch.autograd.grad(fused, inputs, gradient, allow_unused=True))
+    every = [next(found) if one.requires_grad else None for one in (*graphs, *leaves)]
+    return every[: len(graphs)], every[len(graphs) :]
 
 
 def _with_sums(
