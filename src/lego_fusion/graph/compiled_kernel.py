@@ -9,6 +9,7 @@ The first use of an order takes seconds to compile; torch keeps the result on di
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
@@ -202,8 +203,13 @@ def _call(run: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Ten
     if _failure:
         return None
     try:
-        with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
-            return _first_call(run, tensors) if id(run) not in _used else run(*tensors)
+        call = run if id(run) in _used else functools.partial(_first_call, run)
+        device = tensors[0].device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False), torch.no_grad():
+                return call(*tensors)
+        with torch.no_grad():
+            return call(*tensors)
     except (RuntimeError, OSError, ImportError) as error:  # torch's own compile errors are RuntimeErrors
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -211,7 +217,7 @@ def _call(run: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Ten
         return None
 
 
-def _first_call(run: Callable[..., Any], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _first_call(run: Callable[..., Any], *tensors: Tensor) -> tuple[Tensor, ...]:
     """Compile and run, without what torch's compiler warns of about itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
