@@ -120,6 +120,7 @@ def test_smallest_and_largest_skip_masked_columns():
     one = operator()
     fused = one({name: cosine_graph(rows, mask=MASK) for name, rows in features.items()}, MASK)
     found = propagate(features, one, random(2, NODES, 1), MASK, statistics=True, tile=TILE)
+    assert found.total.requires_grad and not found.smallest.requires_grad and not found.largest.requires_grad
     for item, node in itertools.product(range(2), range(NODES)):
         row = fused[item, node][MASK[item]] if MASK[item, node] else torch.zeros(1, dtype=torch.float64)
         torch.testing.assert_close(found.smallest[item, node], row.min())

@@ -211,8 +211,8 @@ class _Streaming(torch.autograd.Function):
             for index in range(batch):
                 item = _Item(plan, index, mask, x, flat)
                 _forward_item(item, coefficients, [one[index] for one in sums], [one[index] for one in ends])
+        ends = [one.masked_fill(one.isinf(), 0.0) for one in ends]  # of rows without columns
         ctx.mark_non_differentiable(*ends)
-        ends = [one.masked_fill(one.isinf(), 0.0) for one in ends] if mask is not None else ends
         return (*(one.to(x.dtype) for one in sums), *ends)
 
     @staticmethod
