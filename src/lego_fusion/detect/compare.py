@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float64
 
 from ..data.dataset import Dataset
-from ..errors import CheckpointError, DataError, LegoFusionError, check_int
-from ..measure.detection import METRICS, micro_auc
+from ..errors import CheckpointError, LegoFusionError, check_int
+from ..measure.detection import detection_metrics, micro_auc
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo
 from ..writing import PARTIAL, written_whole
@@ -249,13 +249,10 @@ def _records(dataset: Dataset, job: _Job, run: Run) -> list[Result]:
     learned = cell.method not in UNLEARNED
     times: dict[str, Any] = {"train_seconds": run.train_seconds if learned else None, "score_seconds": run.score_seconds}
     records = []
-    for name, metric in METRICS.items():
-        try:
-            value = metric(scored)
-        except DataError:
-            if metric is micro_auc:
-                raise
-            continue
+    values = detection_metrics(scored).values
+    if "micro_auc" not in values:
+        micro_auc(scored)  # raises, and says why
+    for name, value in values.items():
         records.append(Result(metric=name, value=value, selection=_selection(job), **facts, **times))
     if run.watched:
         looks = {step: micro_auc(scored_videos(dataset, scores)) for step, scores in run.watched.items()}

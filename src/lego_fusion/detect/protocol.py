@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -269,11 +270,18 @@ def run_method(
 
 
 def scored_videos(dataset: Dataset, node_scores: Mapping[str, Tensor]) -> list[ScoredVideo]:
-    """Spread segment scores over frames and set them beside the ground truth."""
-    return [
-        ScoredVideo.from_frames(video, frame_scores(dataset, video, scores).numpy(), dataset.frame_labels(video))
-        for video, scores in node_scores.items()
-    ]
+    """Set segment scores, as they spread over frames, beside the ground truth: as weighted runs, not frame by frame."""
+    return [_scored(dataset, video, scores) for video, scores in node_scores.items()]
+
+
+def _scored(dataset: Dataset, video: str, scores: Tensor) -> ScoredVideo:
+    labels, stride = dataset.frame_labels(video), dataset.config.stride
+    if dataset.config.snippet_frames > stride:  # snippets overlap: a frame's score is a mean over several
+        return ScoredVideo.from_frames(video, frame_scores(dataset, video, scores).numpy(), labels)
+    rows = segments_to_rows(scores.double().numpy(), dataset.rows(video))
+    bounds = np.minimum(np.arange(len(rows) + 1) * stride, len(labels))
+    intervals = [(one.start_frame, one.end_frame) for one in dataset.intervals(video)]
+    return ScoredVideo.from_spans(video, rows, bounds, intervals)
 
 
 def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
