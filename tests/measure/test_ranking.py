@@ -81,5 +81,5 @@ def test_a_video_of_one_class_has_no_auc_of_its_own() -> None:
 
 @pytest.mark.parametrize("bounds", [[0, 5], [0, 5, 5], [0, 9, 4]])
 def test_spans_that_do_not_fit_are_refused(bounds: list[int]) -> None:
-    with pytest.raises(DataError, match="the spans do not fit the scores .*'v'"):
+    with pytest.raises(DataError, match="the spans do not fit the scores"):
         ScoredVideo.from_spans("v", [0.1, 0.2], np.array(bounds))

@@ -8,8 +8,10 @@ meet the mean of a node's present units (``seen_by``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from ..data.dataset import Dataset
 from ..data.manifest import Manifest
 from ..data.segments import to_segments
 from ..data.units import units_to_segments
-from ..errors import DataError, ParameterError
+from ..errors import DataError, ParameterError, check_int
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..fusion.units import mean_over_units
@@ -35,12 +37,14 @@ class Bags:
         labels: True where abnormal, (V,).
         crops: C, bags per video.
         inputs: By modality, features (V * C, N, D), finer units (V * C, N, U, D + 1) or graphs (V * C, N, K).
+        related: Whether the inputs are graphs that were computed before (``graph_cache``).
     """
 
     videos: tuple[str, ...]
     labels: Bool[Tensor, " v"]
     crops: int
     inputs: dict[str, Tensor]
+    related: bool = False
 
     @property
     def bag_labels(self) -> Bool[Tensor, " bags"]:
@@ -57,7 +61,8 @@ class Bags:
         videos = torch.as_tensor(indices, dtype=torch.long)
         bags = (videos[:, None] * self.crops + torch.arange(self.crops)).flatten()
         names = tuple(self.videos[int(index)] for index in videos)
-        return Bags(names, self.labels[videos], self.crops, {name: tensor[bags] for name, tensor in self.inputs.items()})
+        inputs = {name: tensor[bags] for name, tensor in self.inputs.items()}
+        return replace(self, videos=names, labels=self.labels[videos], inputs=inputs)
 
     def named(self, videos: Sequence[str]) -> Bags:
         """The bags of the named videos, in the order given."""
@@ -72,7 +77,7 @@ class Bags:
         missing = [name for name in modalities if name not in self.inputs]
         if missing:
             raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(self.inputs))
-        return Bags(self.videos, self.labels, self.crops, {name: self.inputs[name] for name in modalities})
+        return replace(self, inputs={name: self.inputs[name] for name in modalities})
 
 
 def load_bags(
@@ -81,9 +86,10 @@ def load_bags(
     videos: Sequence[str],
     *,
     nodes: int = 32,
+    threads: int | None = None,
     on_video: Callable[[str], None] | None = None,
 ) -> Bags:
-    """Resample the features of videos to N segments.
+    """Resample the features of videos to N segments, reading each file once.
 
     A modality without crops is repeated for every crop of the others.
 
@@ -92,6 +98,7 @@ def load_bags(
         modalities: Names of feature sets, all of which every video must have.
         videos: Names of videos; an unlabelled one counts as normal here and must not be trained on.
         nodes: N.
+        threads: Videos read at a time; None takes one per processor, up to 4.
         on_video: Called with each video's name when it is done, for progress.
 
     Raises:
@@ -112,15 +119,38 @@ def load_bags(
     if len(counts) > 1:
         raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))
     crops = counts.pop() if counts else 1
-    rows: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
-    for video in videos:
-        for modality in modalities:
-            by_crop = segments_by_crop(dataset.features(modality, video), dataset.modalities[modality], nodes)
-            rows[modality].append(by_crop.expand(crops, *by_crop.shape[1:]))
-        if on_video is not None:
-            on_video(video)
+    wholes = {
+        name: torch.empty(len(videos), crops, nodes, dataset.modalities[name].width)
+        for name in modalities
+        if not dataset.modalities[name].has_units
+    }
+    units: dict[str, list[Tensor]] = {name: [] for name in modalities if name not in wholes}
+
+    def read(place: int) -> dict[str, Tensor]:
+        found = {name: _read_segments(dataset, name, videos[place], nodes) for name in modalities}
+        for name, whole in wholes.items():
+            whole[place] = found[name]
+        return {name: found[name].expand(crops, *found[name].shape[1:]) for name in units}
+
+    threads = min(4, os.cpu_count() or 1) if threads is None else check_int(threads, "threads", "load_bags", low=1)
+    with ThreadPoolExecutor(threads) as pool:
+        for video, fine in zip(videos, pool.map(read, range(len(videos))), strict=True):
+            for name, tensor in fine.items():
+                units[name].append(tensor)
+            if on_video is not None:
+                on_video(video)
     labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
-    return Bags(tuple(videos), labels, crops, {modality: _joined(tensors) for modality, tensors in rows.items()})
+    inputs = {name: wholes[name].flatten(0, 1) if name in wholes else _joined(units[name]) for name in modalities}
+    return Bags(tuple(videos), labels, crops, inputs)
+
+
+def _read_segments(dataset: Dataset, modality: str, video: str, nodes: int) -> Tensor:
+    """The segments of one video, from finite features: what is not finite shows in the mean of its segment too."""
+    values = dataset.features(modality, video, finite=False)
+    segments = segments_by_crop(values, dataset.modalities[modality], nodes)
+    if not bool(segments.isfinite().all()):
+        dataset.features(modality, video)  # raises, and says in which row
+    return segments
 
 
 def segments_by_crop(values: Float[np.ndarray, "rows ..."], manifest: Manifest, nodes: int) -> Float[Tensor, "c n ..."]:
@@ -154,6 +184,8 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) ->
         bags: The training bags, with features; references come from them.
         shown: Other features of the same bags to see against those references; None sees their own.
     """
+    if bags.related:
+        return _cached(fusion, bags)
     bags = seen_by(fusion, bags)
     seen = bags if shown is None else seen_by(fusion, shown)
     if not isinstance(fusion, LegoFusion) or fusion.needs_features:
@@ -163,6 +195,8 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) ->
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
+    if bags.related:
+        return _cached(fusion, bags)
     bags = seen_by(fusion, bags)
     if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return bags
@@ -196,8 +230,14 @@ def mean_over_crops(values: Tensor, crops: int) -> Tensor:
     return values.reshape(-1, crops, *values.shape[1:]).mean(1)
 
 
+def _cached(fusion: Fusion, bags: Bags) -> Bags:
+    if not is_cached(fusion):
+        raise ParameterError(f"the fusion '{fusion.kind}' reads features, and these bags hold graphs", fix="leave the cache out")
+    return bags.with_modalities(list(fusion.modalities))
+
+
 def _replaced(bags: Bags, inputs: Mapping[str, Tensor]) -> Bags:
-    return Bags(bags.videos, bags.labels, bags.crops, dict(inputs))
+    return replace(bags, inputs=dict(inputs))
 
 
 def _averaged(bags: Bags, kept: set[str]) -> Bags:
@@ -206,8 +246,6 @@ def _averaged(bags: Bags, kept: set[str]) -> Bags:
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack bags; where nodes hold finer units, those of fewer get absent ones."""
-    if tensors[0].ndim == 4:
-        most = max(tensor.shape[2] for tensor in tensors)
-        tensors = [torch.nn.functional.pad(tensor, (0, 0, 0, most - tensor.shape[2])) for tensor in tensors]
-    return torch.cat(list(tensors))
+    """Stack bags whose nodes hold finer units; those of fewer get absent ones."""
+    most = max(tensor.shape[2] for tensor in tensors)
+    return torch.cat([torch.nn.functional.pad(tensor, (0, 0, 0, most - tensor.shape[2])) for tensor in tensors])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,9 +121,10 @@ def fit(
 
     Args:
         detector: Changed in place.
-        train: Bags of both labels (``normal_only``: the abnormal ones are left out).
+        train: Bags of both labels (``normal_only``: the abnormal ones are left out), with features or, ``related``, with the
+            cross-fitted graphs of a cache.
         config: See ``TrainingConfig``.
-        validation: Bags for ``selection="validation"``; never test bags.
+        validation: Bags for ``selection="validation"``, of either kind; never test bags.
         checkpoint: File for the state of the run.
         snapshots: Folder for the weights at the start, every ``config.snapshot_every`` steps and at the end of training
             (before ``selection="validation"`` goes back to an earlier step); a run that goes on writes the same ones again.
@@ -244,6 +245,8 @@ def _optimise(
 def _modality_dropout(detector: Detector, train: Bags, config: TrainingConfig) -> ModalityDropout | None:
     if config.modality_dropout == 0:
         return None
+    if train.related:
+        raise ParameterError("modality dropout needs features, and these bags hold cached graphs", fix="use no cache")
     probability, removal = config.modality_dropout, config.modality_removal
     return ModalityDropout(detector.fusion, train, probability, removal, seed=config.seed)
 
@@ -363,14 +366,14 @@ def _nth(group: Tensor, position: int, seed: int, label: int) -> Tensor:
 
 def _on_device(bags: Bags, device: torch.device) -> Bags:
     inputs = {name: tensor.to(device) for name, tensor in bags.inputs.items()}
-    return Bags(bags.videos, bags.labels.to(device), bags.crops, inputs)
+    return replace(bags, labels=bags.labels.to(device), inputs=inputs)
 
 
 def _like(bags: Bags, detector: Detector) -> Bags:
     """Bags on the device and in the precision of a detector."""
     weights = next(detector.parameters())
     bags = _on_device(bags, weights.device)
-    return Bags(bags.videos, bags.labels, bags.crops, {name: tensor.to(weights) for name, tensor in bags.inputs.items()})
+    return replace(bags, inputs={name: tensor.to(weights) for name, tensor in bags.inputs.items()})
 
 
 def _check_labels(train: Bags, config: TrainingConfig, validation: Bags | None) -> None:

@@ -76,7 +76,9 @@ class RankedRuns:
         below = np.cumsum(normal) - normal / 2 - (np.cumsum(all_normal) - all_normal)[owner]
         pairs = np.bincount(owner, weights=abnormal, minlength=videos) * all_normal
         right = np.bincount(owner, weights=abnormal * below, minlength=videos)
-        return np.divide(right, pairs, out=np.full(videos, np.nan), where=pairs > 0)
+        aucs = np.full(videos, np.nan)
+        np.divide(right, pairs, out=aucs, where=pairs > 0)
+        return aucs
 
     def _by_score(self) -> tuple[Float64[np.ndarray, " g"], Float64[np.ndarray, " g"]]:
         """Abnormal and normal frames of each different score, rising."""
