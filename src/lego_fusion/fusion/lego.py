@@ -21,6 +21,7 @@ from .units import UnitPooling, UnitRelation
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
 ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
+BAGS_AT_ONCE = 64  # related together
 MOST_CANDIDATES = 2048  # segments that references are chosen from, evenly spread where there are more
 STATISTICS = ("mean", "standard deviation", "minimum", "lower quartile", "median", "upper quartile", "maximum", "entropy")
 
@@ -366,6 +367,8 @@ class LegoFusion(Fusion):
         return graphs | {name: torch.empty_like(graphs[name]).scatter_(-1, order, graphs[name]) for name in self.units}
 
     def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
+        if mask is None and references is None and len(x) > BAGS_AT_ONCE:  # what is copied on the way stays small
+            return torch.cat([self._graph(name, part, None, None) for part in x.split(BAGS_AT_ONCE)])
         graph: Tensor = self._relation(name)(x, references, mask)
         if self.nearest is None:
             return graph
