@@ -104,15 +104,7 @@ def load_bags(
     Raises:
         DataError: If a modality or a file is missing or wrong, or crops differ between modalities that have several.
     """
-    for modality in modalities:
-        if modality not in dataset.modalities:
-            raise DataError(
-                f"modality '{modality}' is missing",
-                where=f"dataset '{dataset.name}'",
-                expected=modality,
-                got=", ".join(dataset.modalities) or "no modality",
-                fix="extract it, or leave it out",
-            )
+    require_modalities(dataset, modalities)
     if not videos or not modalities:
         raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
     counts = {dataset.modalities[modality].crops for modality in modalities} - {1}
@@ -142,6 +134,19 @@ def load_bags(
     labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
     inputs = {name: wholes[name].flatten(0, 1) if name in wholes else _joined(units[name]) for name in modalities}
     return Bags(tuple(videos), labels, crops, inputs)
+
+
+def require_modalities(dataset: Dataset, modalities: Sequence[str]) -> None:
+    """Raise ``DataError`` unless the dataset has every modality."""
+    for modality in modalities:
+        if modality not in dataset.modalities:
+            raise DataError(
+                f"modality '{modality}' is missing",
+                where=f"dataset '{dataset.name}'",
+                expected=modality,
+                got=", ".join(dataset.modalities) or "no modality",
+                fix="extract it, or leave it out",
+            )
 
 
 def _read_segments(dataset: Dataset, modality: str, video: str, nodes: int) -> Tensor:
@@ -232,7 +237,7 @@ def mean_over_crops(values: Tensor, crops: int) -> Tensor:
 
 def _cached(fusion: Fusion, bags: Bags) -> Bags:
     if not is_cached(fusion):
-        raise ParameterError(f"the fusion '{fusion.kind}' reads features, and these bags hold graphs", fix="leave the cache out")
+        raise ParameterError(f"the fusion '{fusion.kind}' reads features, and these bags hold graphs", fix="use no cache")
     return bags.with_modalities(list(fusion.modalities))
 
 

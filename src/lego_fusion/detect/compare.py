@@ -26,13 +26,14 @@ import torch
 from jaxtyping import Float64
 
 from ..data.dataset import Dataset
-from ..errors import CheckpointError, LegoFusionError, check_int
+from ..errors import CheckpointError, LegoFusionError, ParameterError, check_int
 from ..measure.detection import detection_metrics, micro_auc
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo
 from ..writing import PARTIAL, written_whole
 from .bags import Bags, load_bags
 from .conditions import parse_condition
+from .graph_cache import cache_place
 from .plan import CELLS_FOLDER, Cell, Plan, claim
 from .protocol import UNLEARNED, Run, Split, run_method, scored_videos
 from .train import TrainingConfig
@@ -71,6 +72,7 @@ class _Job:
     nodes: int
     test_best: bool
     path: Path
+    cache: Path | None = None
 
 
 def run_plan(
@@ -79,6 +81,7 @@ def run_plan(
     folder: str | Path,
     *,
     workers: int = 2,
+    cache: str | Path = "off",
     on_cell: Callable[[int, int], None] | None = None,
 ) -> dict[Cell, str]:
     """Measure every cell that is not in the folder yet.
@@ -89,6 +92,7 @@ def run_plan(
         folder: Where the cells are kept; made if it is not there.
         workers: Processes, one thread each; with 1 everything happens in this one. Processes start Python anew, so a script
             needs ``if __name__ == "__main__"``. The scores do not depend on the number.
+        cache: Graphs are kept: ``"auto"`` in each dataset folder, or in one folder for all. The scores stay the same.
         on_cell: Called with how many of how many cells are done.
 
     Returns:
@@ -104,7 +108,7 @@ def run_plan(
     for leftover in (folder / CELLS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
         leftover.unlink(missing_ok=True)
     cells = plan.cells()
-    jobs = [job for job in _jobs(plan, datasets, folder, cells) if not job.path.is_file()]
+    jobs = [job for job in _jobs(plan, datasets, folder, cells, cache) if not job.path.is_file()]
     tell = on_cell or (lambda done, total: None)
     tell(len(cells) - len(jobs), len(cells))
     failures: dict[Cell, str] = {}
@@ -139,7 +143,10 @@ def cell_videos(dataset: Dataset, plan: Plan, result: CellResult) -> list[Scored
     return scored_videos(dataset, dict(zip(videos, torch.from_numpy(result.scores), strict=True)))
 
 
-def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence[Cell]) -> Iterator[_Job]:
+def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence[Cell], cache: str | Path) -> Iterator[_Job]:
+    if Path(cache).suffix == ".safetensors":
+        raise ParameterError("a comparison needs the graphs of several splits", expected="--cache FOLDER or auto", got=cache)
+    places = {dataset.name: cache_place(cache, dataset) for dataset in datasets}
     modalities = tuple(dict.fromkeys(name for names in plan.modality_sets for name in names))
     roots = {dataset.name: dataset.root for dataset in datasets}
     videos = {
@@ -158,6 +165,7 @@ def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence
             nodes=plan.nodes,
             test_best=plan.test_best and cell.method not in UNLEARNED,
             path=folder / CELLS_FOLDER / cell.file,
+            cache=places[cell.dataset],
         )
 
 
@@ -218,6 +226,7 @@ def _measure(job: _Job) -> str:
             nodes=job.nodes,
             condition=parse_condition(cell.condition),
             watch_test=job.test_best,
+            cache=job.cache,
         )
         records = _records(dataset, job, run)
     except LegoFusionError as error:

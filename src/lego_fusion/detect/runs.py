@@ -27,7 +27,6 @@ from pydantic import JsonValue
 from .. import __version__
 from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
-from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..extract.base import SidecarExtractor
@@ -36,9 +35,10 @@ from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..writing import PARTIAL, written_whole
-from .bags import Bags, fit_statistics, load_bags, segments_by_crop
+from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
+from .graph_cache import cache_place, cached_graphs, trains_on_graphs
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict
@@ -76,6 +76,7 @@ def train_run(
     hidden: int = 32,
     validation: float = 0.0,
     threads: int = 1,
+    cache: str | Path = "off",
     on_step: Callable[[int, float], None] | None = None,
 ) -> RunConfig:
     """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
@@ -91,11 +92,13 @@ def train_run(
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
         threads: Processor threads of training. With one, the weights do not depend on the number of processors, and small
             sets train many times faster than with several on a machine that is busy otherwise.
+        cache: Graphs are kept for the next run: ``"auto"`` in the dataset folder, or in a folder; a ``.safetensors`` file must
+            fit. Fusions that have none read features. The weights are the same with and without.
         on_step: Called with the step and the loss.
 
     Raises:
         DataError: If data are missing or wrong.
-        CheckpointError: If the folder holds another run.
+        CheckpointError: If the folder holds another run, or the cache file is of other settings or data.
     """
     folder, training = Path(folder), training or TrainingConfig()
     names = tuple(modalities) or tuple(dataset.modalities)
@@ -105,13 +108,9 @@ def train_run(
     request = _request(dataset, names, method, training, nodes, hidden, split)
     if _is_finished(folder, request):
         return read_run_config(folder)
-    bags = load_bags(dataset, names, (*split.train, *split.validation), nodes=nodes)
-    train = bags.named(split.train)
-    if training.normal_only:
-        train = train.select((~train.labels).nonzero()[:, 0])
+    fusion, train, held_out = _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset))
     manifests = {name: dataset.modalities[name] for name in names}
-    detector = Detector(_fitted(method, manifests, nodes, training, train), hidden=hidden, seed=training.seed)
-    held_out = bags.named(split.validation) if split.validation else None
+    detector = Detector(fusion, hidden=hidden, seed=training.seed)
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
     if not checkpoint.exists():
         clear_snapshots(folder)  # of a request that gave way to this one
@@ -260,10 +259,26 @@ def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunCo
     return rows_to_frames(segments_to_rows(node_scores, rows), frames, first.snippet_frames, first.stride)
 
 
-def _fitted(method: str, manifests: Mapping[str, Manifest], nodes: int, training: TrainingConfig, train: Bags) -> Fusion:
-    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed)
+def _prepared(
+    dataset: Dataset,
+    names: Sequence[str],
+    method: str,
+    training: TrainingConfig,
+    nodes: int,
+    split: Split,
+    cache: Path | None,
+) -> tuple[Fusion, Bags, Bags | None]:
+    """A fusion with fitted statistics, and the bags to train on and to look at: features, or graphs from the cache."""
+    kept = [video for video in split.train if not (training.normal_only and dataset.record(video).label == "abnormal")]
+    require_modalities(dataset, names)
+    fusion = make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, seed=training.seed)
+    if cache is not None and isinstance(fusion, LegoFusion) and trains_on_graphs(fusion, training):
+        graphs = cached_graphs(dataset, fusion, kept, split.validation, cache=cache)
+        return fusion, graphs.training, graphs.others
+    bags = load_bags(dataset, names, (*kept, *split.validation), nodes=nodes)
+    train = bags.named(kept)
     fit_statistics(fusion, train)
-    return fusion
+    return fusion, train, bags.named(split.validation) if split.validation else None
 
 
 def _request(
