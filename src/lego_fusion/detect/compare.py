@@ -8,15 +8,8 @@ comparison/
 from __future__ import annotations
 
 import functools
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -35,6 +28,7 @@ from .bags import Bags, load_bags
 from .conditions import parse_condition
 from .graph_cache import cache_place
 from .plan import CELLS_FOLDER, Cell, Plan, claim
+from .processes import run_jobs
 from .protocol import UNLEARNED, Run, Split, run_method, scored_videos
 from .train import TrainingConfig
 
@@ -112,10 +106,9 @@ def run_plan(
     tell = on_cell or (lambda done, total: None)
     tell(len(cells) - len(jobs), len(cells))
     failures: dict[Cell, str] = {}
-    measure = _in_this_process if min(workers, len(jobs)) <= 1 else _in_processes
-    for number, (cell, failure) in enumerate(measure(jobs, workers), start=1):
+    for number, (job, failure) in enumerate(run_jobs(_measure, jobs, workers, where="compare"), start=1):
         if failure:
-            failures[cell] = failure
+            failures[job.cell] = failure
         tell(len(cells) - len(jobs) + number, len(cells))
     return {cell: failures[cell] for cell in cells if cell in failures}
 
@@ -143,7 +136,9 @@ def cell_videos(dataset: Dataset, plan: Plan, result: CellResult) -> list[Scored
     return scored_videos(dataset, dict(zip(videos, torch.from_numpy(result.scores), strict=True)))
 
 
-def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence[Cell], cache: str | Path) -> Iterator[_Job]:
+def _jobs(
+    plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence[Cell], cache: str | Path = "off"
+) -> Iterator[_Job]:
     if Path(cache).suffix == ".safetensors":
         raise ParameterError("a comparison needs the graphs of several splits", expected="--cache FOLDER or auto", got=cache)
     places = {dataset.name: cache_place(cache, dataset) for dataset in datasets}
@@ -167,48 +162,6 @@ def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence
             path=folder / CELLS_FOLDER / cell.file,
             cache=places[cell.dataset],
         )
-
-
-def _in_this_process(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Cell, str]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: the sums of several threads differ in their last digits
-    try:
-        for job in jobs:
-            yield job.cell, _measure(job)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_processes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Cell, str]]:
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
-        futures = {pool.submit(_measure, job): job.cell for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise LegoFusionError(
-                    "a worker process died",
-                    where="compare",
-                    fix="give the same command again with fewer workers (it goes on where it was); in a script, call this "
-                    "under if __name__ == '__main__'",
-                ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread; ends with Ctrl-C, and with the process that started it, even where that is killed."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _measure(job: _Job) -> str:

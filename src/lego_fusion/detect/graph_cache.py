@@ -144,7 +144,7 @@ def graph_request(
     return GraphRequest(
         dataset=dataset.name,
         manifests={name: dataset.modalities[name].hash for name in names if name in dataset.modalities},
-        files=_state_of_files(dataset, names, [*training, *others]),
+        files=state_of_files(dataset, names, [*training, *others]),
         relations=json.loads(json.dumps(relations)),
         training=tuple((video, dataset.record(video).label) for video in training),
         others=tuple(others),
@@ -235,7 +235,7 @@ def _statistics(fusion: LegoFusion) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in fusion.named_buffers() if not name.startswith("operator.")]
 
 
-def _state_of_files(dataset: Dataset, modalities: Sequence[str], videos: Sequence[str]) -> str:
+def state_of_files(dataset: Dataset, modalities: Sequence[str], videos: Sequence[str]) -> str:
     """Hash over size and time of change of the feature files."""
     digest = hashlib.sha256()
     for modality in modalities:

@@ -109,7 +109,6 @@ def train_run(
     if _is_finished(folder, request):
         return read_run_config(folder)
     fusion, train, held_out = _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset))
-    manifests = {name: dataset.modalities[name] for name in names}
     detector = Detector(fusion, hidden=hidden, seed=training.seed)
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
     if not checkpoint.exists():
@@ -117,20 +116,55 @@ def train_run(
     with _threads(threads):
         state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, snapshots=snapshots, on_step=on_step)
     _write_history(folder / "history.csv", state)
+    _save(folder, detector, request, train, dataset)
+    for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # what a kill in the middle of writing left
+        leftover.unlink(missing_ok=True)
+    return read_run_config(folder)
+
+
+def save_run(
+    folder: str | Path,
+    detector: Detector,
+    dataset: Dataset,
+    split: Split,
+    training: TrainingConfig,
+    train: Bags,
+    *,
+    method: str,
+    nodes: int,
+) -> None:
+    """Save a detector that was trained elsewhere as a run folder, which evaluates, scores and explains like any other.
+
+    Args:
+        folder: Made if it is not there; what it holds is replaced.
+        detector: As trained.
+        dataset: On which.
+        split: On which videos.
+        training: With which settings.
+        train: The training bags.
+        method: One of ``protocol.LEARNED``.
+        nodes: N.
+    """
+    modalities, hidden = list(detector.fusion.modalities), detector.head.first.out_features
+    request = _request(dataset, modalities, method, training, nodes, hidden, split)
+    with written_whole(Path(folder) / "request.json") as file:
+        file.write(json.dumps(request, indent=2).encode())
+    _save(Path(folder), detector, request, train, dataset)
+
+
+def _save(folder: Path, detector: Detector, request: Mapping[str, JsonValue], train: Bags, dataset: Dataset) -> None:
+    nodes = int(str(request["nodes"]))
     config = RunConfig(
         format=FORMAT,
         lego_fusion=__version__,
         detector=detector.config(),
         nodes=nodes,
-        manifests=manifests,
-        training=training.model_dump(mode="json"),
+        manifests={name: dataset.modalities[name] for name in detector.fusion.modalities},
+        training=cast(dict[str, JsonValue], request["training"]),
         dataset=cast(dict[str, JsonValue], request["dataset"]),
         references=_describe_references(detector, train, dataset, nodes),
     )
     save_detector(folder, detector, config)
-    for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # what a kill in the middle of writing left
-        leftover.unlink(missing_ok=True)
-    return read_run_config(folder)
 
 
 def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
