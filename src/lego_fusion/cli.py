@@ -19,6 +19,7 @@ from .commands.extract import extract
 from .commands.import_ import import_
 from .commands.join import join
 from .commands.score import score
+from .commands.sweep import sweep
 from .commands.train import train
 
 app = typer.Typer(
@@ -36,7 +37,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, score, explain):
+for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, sweep, score, explain):
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 

@@ -163,17 +163,17 @@ def claim(folder: str | Path, plan: Plan) -> None:
     Raises:
         CheckpointError: The folder holds another plan (the message names what differs), or something else.
     """
-    claim_folder(folder, plan, CELLS_FOLDER, "comparison")
+    claim_folder(folder, plan, (f"{CELLS_FOLDER}/*.npz",), "comparison")
 
 
-def claim_folder(folder: str | Path, plan: BaseModel, parts: str, what: str) -> None:
-    """``claim`` for any plan: ``parts`` is the folder of what is finished, ``what`` the name of the whole."""
+def claim_folder(folder: str | Path, plan: BaseModel, parts: Sequence[str], what: str) -> None:
+    """``claim`` for any plan: ``parts`` are patterns of files that would be lost, ``what`` is the name of the whole."""
     path = Path(folder) / PLAN_FILE
     if path.is_file():
         found = list(_differences(_read_json(path), plan.model_dump(mode="json")))
         if not found:
             return
-        if any(not one.name.startswith(".") for one in (path.parent / parts).glob("*")):
+        if any(any(path.parent.glob(pattern)) for pattern in parts):
             raise CheckpointError(
                 f"the folder holds another {what}",
                 where=folder,

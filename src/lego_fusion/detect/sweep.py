@@ -42,7 +42,8 @@ from .train import fit, predict_logits
 
 Mode = Literal["auto", "together", "alone"]
 MODES: tuple[Mode, ...] = ("auto", "together", "alone")
-TRIALS_FOLDER = "trials"
+TRIALS_FOLDER, STUDY_FILE = "trials", "search.db"
+FINISHED = (f"{TRIALS_FOLDER}/*.safetensors", STUDY_FILE)
 MOST_TOGETHER = 32  # detectors in one matrix product: more do not fit the processor's cache
 BYTES_TOGETHER = 2**28
 BYTES_PER_ENTRY = 48  # fused graph, sorted rows, their places and the gradients of all three
@@ -120,7 +121,7 @@ def run_sweep(
     """
     check_choice(mode, "mode", "sweep", MODES)
     folder = Path(folder)
-    claim_folder(folder, plan, TRIALS_FOLDER, "sweep")
+    claim_folder(folder, plan, FINISHED, "sweep")
     for leftover in (folder / TRIALS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
         leftover.unlink(missing_ok=True)
     place = folder / CACHE_FOLDER if str(cache) == "folder" else cache_place(cache, dataset)
@@ -130,7 +131,7 @@ def run_sweep(
     jobs: list[_Job] = []
     notes: list[str] = []
     if len(done) < len(trials):
-        graphs = _loaded(plan, dataset.root, place)
+        graphs = loaded_graphs(plan, dataset.root, place)
         chunks, notes = _chunks(plan, dataset, graphs, trials, mode)
         for together, chunk in chunks:
             path = folder / TRIALS_FOLDER / _chunk_file(chunk)
@@ -154,8 +155,14 @@ def load_trial(plan: SweepPlan, dataset: Dataset, folder: str | Path, number: in
     """
     place = Path(folder) / CACHE_FOLDER if str(cache) == "folder" else cache_place(cache, dataset)
     trial = plan.trials()[number]
-    detector = _detector(plan, fusion_options(plan, dataset), _loaded(plan, dataset.root, place), trial)
+    detector = untrained(plan, dataset, loaded_graphs(plan, dataset.root, place), trial)
     return _with_weights(detector, _weights(Path(folder)), number)
+
+
+def chosen_bags(plan: SweepPlan, dataset: Dataset, folder: str | Path, *, cache: str | Path = "folder") -> Bags:
+    """The training bags of a sweep, with their graphs."""
+    place = Path(folder) / CACHE_FOLDER if str(cache) == "folder" else cache_place(cache, dataset)
+    return loaded_graphs(plan, dataset.root, place).training
 
 
 def measure_on_test(
@@ -212,7 +219,7 @@ def _chunks(
     room = min(MOST_TOGETHER, BYTES_TOGETHER // (entries * BYTES_PER_ENTRY))
     buckets: dict[Any, list[Trial]] = {}
     notes: dict[str, int] = {}
-    sample = _detector(plan, fusion_options(plan, dataset), graphs, trials[0])
+    sample = untrained(plan, dataset, graphs, trials[0])
     for trial in trials:
         reason = why_alone(sample, trial.training)
         if reason is None and mode == "auto" and room < 2:
@@ -241,25 +248,30 @@ def _workers(jobs: Sequence[_Job], entries: int) -> int:
     return min(2, os.cpu_count() or 1, len(jobs)) if seconds > WORTH_A_PROCESS else 1
 
 
+def train_trials(
+    plan: SweepPlan, dataset: Dataset, graphs: Graphs, trials: Sequence[Trial], *, together: bool
+) -> tuple[list[Detector], list[TrialResult]]:
+    """Train a few trials, side by side or one after the other, and look at the validation videos."""
+    options = fusion_options(plan, dataset)
+    detectors = [_detector(plan, options, graphs, trial) for trial in trials]
+    if graphs.others is None:
+        raise CheckpointError("the graphs hold no validation video", where=graphs.path, fix="delete the file")
+    held_out = graphs.others.named(plan.split.validation)
+    if together:
+        trained = fit_together(detectors, graphs.training, [trial.training for trial in trials], validation=held_out)
+        ends = [(one.loss, one.best_step) for one in trained]
+    else:
+        ends = [_alone(*pair, graphs.training, held_out) for pair in zip(detectors, trials, strict=True)]
+    made = zip(trials, detectors, ends, strict=True)
+    return detectors, [_result(plan, trial, detector, end, held_out, together=together) for trial, detector, end in made]
+
+
 def _train(job: _Job) -> str:
     """Train the trials of a job and write their file; returns what went wrong, in one line, or nothing."""
     try:
         dataset = Dataset.open(job.root)
-        graphs = _loaded(job.plan, job.root, job.cache)
-        validation = None if graphs.others is None else graphs.others.named(job.plan.split.validation)
-        options = fusion_options(job.plan, dataset)
-        detectors = [_detector(job.plan, options, graphs, trial) for trial in job.trials]
-        if job.together:
-            configs = [trial.training for trial in job.trials]
-            ends = [
-                (one.loss, one.best_step) for one in fit_together(detectors, graphs.training, configs, validation=validation)
-            ]
-        else:
-            ends = [_alone(*pair, graphs.training, validation) for pair in zip(detectors, job.trials, strict=True)]
-        results = [
-            _result(job, trial, detector, end, validation)
-            for trial, detector, end in zip(job.trials, detectors, ends, strict=True)
-        ]
+        graphs = loaded_graphs(job.plan, job.root, job.cache)
+        detectors, results = train_trials(job.plan, dataset, graphs, job.trials, together=job.together)
     except LegoFusionError as error:
         return str(error)
     except (RuntimeError, MemoryError) as error:  # torch's own: out of memory
@@ -274,30 +286,34 @@ def _train(job: _Job) -> str:
     return ""
 
 
-def _alone(detector: Detector, trial: Trial, train: Bags, validation: Bags | None) -> tuple[float, int]:
+def _alone(detector: Detector, trial: Trial, train: Bags, validation: Bags) -> tuple[float, int]:
     state = fit(detector, train, trial.training, validation=validation)
     chosen = trial.training.selection == "validation" and state.best
     return state.history[-1]["loss"] if state.history else math.nan, state.best_step if chosen else state.step
 
 
-def _result(job: _Job, trial: Trial, detector: Detector, end: tuple[float, int], validation: Bags | None) -> TrialResult:
+def _result(
+    plan: SweepPlan, trial: Trial, detector: Detector, end: tuple[float, int], validation: Bags, *, together: bool
+) -> TrialResult:
     loss, kept = end
-    if validation is None:
-        raise CheckpointError("the graphs hold no validation video", where=job.cache, fix="delete the file")
-    logits = predict_logits(detector, validation)
-    own = job.plan.training
+    logits, own = predict_logits(detector, validation), plan.training
     losses = bag_loss(logits, validation.labels, pooling=own.pooling, k=own.k)
-    scores = logits.topk(min(own.k, logits.shape[1]), dim=1).values.sigmoid().mean(1)
+    scores = logits.topk(min(own.k, logits.shape[1]), dim=1).values.sigmoid().mean(1).nan_to_num()
     return TrialResult(
         trial=trial.number,
         seed=trial.training.seed,
-        together=job.together,
+        together=together,
         loss=loss,
         validation_loss=float(losses.mean()),
         validation_auc=float(roc_auc_score(validation.labels.numpy(), scores.numpy())),
         parameters=detector.parameter_count(),
         kept_step=kept,
     )
+
+
+def untrained(plan: SweepPlan, dataset: Dataset, graphs: Graphs, trial: Trial) -> Detector:
+    """The detector of a trial before its start is calibrated."""
+    return _detector(plan, fusion_options(plan, dataset), graphs, trial)
 
 
 def _detector(plan: SweepPlan, options: dict[str, Any], graphs: Graphs, trial: Trial) -> Detector:
@@ -329,7 +345,7 @@ def _loaded_once(plan: str, root: Path, cache: Path | None) -> Graphs:
     return _graphs(made, Dataset.open(root), cache, made.split.validation)
 
 
-def _loaded(plan: SweepPlan, root: Path, cache: Path | None) -> Graphs:
+def loaded_graphs(plan: SweepPlan, root: Path, cache: Path | None) -> Graphs:
     """The graphs of training and validation videos, once for all jobs of a process."""
     return _loaded_once(plan.model_dump_json(), root, cache)
 
