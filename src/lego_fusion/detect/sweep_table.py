@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..errors import DataError
 from ..measure.detection import METRICS
 from .sweep import TrialResult
@@ -101,7 +103,7 @@ def _row(number: int, values: dict[str, Value], results: Sequence[TrialResult], 
         configuration=number,
         values=values,
         validation_loss=statistics.fmean(losses),
-        deviation=statistics.stdev(losses) if len(losses) > 1 else math.nan,
+        deviation=float(np.std(losses, ddof=1)) if len(losses) > 1 else math.nan,
         validation_auc=statistics.fmean(result.validation_auc for result in results),
         training_loss=statistics.fmean(result.loss for result in results),
         parameters=results[0].parameters,
