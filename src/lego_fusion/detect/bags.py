@@ -124,7 +124,7 @@ def load_bags(
             whole[place] = found[name]
         return {name: found[name].expand(crops, *found[name].shape[1:]) for name in units}
 
-    threads = min(4, os.cpu_count() or 1) if threads is None else check_int(threads, "threads", "load_bags", low=1)
+    threads = thread_count(threads)
     with ThreadPoolExecutor(threads) as pool:
         for video, fine in zip(videos, pool.map(read, range(len(videos))), strict=True):
             for name, tensor in fine.items():
@@ -134,6 +134,11 @@ def load_bags(
     labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
     inputs = {name: wholes[name].flatten(0, 1) if name in wholes else _joined(units[name]) for name in modalities}
     return Bags(tuple(videos), labels, crops, inputs)
+
+
+def thread_count(threads: int | None) -> int:
+    """How many videos are read at a time: as many as there are processors, up to 4, unless it is said."""
+    return min(4, os.cpu_count() or 1) if threads is None else check_int(threads, "threads", "load_bags", low=1)
 
 
 def require_modalities(dataset: Dataset, modalities: Sequence[str]) -> None:
@@ -181,13 +186,14 @@ def fit_statistics(fusion: Fusion, bags: Bags) -> None:
     fusion.fit_statistics(seen_by(fusion, bags).inputs, bags.bag_labels, bags.video_ids)
 
 
-def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) -> Bags:
+def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None, threads: int = 1) -> Bags:
     """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features.
 
     Args:
         fusion: With fitted statistics.
         bags: The training bags, with features; references come from them.
         shown: Other features of the same bags to see against those references; None sees their own.
+        threads: Videos related at a time.
     """
     if bags.related:
         return _cached(fusion, bags)
@@ -195,7 +201,9 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) ->
     seen = bags if shown is None else seen_by(fusion, shown)
     if not isinstance(fusion, LegoFusion) or fusion.needs_features:
         return seen
-    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs))
+    return _replaced(
+        bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs, threads=threads)
+    )
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +29,9 @@ from ..errors import CheckpointError, DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..writing import written_whole
-from .bags import Bags, fit_statistics, is_cached, load_bags, scoring_inputs, training_inputs
+from .bags import Bags, fit_statistics, is_cached, load_bags, scoring_inputs, thread_count, training_inputs
 from .checkpoint import read_tensors
+from .processes import torch_threads
 from .train import TrainingConfig
 
 CACHE_FOLDER = "graphs"
@@ -176,7 +178,7 @@ def cached_graphs(
         cache: Folder to keep graphs in, ``graphs`` in the dataset folder by default; files that no longer fit are built
             again. Or one ``.safetensors`` file, which must fit.
         dtype: Type of the stored numbers; they are float32 again when read.
-        threads: Videos read at a time.
+        threads: Videos read and related at a time; None takes one per processor, up to 4.
         bags: The segments of all these videos, where they are in memory already.
         on_video: Called with each video read.
 
@@ -210,14 +212,49 @@ def build_graphs(
     on_video: Callable[[str], None] | None = None,
 ) -> Graphs:
     """Read the features of a split once, fit the relations of a fusion, and relate all videos; nothing is stored."""
-    if bags is None:
-        videos = [*training, *others]
-        bags = load_bags(dataset, list(fusion.modalities), videos, nodes=fusion.nodes, threads=threads, on_video=on_video)
-    train = bags.named(training) if list(bags.videos) != list(training) else bags
-    fit_statistics(fusion, train)
-    related = replace(training_inputs(fusion, train), related=True)
-    scored = replace(scoring_inputs(fusion, bags.named(others)), related=True) if others else None
+    names, count = list(fusion.modalities), thread_count(threads)
+    with torch_threads(1), torch.no_grad():  # several videos at a time, each in one thread: none waits for another
+        if bags is None and not _learns(fusion):
+            related = _read_and_related(dataset, fusion, training, count, on_video)
+            scored = _read_and_related(dataset, fusion, others, count, on_video) if others else None
+            return Graphs(related, scored, {name: tensor.clone() for name, tensor in _statistics(fusion)})
+        if bags is None:
+            train = load_bags(dataset, names, training, nodes=fusion.nodes, threads=count, on_video=on_video)
+        else:
+            train = bags.named(training)
+        fit_statistics(fusion, train)
+        related = replace(training_inputs(fusion, train, threads=count), related=True)
+        del train  # before the others are read
+        if bags is not None:
+            scored = replace(scoring_inputs(fusion, bags.named(others)), related=True) if others else None
+        else:
+            scored = _read_and_related(dataset, fusion, others, count, on_video) if others else None
     return Graphs(related, scored, {name: tensor.clone() for name, tensor in _statistics(fusion)})
+
+
+def _learns(fusion: LegoFusion) -> bool:
+    """Whether the relations learn anything from the training videos."""
+    config = fusion.config()
+    plain = set(config["relations"].values()) == {"cosine"} and not config["centre"] and not config["scale_columns"]
+    return bool(fusion.wanted_references) or bool(fusion.units) or not plain
+
+
+def _read_and_related(
+    dataset: Dataset, fusion: LegoFusion, videos: Sequence[str], threads: int, on_video: Callable[[str], None] | None
+) -> Bags:
+    """The graphs of unseen videos, each from its files to its graphs at once, so that no features are kept."""
+    parts: list[Bags] = []
+
+    def relate(video: str) -> Bags:
+        return scoring_inputs(fusion, load_bags(dataset, list(fusion.modalities), [video], nodes=fusion.nodes, threads=1))
+
+    with ThreadPoolExecutor(threads) as pool:
+        for video, part in zip(videos, pool.map(relate, videos), strict=True):
+            parts.append(part)
+            if on_video is not None:
+                on_video(video)
+    graphs = {name: torch.cat([part.inputs[name] for part in parts]) for name in fusion.modalities}
+    return Bags(tuple(videos), torch.cat([part.labels for part in parts]), parts[0].crops, graphs, related=True)
 
 
 def restore_statistics(fusion: LegoFusion, statistics: dict[str, Tensor]) -> None:

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import torch
 
-from ..errors import LegoFusionError
+from ..errors import LegoFusionError, check_int
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
@@ -35,14 +36,21 @@ def run_jobs(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, *, 
     return _here(work, jobs) if min(workers, len(jobs)) <= 1 else _in_processes(work, jobs, workers, where)
 
 
-def _here(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: the sums of several threads differ in their last digits
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(check_int(count, "threads", "torch_threads", low=1))
     try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _here(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
+    with torch_threads(1):  # as in a worker: the sums of several threads differ in their last digits
         for job in jobs:
             yield job, work(job)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, where: str) -> Iterator[tuple[Job, Done]]:

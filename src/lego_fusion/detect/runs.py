@@ -13,8 +13,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -28,17 +28,18 @@ from .. import __version__
 from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
-from ..errors import CheckpointError, DataError, ParameterError, check_int
+from ..errors import CheckpointError, DataError, ParameterError
 from ..extract.base import SidecarExtractor
 from ..extract.describe import describe_video
 from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..writing import PARTIAL, written_whole
-from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop
+from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop, thread_count
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
+from .processes import torch_threads
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict
@@ -113,7 +114,7 @@ def train_run(
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
     if not checkpoint.exists():
         clear_snapshots(folder)  # of a request that gave way to this one
-    with _threads(threads):
+    with torch_threads(threads):
         state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, snapshots=snapshots, on_step=on_step)
     _write_history(folder / "history.csv", state)
     _save(folder, detector, request, train, dataset)
@@ -168,18 +169,25 @@ def _save(folder: Path, detector: Detector, request: Mapping[str, JsonValue], tr
 
 
 def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
-    """Score videos of a dataset folder with a saved detector; features made in another way are refused."""
+    """Score videos of a dataset folder with a saved detector; features made in another way are refused.
+
+    Each video goes from its files to its scores in one thread of several, so that scoring keeps pace with reading and memory
+    does not grow with the number of videos.
+    """
     detector, config = load_detector(Path(folder))
     require_same_features(config, dataset)
-    bags = load_bags(dataset, list(config.manifests), videos, nodes=config.nodes)
-    node_scores = predict(detector, bags).numpy()
-    results = []
-    for video, scores in zip(videos, node_scores, strict=True):
-        record = dataset.record(video)
+    if not videos:
+        raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
+
+    def score(video: str) -> VideoScores:
+        bags = load_bags(dataset, list(config.manifests), [video], nodes=config.nodes, threads=1)
+        record, scores = dataset.record(video), predict(detector, bags)[0].numpy()
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
         frames = _frame_scores(scores, dataset.rows(video), record.frames, config)
-        results.append(VideoScores(video, record.fps, np.arange(record.frames) / record.fps, frames, truth))
-    return results
+        return VideoScores(video, record.fps, np.arange(record.frames) / record.fps, frames, truth)
+
+    with torch_threads(1), ThreadPoolExecutor(thread_count(None)) as pool:
+        return list(pool.map(score, videos))
 
 
 def score_video(
@@ -275,17 +283,6 @@ def training_split(dataset: Dataset) -> Split:
     if not labelled:
         raise DataError("no video has a label", where=dataset.root, expected="normal or abnormal", fix="edit videos.csv")
     return Split("all", labelled, ())
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(check_int(count, "threads", "train_run", low=1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
