@@ -158,8 +158,8 @@ def _read_segments(dataset: Dataset, modality: str, video: str, nodes: int) -> T
     """The segments of one video, from finite features: what is not finite shows in the mean of its segment too."""
     values = dataset.features(modality, video, finite=False)
     segments = segments_by_crop(values, dataset.modalities[modality], nodes)
-    if not bool(segments.isfinite().all()):
-        dataset.features(modality, video)  # raises, and says in which row
+    if not bool(segments.sum().isfinite()):  # many times as fast as a look at every number, and never misses one
+        dataset.features(modality, video)  # raises, and says in which row; very large numbers pass
     return segments
 
 

@@ -234,7 +234,7 @@ def _unit_vectors(x: Float[Tensor, "b n d"], centre: Float[Tensor, " d"] | None)
     if centre is not None:
         _require_width(centre, x)
         x = x - centre
-    largest = torch.linalg.vector_norm(x.detach(), float("inf"), dim=-1, keepdim=True)
+    largest = x.detach().abs().amax(-1, keepdim=True)
     nothing = _is_nothing(x.detach(), largest, centre)
     some = bool(nothing.any())
     # dividing by the largest first keeps squares in range
