@@ -22,6 +22,7 @@ from .figures import load_matplotlib, save_figure
 
 CSV_FILE, JSON_FILE, MARKDOWN_FILE, FIGURE_FILE = "table.csv", "table.json", "table.md", "grid.png"
 TEST_BEST = "test-best"
+LEAST_AUC_RANGE = 0.02  # of colours, so that differences of nothing are not painted as if they were some
 
 
 def save_sweep(folder: str | Path, table: SweepTable) -> dict[str, Path]:
@@ -135,18 +136,20 @@ def _draw(
     colours: str,
     best: Sequence[Sequence[int]],
 ) -> None:
-    shown = axis.imshow(values, cmap=colours, origin="lower", aspect="auto")
-    axis.figure.colorbar(shown, ax=axis, shrink=0.85)
+    loss, top = colours != "viridis", float(np.nanmax(values))
+    least = float(np.nanmin(values)) if loss else min(float(np.nanmin(values)), top - LEAST_AUC_RANGE)
+    shown = axis.imshow(values, cmap=colours, vmin=least, vmax=top, origin="lower", aspect="auto")
+    axis.figure.colorbar(shown, ax=axis, shrink=0.85).formatter.set_useOffset(False)
     for name, set_ticks, label in ((names[0], axis.set_yticks, axis.set_ylabel), (names[1], axis.set_xticks, axis.set_xlabel)):
         given = table.plan.grid.get(name, ())
         set_ticks(range(len(given)), [f"{value:g}" for value in given])
         label(name)
-    middle = (np.nanmax(values) + np.nanmin(values)) / 2
-    bright = (values < middle) if colours == "viridis" else (values > middle)  # white on the dark half
+    middle = (top + least) / 2
+    bright = (values > middle) if loss else (values < middle)  # white on the dark half
     for (line, place), value in np.ndenumerate(values):
         if values.size <= 150 and math.isfinite(value):
             colour = "white" if bright[line, place] else "black"
-            axis.text(place, line, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+            axis.text(place, line, f"{value:.3g}" if loss else f"{value:.4f}", ha="center", va="center", fontsize=7, color=colour)
         if best[line][place] == table.pick:
             axis.add_patch(_frame(place, line))
     axis.set_title(f"{title}; framed: pick", fontsize=9, loc="left")
