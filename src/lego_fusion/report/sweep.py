@@ -149,7 +149,8 @@ def _draw(
     for (line, place), value in np.ndenumerate(values):
         if values.size <= 150 and math.isfinite(value):
             colour = "white" if bright[line, place] else "black"
-            axis.text(place, line, f"{value:.3g}" if loss else f"{value:.4f}", ha="center", va="center", fontsize=7, color=colour)
+            text = f"{value:.3g}" if loss else f"{value:.4f}"
+            axis.text(place, line, text, ha="center", va="center", fontsize=7, color=colour)
         if best[line][place] == table.pick:
             axis.add_patch(_frame(place, line))
     axis.set_title(f"{title}; framed: pick", fontsize=9, loc="left")
