@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.calibrate import calibrate
 from .commands.compare import compare
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -36,7 +37,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, score, explain):
+for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, explain):
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 

@@ -7,6 +7,7 @@ less than ``snooze_seconds`` ago. Everything is in logits: scores near 1 are all
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -212,6 +213,16 @@ def score_segments(scores: VideoScores) -> list[tuple[float, float, float]]:
     starts = np.flatnonzero(np.diff(scores.logits, prepend=np.nan) != 0)  # the first frame, too: a difference with NaN
     ends = np.append(starts[1:], len(scores.logits))
     return [(float(edges[a]), float(edges[b]), float(scores.logits[a])) for a, b in zip(starts, ends, strict=True)]
+
+
+def as_score(logit: float) -> float:
+    """The score of a logit, 1 / (1 + exp(-logit)).
+
+    Example:
+        >>> as_score(0.0), as_score(-800.0)
+        (0.5, 0.0)
+    """
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
 def frame_edges(times: Float64[np.ndarray, " frames"], fps: float) -> Float64[np.ndarray, " edges"]:

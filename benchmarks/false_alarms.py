@@ -1,0 +1,86 @@
+"""Is the promise about false alarms kept? Normal clips of Ped2 split again and again into training, calibration and the rest.
+
+    python benchmarks/false_alarms.py DATASET [--splits 50]
+
+For each seed: 4 random normal and 6 random abnormal clips to train on (references among them), 9 other normal clips to
+calibrate on (alpha 0.1; the first 4 of them for alpha 0.2), and the normal clips left over are watched for alarms. The unit is
+the clip: an alarm anywhere in it counts once. The mean over all splits must be at most alpha plus two standard errors; the
+standard error is over splits, whose clips are shared, so it is too small if anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import store
+
+from lego_fusion.data.dataset import Dataset
+from lego_fusion.detect.bags import Bags, fit_statistics, load_bags
+from lego_fusion.detect.detector import Detector
+from lego_fusion.detect.protocol import make_default_fusion
+from lego_fusion.detect.thresholds import block_threshold
+from lego_fusion.detect.train import TrainingConfig, fit, predict_logits
+
+CALIBRATION = {0.1: 9, 0.2: 4}
+
+
+def maxima(detector: Detector, bags: Bags) -> np.ndarray:
+    """Highest logit of each clip."""
+    return predict_logits(detector, bags).double().amax(1).numpy()  # type: ignore[no-any-return]
+
+
+def one_split(dataset: Dataset, bags: Bags, modalities: list[str], seed: int) -> dict[float, tuple[int, int]]:
+    """Alarms and clips watched, by alpha; and of abnormal clips that are found, under the negative of alpha."""
+    draw = random.Random(seed)
+    normal, abnormal = ([r.video for r in dataset.videos if r.label == label] for label in ("normal", "abnormal"))
+    draw.shuffle(normal)
+    draw.shuffle(abnormal)
+    train = bags.named([*normal[:4], *abnormal[:6]])
+    manifests = {name: dataset.modalities[name] for name in modalities}
+    fusion = make_default_fusion("lego", manifests, nodes=32, seed=seed)
+    fit_statistics(fusion, train)
+    detector = Detector(fusion, seed=seed)
+    fit(detector, train, TrainingConfig(seed=seed))
+    calibration = maxima(detector, bags.named(normal[4:13]))
+    rest, events = maxima(detector, bags.named(normal[13:])), maxima(detector, bags.named(abnormal[6:]))
+    found = {}
+    for share, count in CALIBRATION.items():
+        threshold = block_threshold(calibration[:count], share)
+        found[share] = (int((rest >= threshold).sum()), len(rest))
+        found[-share] = (int((events >= threshold).sum()), len(events))
+    return found
+
+
+def main() -> None:
+    """Measure and store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--splits", type=int, default=50)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = Dataset.open(options.dataset)
+    rows: dict[str, Any] = {}
+    for modalities in (["motion"], ["motion", "appearance"]):
+        bags = load_bags(dataset, modalities, [record.video for record in dataset.videos])
+        splits = [one_split(dataset, bags, modalities, seed) for seed in range(options.splits)]
+        for share, count in CALIBRATION.items():
+            rates = [alarms / clips for alarms, clips in (split[share] for split in splits)]
+            error = stdev(rates) / len(rates) ** 0.5
+            found = mean(alarms / clips for alarms, clips in (split[-share] for split in splits))
+            exact = 1 - np.ceil((count + 1) * (1 - share) - 1e-9) / (count + 1)
+            row = {"alarms_in_normal_clips": mean(rates), "standard_error": error, "promised": share, "exact": float(exact)}
+            row |= {"abnormal_clips_found": found, "kept": mean(rates) <= share + 2 * error, "calibration_clips": count}
+            rows[f"{' + '.join(modalities)}, alpha {share:g}"] = row
+            print(f"{' + '.join(modalities)}, alpha {share:g}: {mean(rates):.3f} ± {error:.3f} of normal clips, ", end="")
+            print(f"{found:.3f} of abnormal clips found")
+    print(f"stored: {store('false_alarms', {'benchmark': 'false_alarms', 'splits': options.splits, 'rows': rows})}")
+
+
+if __name__ == "__main__":
+    main()

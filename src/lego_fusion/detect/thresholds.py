@@ -1,0 +1,273 @@
+"""Thresholds that keep a promise: a share of normal blocks, a number of false alarms an hour, or the best of a trade-off.
+
+Frames are not exchangeable, so the unit of the first promise is the *block*: a clip, or a fixed length of footage, with the
+maximum of its logits. For n blocks that were used neither for training nor for references and a new one exchangeable with
+them, the k-th smallest maximum with k = ceil((n + 1)(1 - alpha)) is exceeded with probability at most alpha (split conformal
+prediction). It exists for n >= 1 / alpha - 1 only. The second promise is an upper confidence bound of a Poisson rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from ..errors import DataError, ParameterError, check_number
+from ..measure.events import SECONDS_PER_HOUR
+from ..measure.scored import ScoredVideo
+from .events import EventRule, find_events
+
+Segments = Sequence[tuple[float, float, float]]  # start and end in seconds, and the logit
+_ROUNDING = 1e-9
+_OUTLYING = 3.0  # interquartile ranges above the upper quartile
+
+
+@dataclass(frozen=True)
+class Block:
+    """A clip, or a fixed length of one, known to be normal.
+
+    Args:
+        video: Name of its video.
+        start_seconds: Where it starts.
+        end_seconds: Where it ends.
+        maximum: Highest logit inside.
+        peak_seconds: Start of the segment that has it.
+    """
+
+    video: str
+    start_seconds: float
+    end_seconds: float
+    maximum: float
+    peak_seconds: float
+
+
+@dataclass(frozen=True)
+class HourlyThreshold:
+    """A threshold for a number of false alarms an hour.
+
+    Args:
+        rule: With the threshold.
+        alarms: Alarms that the calibration footage has at it.
+        hours: Of calibration footage.
+        bound: Upper confidence bound of the alarms an hour.
+    """
+
+    rule: EventRule
+    alarms: int
+    hours: float
+    bound: float
+
+
+def cut_blocks(video: str, segments: Segments, block_seconds: float | None = None) -> list[Block]:
+    """The blocks of a video: itself whole, or every full length of ``block_seconds``; a rest at the end is left out.
+
+    Example:
+        >>> [block.maximum for block in cut_blocks("door", [(0.0, 6.0, 1.0), (6.0, 10.0, 3.0), (10.0, 12.0, 9.0)], 5.0)]
+        [1.0, 3.0]
+    """
+    if not segments:
+        return []
+    first, last = segments[0][0], segments[-1][1]
+    length = last - first if block_seconds is None else check_number(block_seconds, "block_seconds", "cut_blocks", low=1e-3)
+    starts, ends, logits = (np.array(column) for column in zip(*segments, strict=True))
+    blocks = []
+    for place in range(math.floor((last - first) / length + _ROUNDING)):
+        low, high = first + place * length, first + (place + 1) * length
+        inside = np.flatnonzero((starts < high - _ROUNDING) & (ends > low + _ROUNDING))
+        if len(inside):
+            peak = int(inside[logits[inside].argmax()])
+            blocks.append(Block(video, low, high, float(logits[peak]), float(starts[peak])))
+    return blocks
+
+
+def required_blocks(share: float) -> int:
+    """Fewest blocks for a share alpha of normal blocks with an alarm: 1 / alpha - 1, rounded up.
+
+    Example:
+        >>> required_blocks(0.2), required_blocks(0.1), required_blocks(0.05)
+        (4, 9, 19)
+    """
+    check_number(share, "share", "required_blocks", low=1e-9, high=1 - 1e-9)
+    return math.ceil(1 / share - 1 - _ROUNDING)
+
+
+def block_threshold(maxima: Float64[np.ndarray, " n"], share: float) -> float:
+    """The lowest threshold that a new normal block reaches with probability at most ``share``.
+
+    Args:
+        maxima: Maxima of n normal blocks, finite.
+        share: alpha, in (0, 1).
+
+    Returns:
+        A logit just above the ceil((n + 1)(1 - alpha))-th smallest maximum; a block has an alarm if its own reaches it.
+
+    Raises:
+        ParameterError: If n < 1 / alpha - 1.
+        DataError: If a maximum is not finite.
+
+    Source: split conformal prediction (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
+
+    Example:
+        >>> round(block_threshold(np.arange(9.0), 0.1), 6)
+        8.0
+    """
+    if not np.isfinite(maxima).all():
+        raise DataError("a logit of the calibration footage is not finite", fix="look at the footage with 'doctor'")
+    needed = required_blocks(share)
+    if len(maxima) < needed:
+        raise ParameterError(
+            f"too little calibration footage for alarms in at most {share:g} of normal blocks",
+            expected=f"{needed} normal blocks that were not trained on",
+            got=len(maxima),
+            fix="give more normal footage, shorter blocks, or a larger share",
+        )
+    rank = math.ceil((len(maxima) + 1) * (1 - share) - _ROUNDING)
+    return float(np.nextafter(np.sort(maxima)[rank - 1], np.inf))
+
+
+def required_hours(per_hour: float, confidence: float = 0.95) -> float:
+    """Hours without an alarm after which the bound of the rate is ``per_hour``: -ln(1 - confidence) / per_hour.
+
+    Example:
+        >>> round(required_hours(1.0), 2)
+        3.0
+    """
+    check_number(per_hour, "per_hour", "required_hours", low=1e-9)
+    check_number(confidence, "confidence", "required_hours", low=0.5, high=1 - 1e-9)
+    return -math.log(1 - confidence) / per_hour
+
+
+def rate_bound(alarms: int, hours: float, confidence: float = 0.95) -> float:
+    """Upper bound of a Poisson rate after so many alarms in so many hours: chi2(confidence; 2 alarms + 2) / (2 hours).
+
+    Example:
+        >>> round(rate_bound(0, 3.0), 3), round(rate_bound(2, 3.0), 3)
+        (0.999, 2.099)
+    """
+    from scipy.stats import chi2
+
+    return float(chi2.ppf(confidence, 2 * (alarms + 1))) / (2 * hours)
+
+
+def hourly_threshold(videos: Sequence[Segments], rule: EventRule, per_hour: float, confidence: float = 0.95) -> HourlyThreshold:
+    """The lowest threshold whose false alarms an hour stay within a budget, with confidence.
+
+    Thresholds (the peak of each minute, and just above it) are tried from high to low, each against the upper bound of its
+    rate, and the first that fails ends the search; in that fixed order the chance that the one kept breaks the budget is at
+    most 1 - confidence. Alarms are taken to come independently of each other; a rule that merges and snoozes makes that
+    more nearly so.
+
+    Args:
+        videos: Segments of normal footage that was not trained on.
+        rule: How events are found; its threshold is replaced.
+        per_hour: Budget of false alarms an hour, > 0.
+        confidence: In [0.5, 1).
+
+    Raises:
+        ParameterError: If the footage is shorter than ``required_hours``; it says how long it must be.
+
+    Source: fixed-sequence testing (Angelopoulos et al., Learn then Test, 2021) with the exact Poisson bound.
+    """
+    hours = sum(end - start for segments in videos for start, end, _ in segments) / SECONDS_PER_HOUR
+    needed = required_hours(per_hour, confidence)
+    if hours < needed * (1 - _ROUNDING):
+        raise ParameterError(
+            f"too little normal footage to promise {per_hour:g} false alarms an hour at {confidence:.0%} confidence",
+            expected=f"{needed:.1f} hours of it, without a single alarm",
+            got=f"{hours:.2f} hours",
+            fix="give more normal footage, or a larger budget",
+        )
+    peaks = sorted({peak for segments in videos for peak in _minute_maxima(segments)}, reverse=True)
+    best = HourlyThreshold(
+        rule.with_threshold(float(np.nextafter(peaks[0], np.inf))), 0, hours, rate_bound(0, hours, confidence)
+    )
+    for threshold in (value for peak in peaks for value in (float(np.nextafter(peak, np.inf)), peak)):
+        tried = rule.with_threshold(threshold)
+        alarms = sum(not event.snoozed for segments in videos for event in find_events(segments, tried))
+        bound = rate_bound(alarms, hours, confidence)
+        if bound > per_hour:
+            break
+        best = HourlyThreshold(tried, alarms, hours, bound)
+    return best
+
+
+def _minute_maxima(segments: Segments) -> list[float]:
+    """Highest logit of each minute, the places where the number of alarms changes."""
+    highest: dict[int, float] = {}
+    for start, _, logit in segments:
+        minute = int(start // 60)
+        highest[minute] = max(logit, highest.get(minute, -math.inf))
+    return list(highest.values())
+
+
+def best_f1_threshold(videos: Sequence[ScoredVideo]) -> tuple[float, float]:
+    """The threshold with the highest F1 over the frames of labelled videos, and that F1; the highest of several equal ones.
+
+    Args:
+        videos: With logits as scores; never test videos.
+
+    Raises:
+        DataError: If a class has no frame.
+
+    Example:
+        >>> best_f1_threshold([ScoredVideo.from_frames("a", [-1.0, 2.0, 3.0, 1.0], [0, 1, 1, 0])])
+        (2.0, 1.0)
+    """
+    thresholds, true, false, abnormal, _ = _operating_points(videos)
+    f1 = 2 * true / (true + false + abnormal)
+    best = int(f1.argmax())
+    return float(thresholds[best]), float(f1[best])
+
+
+def least_cost_threshold(videos: Sequence[ScoredVideo], miss_cost: float) -> tuple[float, float]:
+    """The threshold with the least cost, a missed frame costing ``miss_cost`` false ones, and that cost per frame.
+
+    Args:
+        videos: With logits as scores; never test videos.
+        miss_cost: > 0.
+
+    Raises:
+        DataError: If a class has no frame.
+
+    Example:
+        >>> least_cost_threshold([ScoredVideo.from_frames("a", [-1.0, 2.0, 1.0, 0.0], [0, 0, 1, 0])], 3.0)
+        (1.0, 0.25)
+    """
+    check_number(miss_cost, "miss_cost", "least_cost_threshold", low=1e-9)
+    thresholds, true, false, abnormal, frames = _operating_points(videos)
+    cost = (miss_cost * (abnormal - true) + false) / frames
+    best = int(cost.argmin())
+    return float(thresholds[best]), float(cost[best])
+
+
+def outlying_blocks(blocks: Sequence[Block]) -> list[Block]:
+    """Blocks whose maximum is more than three interquartile ranges above the upper quartile: they may hold an event.
+
+    Fewer than four blocks have none.
+    """
+    if len(blocks) < 4:
+        return []
+    maxima = np.array([block.maximum for block in blocks])
+    low, high = np.quantile(maxima, [0.25, 0.75])
+    return [block for block in blocks if block.maximum > high + _OUTLYING * max(high - low, _ROUNDING)]
+
+
+def _operating_points(
+    videos: Sequence[ScoredVideo],
+) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, " t"], Float64[np.ndarray, " t"], float, float]:
+    """Distinct scores, falling, with the abnormal and the normal frames at or above each; abnormal frames; all frames."""
+    scores, labels, weights = (np.concatenate([getattr(v, name) for v in videos]) for name in ("scores", "labels", "weights"))
+    if labels.all() or not labels.any():
+        raise DataError(
+            "a threshold cannot be chosen from one class",
+            expected="normal and abnormal frames",
+            got="abnormal frames only" if labels.all() else "normal frames only",
+            fix="give labelled validation videos of both, or use a false-alarm budget, which needs normal footage alone",
+        )
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)
+    true, false = (np.cumsum((weights * part)[order])[last] for part in (labels, ~labels))
+    return scores[order][last], true, false, float(true[-1]), float(weights.sum())
