@@ -21,6 +21,7 @@ from .commands.import_ import import_
 from .commands.join import join
 from .commands.score import score
 from .commands.train import train
+from .commands.watch import watch
 
 app = typer.Typer(
     name="lego-fusion",
@@ -37,7 +38,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, explain):
+for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, watch, explain):
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 

@@ -62,7 +62,7 @@ class Source(Protocol):
 
 
 def open_source(
-    source: str, *, once: bool = False, settle_seconds: float = 5.0, give_up_seconds: float | None = None
+    source: str, *, once: bool = False, settle_seconds: float = 2.0, give_up_seconds: float | None = None
 ) -> VideoFile | VideoFolder | LiveStream:
     """Tell what a source is by how it is written.
 
@@ -155,11 +155,14 @@ class VideoFolder:
 
     path: Path
     once: bool = False
-    settle_seconds: float = 5.0
+    settle_seconds: float = 2.0
     first_picture: dict[str, int] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     on_failure: Callable[[str], None] = lambda identity: None
     live = False
+
+    def __post_init__(self) -> None:
+        self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
 
     @property
     def name(self) -> str:
@@ -199,16 +202,21 @@ class VideoFolder:
         self.on_failure(identity)
 
     def _look(self) -> tuple[list[Path], bool]:
-        """Videos that are new and rest, and whether one is new and does not."""
-        ready, waiting, now = [], False, time.time()
+        """Videos that are new and have rested, and whether one is new and has not; by no clock that can be set."""
+        ready, now = [], time.monotonic()
+        seen: dict[Path, tuple[tuple[int, int], float]] = {}
         for path in sorted(self.path.iterdir()):
             with suppress(OSError):  # it was taken away meanwhile
                 if not is_video_file(path) or not path.is_file() or VideoFile(path).identity in self.done:
                     continue
-                rests = abs(now - path.stat().st_mtime) >= self.settle_seconds  # a file of the future rests, too
-                ready += [path] if rests else []
-                waiting = waiting or not rests
-        return ready, waiting
+                facts = path.stat()
+                state = (facts.st_size, facts.st_mtime_ns)
+                before, since = self._seen.get(path, (None, now))
+                seen[path] = (state, since if state == before else now)
+                if now - seen[path][1] >= self.settle_seconds:
+                    ready.append(path)
+        self._seen = seen
+        return ready, len(ready) < len(seen)
 
 
 class StreamClock:

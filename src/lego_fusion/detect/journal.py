@@ -62,7 +62,7 @@ class AlarmJournal:
             self._video, self._keys = record["video"], {}
         if key in self._keys:
             return None
-        written: Record = {"id": self.last_id + 1, **record}
+        written: Record = {"id": 0, **record} | {"id": self.last_id + 1}
         self.last_id += 1
         if record["video"]:  # what comes from a camera never comes again
             self._keys[key] = self.last_id
@@ -151,7 +151,7 @@ def _parsed(line: bytes, path: Path, number: int) -> Record:
 
 
 def _key(record: Mapping[str, JsonValue]) -> _Key:
-    return record["video"], record["kind"], record["start_seconds"]
+    return record["video"], record.get("video_bytes"), record["kind"], record["start_seconds"]
 
 
 def _lock(file: io.FileIO, path: Path) -> None:

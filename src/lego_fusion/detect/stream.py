@@ -27,6 +27,7 @@ from ..graph.relationship import k_nearest
 from .bags import is_row_wise
 from .checkpoint import RunConfig
 from .detector import Detector
+from .events import as_score
 from .windows import fixed_segments
 
 
@@ -64,7 +65,7 @@ class SegmentScore:
     @property
     def score(self) -> float:
         """Sigmoid of the logit, in [0, 1]."""
-        return float(torch.tensor(self.logit, dtype=torch.float64).sigmoid())
+        return as_score(self.logit)
 
 
 def stream_extractors(
