@@ -179,7 +179,7 @@ class VideoFolder:
                 file.first_picture = self.first_picture.get(identity, 0)
                 try:
                     for take in file.takes(tell, stop):
-                        take.frames = self._until_failure(take, tell)
+                        take.frames = self._until_failure(take, take.frames, tell)
                         yield take
                 except VideoError as error:
                     self._fail(path.name, identity, error, tell)
@@ -191,9 +191,9 @@ class VideoFolder:
                     return
                 stop.wait(min(1.0, max(0.05, self.settle_seconds / 2)))
 
-    def _until_failure(self, take: Take, tell: Tell) -> Iterator[Frame]:
+    def _until_failure(self, take: Take, frames: Iterator[Frame], tell: Tell) -> Iterator[Frame]:
         try:
-            yield from take.frames
+            yield from frames
         except VideoError as error:
             self._fail(take.name, take.identity, error, tell)
 
@@ -393,6 +393,10 @@ class LiveStream:
                 last = now if pictures else last
                 if now - last > self.timeout_seconds:
                     raise VideoError("the stream sends no picture any more", where=self.name)
+        except (av.FFmpegError, OSError):
+            with suppress(av.FFmpegError):  # what the decoder still holds came before the break
+                yield from stream.decode(None)
+            raise
         finally:
             if damaged:
                 tell(f"{damaged} packets did not decode")
