@@ -33,6 +33,20 @@ def print_results(results: Sequence[Result]) -> None:
         typer.echo(line)
 
 
+def print_events(results: Sequence[Result]) -> None:
+    """Show a row per run and metric of events, each in its own unit; nothing where there is none."""
+    if not results:
+        return
+    rows = []
+    for one in results:
+        share = one.metric.startswith("event")
+        numbers = [f"{100 * x:.1f} %" if share else f"{x:.2f}" for x in (one.value, one.low or 0.0, one.high or 0.0)]
+        rows.append((_method(one), str(one.seed), one.metric, numbers[0], f"[{numbers[1]}, {numbers[2]}]"))
+    print_table(("method", "seed", "metric", "value", "interval"), rows, left=3)
+    for line in dict.fromkeys(one.protocol for one in results):
+        typer.echo(line)
+
+
 def print_comparison(results: Sequence[Result]) -> None:
     """Show a row per method: its size, the two AUCs and the time of training."""
     methods: dict[str, dict[str, Result]] = {}

@@ -11,9 +11,11 @@ from .terminal import as_text, one_line_errors, print_json, print_table, progres
 
 if TYPE_CHECKING:
     from ..detect.checkpoint import RunConfig
+    from ..detect.events import EventRule
     from ..detect.runs import VideoScores
+    from ..measure.events import Event
 
-_MOST_SPANS = 5
+_MOST_EVENTS = 5
 _CAPTION_EXTRACTORS = ("text", "words")
 
 
@@ -29,6 +31,7 @@ def score(
     truth: Annotated[
         Path | None, typer.Option(help="Ground truth. Default: intervals.csv beside the video, if it names it.")
     ] = None,
+    camera: Annotated[str, typer.Option(help="Whose calibration to use, where the run has one for each camera.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for <video>.csv, .json and .png.")] = Path("scores"),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -37,11 +40,13 @@ def score(
     Example: lego-fusion score door.mp4 --model my-run --captions door.srt
     """
     from ..detect.checkpoint import read_run_config
+    from ..detect.event_evaluation import rule_of_run
     from ..detect.runs import score_video
     from ..errors import MissingExtraError, ParameterError
     from ..report.scores import save_scores, scores_document
 
     config = read_run_config(model)
+    rule, promise = rule_of_run(model, camera)
     if not video.is_file():
         raise ParameterError("there is no such video file", where=video, fix="check the path")
     networks = _networks(config, onnx, text_model)
@@ -57,15 +62,15 @@ def score(
     if truth is not None and scores.truth is not None and not scores.truth.any():
         warnings.append(f"{truth} has no interval of {video.stem}: all its frames count as normal")
     try:
-        files = save_scores(out, scores)
+        files = save_scores(out, scores, rule)
     except MissingExtraError as missing:
         warnings.append(f"no picture is drawn: {missing}")
-        files = save_scores(out, scores, picture=False)
+        files = save_scores(out, scores, rule, picture=False)
     if json:
-        print_json(scores_document(scores) | {"warnings": warnings, "model": str(model), "files": as_text(files)})
+        print_json(scores_document(scores, rule) | {"warnings": warnings, "model": str(model), "files": as_text(files)})
         return
     warn(warnings)
-    _tell(scores, files)
+    _tell(scores, files, rule, promise)
 
 
 def _networks(config: RunConfig, onnx: Path | None, text_model: Path | None) -> dict[str, Path]:
@@ -109,29 +114,31 @@ def _truth_beside(video: Path) -> Path | None:
     return None
 
 
-def _tell(scores: VideoScores, files: dict[str, Path]) -> None:
-    from ..detect.events import high_spans
+def _tell(scores: VideoScores, files: dict[str, Path], rule: EventRule, promise: str) -> None:
+    from ..detect.event_evaluation import events_of
+    from ..detect.events import as_score
     from ..measure.detection import micro_auc
     from ..measure.scored import ScoredVideo
 
     place = int(scores.scores.argmax())
     at = f"{scores.times[place]:.1f} s"
     typer.echo(f"{scores.video}: {len(scores.scores)} frames, highest score {scores.scores[place]:.2f} at {at}")
-    spans = high_spans(scores)
-    if spans:
+    events = sorted(events_of(scores, rule), key=lambda event: -event.peak)
+    if events:
         rows = [
-            (
-                f"{one.start_seconds:.1f} to {one.end_seconds:.1f}",
-                f"{one.start_frame} to {one.end_frame - 1}",
-                f"{one.peak:.2f}",
-            )
-            for one in spans[:_MOST_SPANS]
+            (f"{one.start_seconds:.1f} to {one.end_seconds:.1f}", f"{one.peak:.2f}", f"{as_score(one.peak):.2f}", _alarm(one))
+            for one in events[:_MOST_EVENTS]
         ]
-        typer.echo(f"spans scored 0.5 or more, the highest {len(rows)} of {len(spans)}:")
-        print_table(("seconds", "frames", "peak"), rows)
+        typer.echo(f"events, the highest {len(rows)} of {len(events)}:")
+        print_table(("seconds", "peak (logit)", "as a score", "alarm at"), rows)
     else:
-        typer.echo("no frame is scored 0.5 or more")
+        typer.echo(f"no event: nothing lasts above logit {rule.threshold:.2f}, a score of {as_score(rule.threshold):.2f}")
+    typer.echo(f"rule: {promise}")
     if scores.truth is not None and scores.truth.any() and not scores.truth.all():
         auc = micro_auc([ScoredVideo.from_frames(scores.video, scores.scores, scores.truth)])
         typer.echo(f"against the ground truth: AUC {100 * auc:.1f} % over the frames of this video")
     typer.echo("written: " + ", ".join(map(str, files.values())))
+
+
+def _alarm(event: Event) -> str:
+    return "snoozed" if event.alarm_seconds is None else f"{event.alarm_seconds:.1f}"

@@ -51,10 +51,7 @@ class _ScoredRun:
 
     @property
     def selection(self) -> Selection:
-        training = self.config.training
-        if training["normal_only"] or training["steps"] == 0:
-            return "untrained"
-        return "validation" if training["selection"] == "validation" else "last-step"
+        return selection_of(self.config)
 
 
 def evaluate_runs(
@@ -98,6 +95,14 @@ def evaluate_runs(
             notes += [f"domain '{domain}': {note}" for note in part.notes]
             results += part.results
     return Evaluation(tuple(results), tuple(dict.fromkeys(notes)))
+
+
+def selection_of(config: RunConfig) -> Selection:
+    """The rule by which a run's weights were chosen."""
+    training = config.training
+    if training["normal_only"] or training["steps"] == 0:
+        return "untrained"
+    return "validation" if training["selection"] == "validation" else "last-step"
 
 
 def measurable_videos(dataset: Dataset, split: str) -> tuple[list[str], list[str]]:

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import write_table
-from ..detect.events import high_spans
+from ..detect.event_evaluation import events_of
+from ..detect.events import EventRule, as_score
 from ..detect.runs import VideoScores
 from ..writing import written_whole
 from .figures import score_curve
 
 
-def scores_document(scores: VideoScores) -> dict[str, Any]:
-    """Everything known about a video's scores, as JSON values."""
+def scores_document(scores: VideoScores, rule: EventRule | None = None) -> dict[str, Any]:
+    """Everything known about a video's scores, as JSON values; events by a rule, by default spans scored 0.5 or more."""
+    rule = rule or EventRule()
     document: dict[str, Any] = {"video": scores.video, "fps": scores.fps, "frames": len(scores.scores)}
-    document["spans"] = [vars(span) for span in high_spans(scores)]
+    document["rule"] = rule.model_dump(mode="json") | {"score": as_score(rule.threshold)}
+    document["events"] = [vars(event) | {"peak_score": as_score(event.peak)} for event in events_of(scores, rule)]
     document["warnings"] = list(scores.warnings)
     document["seconds"] = scores.times.round(6).tolist()
     document["scores"] = scores.scores.tolist()
@@ -33,12 +36,15 @@ def save_score_table(folder: str | Path, scores: VideoScores) -> Path:
     return path
 
 
-def save_scores(folder: str | Path, scores: VideoScores, *, picture: bool = True) -> dict[str, Path]:
+def save_scores(
+    folder: str | Path, scores: VideoScores, rule: EventRule | None = None, *, picture: bool = True
+) -> dict[str, Path]:
     """Write ``<video>.csv``, ``<video>.json`` and ``<video>.png`` into a folder, each whole or not at all.
 
     Args:
         folder: Made if it is not there.
-        scores: Scores of a video.
+        scores: Scores of a video, with logits.
+        rule: How events are found; by default spans scored 0.5 or more.
         picture: Whether to draw the curve.
 
     Returns:
@@ -50,7 +56,7 @@ def save_scores(folder: str | Path, scores: VideoScores, *, picture: bool = True
     folder = Path(folder)
     files = {"csv": save_score_table(folder, scores), "json": folder / f"{scores.video}.json"}
     with written_whole(files["json"]) as file:
-        file.write((json.dumps(scores_document(scores)) + "\n").encode())
+        file.write((json.dumps(scores_document(scores, rule)) + "\n").encode())
     if picture:
         files["png"] = folder / f"{scores.video}.png"
         score_curve(files["png"], scores.scores, fps=scores.fps, truth=scores.truth, title=scores.video)
