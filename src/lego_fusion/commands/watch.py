@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,24 +82,18 @@ def watch(
     given = {"minimum_seconds": minimum_seconds, "merge_seconds": merge_seconds, "snooze_seconds": snooze_seconds}
     rule = _rule(model, camera, threshold, {name: value for name, value in given.items() if value is not None}, tell)
     opened = open_source(source, once=once, settle_seconds=settle_seconds, give_up_seconds=give_up_seconds)
-    journal = AlarmJournal(out, tell=tell.note) if out is not None else None
-    running = Watch(
-        opened,
-        detector,
-        config,
-        extractors,
-        rule,
-        journal=journal,
-        progress=Progress(out, fingerprint(config, rule)) if out is not None and not opened.live else None,
-        webhook=Webhook(webhook, out, name=camera, tell=tell.note) if webhook is not None and out is not None else None,
-        camera=camera,
-        hearers=Hearers(tell.alarm, tell.segment, tell.note, tell.health),
-        health_seconds=health_seconds,
-    )
-    tell.note(_beginning(config, rule, opened.name))
-    _stop_on_signals(running)
-    health = running.run()
-    tell.end(health)
+    with ExitStack() as files:
+        running = Watch(opened, detector, config, extractors, rule, camera=camera, health_seconds=health_seconds)
+        running.hearers = Hearers(tell.alarm, tell.segment, tell.note, tell.health)
+        if out is not None:
+            running.journal = files.enter_context(AlarmJournal(out, tell=tell.note))
+            if not opened.live:
+                running.progress = files.enter_context(Progress(out, fingerprint(config, rule)))
+            if webhook is not None:
+                running.webhook = Webhook(webhook, out, name=camera, tell=tell.note)
+        tell.note(_beginning(config, rule, opened.name))
+        _stop_on_signals(running)
+        tell.end(running.run())
 
 
 class _Telling:

@@ -50,7 +50,17 @@ class AlarmJournal:
         self._keys: dict[_Key, int] = {}  # of the last video, with the line's number
         self._video: JsonValue = None
         self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
-        self._read()
+        try:
+            self._read()
+        except DataError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> AlarmJournal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def append(self, record: Mapping[str, JsonValue]) -> Record | None:
         """Write an alarm and give it as written, with its ``id``; None if it is there already.
@@ -210,6 +220,12 @@ class Progress:
         self._file = self._done_path.open("ab", buffering=0)
         if self._file.tell() == 0:
             self._append(fingerprint)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def finish(self, video: str) -> None:
         """A video is done."""
