@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import MissingExtraError, ParameterError, VideoError
@@ -46,6 +46,7 @@ class Take:
     first_needed: int = 0
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where frames come from."""
 

@@ -13,20 +13,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
 from ..data.stream import LiveStream, Source, Take, VideoFile, VideoFolder
 from ..data.video import Frame
 from ..errors import DataError, ParameterError, check_int, check_number
 from ..extract.base import FrameExtractor, iterate_snippets
 from ..extract.describe import describe_snippet
+from ..extract.footage import FootageMonitor
 from .bags import is_row_wise
 from .checkpoint import RunConfig
 from .detector import Detector
 from .events import EventRule, EventTracker, EventUpdate, as_score
+from .familiarity import FamiliarityMonitor
 from .journal import AlarmJournal, Progress, Record, now_as_text
 from .snippet_queue import QUEUE_BYTES, QUEUE_SNIPPETS, SnippetQueue, Work
-from .stream import SegmentMaker, SegmentScore, StreamScorer
+from .stream import SegmentMaker, SegmentScore, StreamScorer, StreamSegment
 from .webhook import Webhook
 
 _POSITION_SECONDS = 1.0
@@ -182,7 +182,7 @@ class Watch:
             self._queue.end()
 
     def _read_take(self, take: Take) -> None:
-        for snippet in iterate_snippets(self._counted(take.frames), *self._grid):
+        for snippet in iterate_snippets(self._looked_at(take), *self._grid):
             if snippet.index * self._grid[1] <= take.first_needed and take.first_needed:
                 continue  # its pictures were not asked for
             if not self._queue.put(Work(take, snippet, time.monotonic()), wait=not self.source.live):
@@ -190,15 +190,23 @@ class Watch:
                     return
                 self._drop()
 
+    def _warn(self, video: str, text: str) -> None:
+        self.hearers.note(f"warning: {video}: {text}" if video else f"warning: {text}")
+
     def _drop(self) -> None:
         self.health.dropped_snippets += 1
         number = self.health.dropped_snippets
         if number & (number - 1) == 0:  # 1, 2, 4, 8 ...
             self.hearers.note(f"the machine is too slow: {number} snippets are dropped so far")
 
-    def _counted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        for frame in frames:
+    def _looked_at(self, take: Take) -> Iterator[Frame]:
+        """The frames of a take, counted, and what is wrong with them told."""
+        monitor = FootageMonitor()
+        for frame in take.frames:
             self.health.frames += 1
+            if frame.index > take.first_needed or not take.first_needed:
+                for warning in monitor.look(frame):
+                    self._warn(take.name, str(warning))
             yield frame
             if self._stop.is_set():
                 return
@@ -233,13 +241,13 @@ class Watch:
             where = work.take.name or self.source.name
             rows = describe_snippet(work.snippet, self.extractors, where=where)
             for segment in self._maker.push(work.snippet, rows):
-                self._score_segment(segment.number, segment.start_seconds, segment.end_seconds, segment.features)
+                self._score_segment(segment)
             self._scored_frames += min(len(work.snippet.frames), self._grid[1])
             if self.source.live:
                 self.health.lag_seconds = time.monotonic() - work.arrived
         elif work.ends:
             for segment in self._maker.finish():
-                self._score_segment(segment.number, segment.start_seconds, segment.end_seconds, segment.features)
+                self._score_segment(segment)
             if not self._stop.is_set():
                 self._raise(self._tracker.finish())
                 self._finish(work.take)
@@ -249,6 +257,7 @@ class Watch:
     def _begin(self, take: Take) -> None:
         self._take = take
         self._scorer.clear()
+        self._unlike = FamiliarityMonitor(self.detector.fusion, lambda text: self._warn(take.name, text))
         self._maker = SegmentMaker(self.config.manifests, self._snippets, stride=self._grid[1], rate=take.rate)
         self._first_segment, self._done_segments = 0, 0
         position = self.progress.position if self.progress is not None else None
@@ -258,12 +267,14 @@ class Watch:
         elif take.identity:
             self._tracker = EventTracker(self.rule)
 
-    def _score_segment(self, number: int, start: float, end: float, features: dict[str, Tensor]) -> None:
-        logit = self._scorer.push(features)
-        self._done_segments = number + 1
-        if number < self._first_segment:
+    def _score_segment(self, segment: StreamSegment) -> None:
+        logit = self._scorer.push(segment.features)
+        self._done_segments = segment.number + 1
+        if segment.number < self._first_segment:
             return  # it only fills the window again
+        start, end = segment.start_seconds, segment.end_seconds
         score = SegmentScore(start, end, logit)
+        self._unlike.look(segment.features)
         self.health.segments += 1
         self.health.last_score, self.health.position_seconds = score.score, end
         self.hearers.segment("" if self._take is None else self._take.name, score)
