@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -278,29 +279,40 @@ def test_a_file_stopped_anywhere_goes_on_as_if_it_was_not(kind: str, segments: i
 
 
 KILLED = """
-import sys, time
+import os, sys, time
 from pathlib import Path
-from lego_fusion.data.stream import VideoFile, VideoFolder
+from lego_fusion.data.stream import VideoFolder
 from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.events import EventRule
 from lego_fusion.detect.journal import AlarmJournal, Progress
 from lego_fusion.detect.stream import stream_extractors
 from lego_fusion.detect import watch as module
-module._POSITION_SECONDS = 0.0
+import av, cv2, numpy
+
 run, folder, out, threshold = sys.argv[1:]
-detector, config = load_detector(run)
-extractors = stream_extractors(config)
-whole = extractors["motion"].snippet
-def slow(frames, before):
-    time.sleep(0.01)
-    return whole(frames, before)
-extractors["motion"].snippet = slow
-rule = EventRule(threshold=float(threshold))
-hearers = module.Hearers(alarm=lambda one: print(one["id"], flush=True))
-with AlarmJournal(out) as journal, Progress(Path(out), "one") as progress:
-    source = VideoFolder(Path(folder), once=True, settle_seconds=0.0)
-    print("ready", flush=True)
-    module.Watch(source, detector, config, extractors, rule, journal=journal, progress=progress, hearers=hearers).run()
+
+def watch():
+    module._POSITION_SECONDS = 0.0
+    detector, config = load_detector(run)
+    extractors = stream_extractors(config)
+    whole = extractors["motion"].snippet
+    def slow(frames, before):
+        time.sleep(0.01)
+        return whole(frames, before)
+    extractors["motion"].snippet = slow
+    rule = EventRule(threshold=float(threshold))
+    hearers = module.Hearers(alarm=lambda one: print(one["id"], flush=True))
+    with AlarmJournal(out) as journal, Progress(Path(out), "one") as progress:
+        source = VideoFolder(Path(folder), once=True, settle_seconds=0.0)
+        module.Watch(source, detector, config, extractors, rule, journal=journal, progress=progress, hearers=hearers).run()
+
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        watch()
+        os._exit(0)
+    print("child", child, flush=True)
+    print("over", os.waitpid(child, 0)[1], flush=True)
 """
 
 
@@ -309,24 +321,39 @@ def kill_and_go_on(watched: Path, folder: Path, out: Path, kills: int) -> tuple[
     random = np.random.default_rng(0)
     threshold = rule_between(offline(watched / "references", watched / "video.mp4")).threshold
     command = [sys.executable, "-c", KILLED, str(watched / "references"), str(folder), str(out), str(threshold)]
-    told, killed = [], 0
-    for attempt in range(kills + 1):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        if attempt < kills:
-            time.sleep(float(random.uniform(0.0, 0.4)))
-            process.send_signal(signal.SIGKILL)
-        output, _ = process.communicate(timeout=60)
-        killed += process.returncode == -signal.SIGKILL
-        told += [int(line) for line in output.splitlines()]
-        for path in (out, Path(f"{out}.done")):
-            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-            for line in lines:
-                json.loads(line)  # whole lines are whole
-        position = Path(f"{out}.position")
-        if position.exists():
-            json.loads(position.read_bytes())
+    told: list[int] = []
+    killed = 0
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        for attempt in range(kills + 1):
+            parent.stdin.write("go\n")
+            child = int(_word(parent.stdout, "child", told))
+            if attempt < kills:
+                time.sleep(float(random.uniform(0.0, 0.5)))
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            killed += int(_word(parent.stdout, "over", told)) == signal.SIGKILL
+            _check_whole(out)
+        parent.stdin.close()
     return told, killed
+
+
+def _word(lines: Any, word: str, told: list[int]) -> str:
+    """The next line that begins with a word; the numbers before it were told."""
+    for line in lines:
+        if line.startswith(word):
+            return str(line.split()[1])
+        told.append(int(line))
+    raise AssertionError("the process ended")
+
+
+def _check_whole(out: Path) -> None:
+    """Whole lines are whole, and so is what is written at once."""
+    for path in (out, Path(f"{out}.done")):
+        for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+            json.loads(line)
+    if Path(f"{out}.position").exists():
+        json.loads(Path(f"{out}.position").read_bytes())
 
 
 def check_kills(watched: Path, tmp_path: Path, *, kills: int, videos: int) -> None:
@@ -347,13 +374,13 @@ def check_kills(watched: Path, tmp_path: Path, *, kills: int, videos: int) -> No
     assert set(told) <= {one[0] for one in there} and killed >= kills // 2
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_alarms_survive_being_killed(watched: Path, tmp_path: Path) -> None:
-    check_kills(watched, tmp_path, kills=2, videos=5)
+    check_kills(watched, tmp_path, kills=4, videos=8)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_alarms_survive_being_killed_twenty_times(watched: Path, tmp_path: Path) -> None:
     check_kills(watched, tmp_path, kills=20, videos=40)
 

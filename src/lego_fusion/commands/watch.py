@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json as json_module
 import signal
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,8 +93,8 @@ def watch(
             if webhook is not None:
                 running.webhook = Webhook(webhook, out, name=camera, tell=tell.note)
         tell.note(_beginning(config, rule, opened.name))
-        _stop_on_signals(running)
-        tell.end(running.run())
+        with _stopped_by_signals(running):
+            tell.end(running.run())
 
 
 class _Telling:
@@ -168,15 +169,20 @@ def _beginning(config: RunConfig, rule: EventRule, name: str) -> str:
     return f"watching {name} by {modalities}; an alarm is a score of {as_score(rule.threshold):.3f} or more"
 
 
-def _stop_on_signals(running: Watch) -> None:
+@contextmanager
+def _stopped_by_signals(running: Watch) -> Iterator[None]:
     """Ctrl-C and a service's stop end the watching in good order; a second one at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         running.stop()
         signal.signal(number, signal.SIG_DFL)
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _in_words(health: Health) -> str:
