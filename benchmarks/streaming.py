@@ -166,7 +166,7 @@ def resident() -> float:
 
 
 def memory(folder: Path) -> dict[str, Any]:
-    render_scenes(folder / "small", videos=6, frames=(30, 40), size=(36, 64), seed=5)
+    render_scenes(folder / "small", videos=6, frames=(30, 40), size=(64, 96), seed=5)
     motion = Motion(longest_side=32, preset="ultrafast")
     data = extract_dataset(folder / "small", folder / "data", extractors={"motion": motion}, snippet_frames=2, stride=2).dataset
     found = {}

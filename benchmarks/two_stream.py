@@ -6,7 +6,7 @@ brings it back by two convolutions. There are no skips around the middle, so wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -71,6 +71,22 @@ class Attention(nn.Module):
         return self.projection(nodes).transpose(1, 2).reshape(maps["rgb"].shape)  # type: ignore[no-any-return]
 
 
+class SelfAttention(nn.Module):
+    """All cells attend to all, each with both streams; a linear map of a cell and of what it received."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(2 * WIDTH, num_heads=4, batch_first=True)
+        self.projection = nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """(B, 48, h, w)."""
+        cells = torch.cat([maps[name] for name in CHANNELS], 1).flatten(2).transpose(1, 2)
+        received, _ = self.attention(cells, cells, cells, need_weights=False)
+        fused = self.projection(torch.cat([cells, received], 2)).transpose(1, 2)
+        return fused.reshape(maps["rgb"].shape)  # type: ignore[no-any-return]
+
+
 def lego_block(start: str = "concatenation", order: int = 2) -> LegoBlock:
     """The block in the place of the concatenation or the sum."""
     return LegoBlock(dict.fromkeys(CHANNELS, WIDTH), WIDTH, start=start, order=order)
@@ -84,6 +100,7 @@ MIDDLES: dict[str, Callable[[], nn.Module]] = {
     "middle: LegoBlock, order 0": lambda: lego_block(order=0),
     "middle: LegoBlock from the sum": lambda: lego_block("addition"),
 }
+FURTHER: dict[str, Callable[[], nn.Module]] = {"middle: self-attention": SelfAttention}  # for relations between objects
 PLACES = ("rgb alone", "depth alone", "early", *MIDDLES, "late")
 
 
@@ -91,8 +108,8 @@ class TwoStream(nn.Module):
     """The network.
 
     Args:
-        place: One of ``PLACES``: which streams there are and where they meet. Early: at the input; late: the mean of the
-            logits of two whole networks.
+        place: One of ``PLACES`` or ``FURTHER``: which streams there are and where they meet. Early: at the input; late: the
+            mean of the logits of two whole networks.
         classes: Number of labels.
     """
 
@@ -101,7 +118,8 @@ class TwoStream(nn.Module):
         self.place = place
         streams = {"early": {"both": 4}, "rgb alone": {"rgb": 3}, "depth alone": {"depth": 1}}.get(place, CHANNELS)
         self.encoders = nn.ModuleDict({name: encoder(channels) for name, channels in streams.items()})
-        self.middle = MIDDLES[place]() if place in MIDDLES else None
+        middles = MIDDLES | FURTHER
+        self.middle = middles[place]() if place in middles else None
         heads = streams if place == "late" else ["fused"]
         self.decoders = nn.ModuleDict({name: decoder(classes) for name in heads})
 
@@ -123,16 +141,30 @@ def pictures_of(planted: PlantedScenes) -> tuple[dict[str, Tensor], Tensor]:
     return {"rgb": rgb, "depth": depth}, torch.from_numpy(planted.labels.astype(np.int64))
 
 
-def train(place: str, planted: PlantedScenes, *, steps: int, batch: int = 16, seed: int = 0) -> TwoStream:
-    """Train on random batches: Adam, one cycle of the rate up to 1e-2, pictures mirrored at random."""
+def train(
+    place: str,
+    planted: PlantedScenes,
+    *,
+    steps: int,
+    batch: int = 16,
+    seed: int = 0,
+    names: Sequence[str] = LABELS,
+    after: Callable[[int, TwoStream], None] | None = None,
+) -> TwoStream:
+    """Train on random batches: Adam, one cycle of the rate up to 1e-2, pictures mirrored at random.
+
+    ``after`` is handed the number of steps done and the network, from 0 on; it must leave both as they are.
+    """
     torch.manual_seed(seed)
-    network = TwoStream(place)
+    network = TwoStream(place, len(names))
     pictures, labels = pictures_of(planted)
     adam = torch.optim.Adam(network.parameters(), lr=1e-2)
     rates = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, total_steps=steps)
-    weights = torch.ones(len(LABELS))
+    weights = torch.ones(len(names))
     weights[0] = 0.2  # of the plane, which is most of every scene
-    for _ in range(steps):
+    for step in range(steps):
+        if after is not None:
+            after(step, network)
         chosen = torch.randint(len(labels), (batch,))
         flipped = [3] if bool(torch.rand(()) < 0.5) else []
         logits = network({name: x[chosen].flip(flipped) for name, x in pictures.items()})
@@ -141,6 +173,8 @@ def train(place: str, planted: PlantedScenes, *, steps: int, batch: int = 16, se
         loss.backward()
         adam.step()
         rates.step()
+    if after is not None:
+        after(steps, network)
     return network.eval()
 
 
@@ -152,8 +186,8 @@ def predicted(network: nn.Module, planted: PlantedScenes, batch: int = 50) -> Te
     return torch.cat([network({name: x[s : s + batch] for name, x in pictures.items()}).argmax(1) for s in parts])
 
 
-def intersection_over_union(told: Tensor, labels: Tensor) -> dict[str, float]:
+def intersection_over_union(told: Tensor, labels: Tensor, names: Sequence[str] = LABELS) -> dict[str, float]:
     """Of each class over all pixels of all scenes."""
-    both = [((told == k) & (labels == k)).sum() for k in range(len(LABELS))]
-    either = [((told == k) | (labels == k)).sum() for k in range(len(LABELS))]
-    return {name: float(a / b) for name, a, b in zip(LABELS, both, either, strict=True)}
+    both = [((told == k) & (labels == k)).sum() for k in range(len(names))]
+    either = [((told == k) | (labels == k)).sum() for k in range(len(names))]
+    return {name: float(a / b) for name, a, b in zip(names, both, either, strict=True)}

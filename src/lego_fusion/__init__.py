@@ -60,6 +60,7 @@ _HOME = {
     "explain_operator": "detect.explanation",
     "operator_history": "detect.explanation",
     "run_contributions": "detect.contributions",
+    "save_dissection": "report.dissection_files",
     "save_cards": "report.cards",
     "load_pictures": "report.pictures",
     "operator_terms": "explain.terms",
@@ -68,6 +69,7 @@ _HOME = {
     "partial_information": "explain.information",
     "cka": "explain.similarity",
     "similarity_matrix": "explain.similarity",
+    "dissect": "explain.dissect",
     "split_dimensions": "explain.dimensions",
 }
 
@@ -102,6 +104,7 @@ if TYPE_CHECKING:
     from .explain.additive import emap as emap
     from .explain.contributions import model_contributions as model_contributions
     from .explain.dimensions import split_dimensions as split_dimensions
+    from .explain.dissect import dissect as dissect
     from .explain.information import partial_information as partial_information
     from .explain.similarity import cka as cka
     from .explain.similarity import similarity_matrix as similarity_matrix
@@ -125,6 +128,7 @@ if TYPE_CHECKING:
     from .measure.result import Result as Result
     from .measure.scored import ScoredVideo as ScoredVideo
     from .report.cards import save_cards as save_cards
+    from .report.dissection_files import save_dissection as save_dissection
     from .report.pictures import load_pictures as load_pictures
 
 

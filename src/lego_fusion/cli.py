@@ -13,6 +13,7 @@ from . import __version__
 from .commands.calibrate import calibrate
 from .commands.compare import compare
 from .commands.demo import demo
+from .commands.dissect import dissect
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.explain import explain
@@ -38,7 +39,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, watch, explain):
+for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, watch, explain, dissect):
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 

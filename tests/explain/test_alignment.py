@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score, roc_auc_score
 
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.explain.alignment import TopValues, UnitAlignment, align
+from lego_fusion.explain.active_pixels import TopValues
+from lego_fusion.explain.alignment import UnitAlignment, align
 from lego_fusion.explain.concepts import Concepts
 from lego_fusion.explain.overlap import UnitOverlap, frequency_ceiling
 
@@ -23,8 +24,9 @@ def scene(samples: int = 5, units: int = 4, size: int = 8, seed: int = 0) -> tup
 
 
 def upsampled(maps: np.ndarray, size: int) -> np.ndarray:
-    resize = torch.nn.functional.interpolate(torch.from_numpy(maps), (size, size), mode="bilinear", align_corners=False)
-    return resize.numpy()
+    single = torch.from_numpy(maps).flatten(0, 1)[:, None]
+    resize = torch.nn.functional.interpolate(single, (size, size), mode="bilinear", align_corners=False)
+    return resize.reshape(*maps.shape[:2], size, size).numpy()
 
 
 def assert_same(found: UnitAlignment, other: UnitAlignment) -> None:

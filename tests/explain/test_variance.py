@@ -208,3 +208,22 @@ def test_the_sets_split_the_union(first: set[str], second: set[str]) -> None:
         assert sets.joint == 1
     else:
         assert sets.joint == pytest.approx(len(first & second) / len(first | second))
+
+
+def test_units_for_concepts_that_exclude_each_other_cancel_in_the_mean_and_not_in_the_best() -> None:
+    """One stream tells red from green by a unit for each, the other by none; both concepts cover half of what is read."""
+    area, half = np.full(2, 500.0), np.full(2, 500.0)
+    telling = UnitOverlap(np.array([[500.0, 0.0], [0.0, 500.0]]), area, half, 1000.0)
+    blind = UnitOverlap(np.full((2, 2), 250.0), area, half, 1000.0)  # IoU 1/3, which is chance
+    assert telling.profile == pytest.approx([0.5, 0.5]) and blind.profile == pytest.approx([1 / 3, 1 / 3])
+    assert telling.best == pytest.approx([1, 1]) and blind.best == pytest.approx([0, 0], abs=1e-12)
+    layers = {"rgb": {"l": telling}, "depth": {"l": blind}}
+    assert semantic_variance(layers, "best").across_modalities == pytest.approx([1 / 4])
+    assert semantic_variance(layers).across_modalities == pytest.approx([1 / 144])
+    assert share_statistics(layers, "best")["across modalities at l"] == pytest.approx(1 / 4)
+    null = unit_permutation_null(layers, permutations=20, profile="best")["across modalities at l"]
+    assert (null.value, null.mean) == pytest.approx((1 / 4, 1 / 4)), "a lone detector is the best of whoever holds it"
+    both, several = np.repeat(telling.intersection, 5, axis=0), np.full(10, 500.0)
+    layers["rgb"]["l"] = UnitOverlap(both, several, half, 1000.0)
+    layers["depth"]["l"] = UnitOverlap(np.full((10, 2), 250.0), several, half, 1000.0)
+    assert unit_permutation_null(layers, permutations=50, profile="best")["across modalities at l"].p_value < 0.05

@@ -14,6 +14,7 @@ at the other:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -168,8 +169,8 @@ def plant_scenes(
     table: list[PlantedObject] = []
     for scene in range(scenes):
         random = np.random.default_rng([seed, scene])
-        placed = _place(scene, size, int(random.integers(objects[0], objects[1] + 1)), random)
-        rgb[scene], depth[scene] = _render(placed, labels[scene], numbers[scene], noise, random)
+        placed = place_objects(scene, size, _described(int(random.integers(objects[0], objects[1] + 1)), random), random)
+        rgb[scene], depth[scene] = render_objects(placed, labels[scene], numbers[scene], noise, random)
         table.extend(placed)
     return PlantedScenes(rgb, depth, labels, numbers, tuple(table))
 
@@ -215,27 +216,35 @@ def class_label(outline: str, colour: str, height: str) -> int:
     return LABELS.index(names.get(outline, outline))
 
 
-def _place(scene: int, size: tuple[int, int], wanted: int, random: np.random.Generator) -> list[PlantedObject]:
-    """Objects whose boxes keep a gap between them."""
+def place_objects(
+    scene: int, size: tuple[int, int], described: Iterable[tuple[str, str, str, str, int]], random: np.random.Generator
+) -> list[PlantedObject]:
+    """Objects of given outline, colour, height, texture and label, where their boxes keep a gap between them."""
     placed: list[PlantedObject] = []
     smallest, largest = round(min(size) / 5), round(min(size) / 3)
-    for _ in range(wanted):
-        outline, colour, height, texture = (str(random.choice(names)) for names in (OUTLINES, COLOURS, HEIGHTS, TEXTURES))
+    for outline, colour, height, texture, label in described:
         for _ in range(_TRIES):
             side = int(random.integers(smallest, largest + 1))
             row, column = (int(random.integers(0, pixels - side + 1)) for pixels in size)
             if all(_apart((row, column, side), other.box) for other in placed):
-                label, number = class_label(outline, colour, height), len(placed) + 1
+                number = len(placed) + 1
                 placed.append(PlantedObject(scene, number, outline, colour, height, texture, label, (row, column, side)))
                 break
     return placed
+
+
+def _described(wanted: int, random: np.random.Generator) -> Iterator[tuple[str, str, str, str, int]]:
+    """What each object is, drawn evenly when it is its turn."""
+    for _ in range(wanted):
+        outline, colour, height, texture = (str(random.choice(names)) for names in (OUTLINES, COLOURS, HEIGHTS, TEXTURES))
+        yield outline, colour, height, texture, class_label(outline, colour, height)
 
 
 def _apart(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
     return any(a + one[2] + _GAP <= b or b + other[2] + _GAP <= a for a, b in ((one[0], other[0]), (one[1], other[1])))
 
 
-def _render(
+def render_objects(
     placed: list[PlantedObject], labels: np.ndarray, numbers: np.ndarray, noise: float, random: np.random.Generator
 ) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
     """Picture and height map of a scene; labels and numbers are filled in."""

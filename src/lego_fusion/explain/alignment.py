@@ -8,7 +8,7 @@ of more than 12.5 % of the pixels can ever be found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -20,9 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from .active_pixels import Active, Layer, active_pixels, guessed_bounds
 from .concepts import Concepts
 from .overlap import CUTS, OverlapCounts, UnitOverlap
 from .ranks import rank_auroc
+
+_UNITS_AT_A_TIME = 64  # bounds the memory
+_SAMPLED = 256  # pixels per image from which a threshold is guessed
+_LARGEST_TABLE = 1 << 24
 
 Mode = Literal["stock", "normalised", "auroc"]
 
@@ -38,9 +43,10 @@ class UnitAlignment:
         auroc: Probability that a random pixel of the concept excites the unit more than one outside (K, C), ties counting
             half; NaN where it is not defined. None if it was not asked for.
         auroc_pixels: Pixels per image that it was computed on.
-        peaks: Largest value of each unit in each image (N, K).
+        peaks: Largest value of each unit in each image (N, K), before it is upsampled.
         images: Positions, in what was handed in, of the N images that were used.
         notes: What a reader should know: concepts that never occur, images left out, units that tie at their threshold.
+        shuffled: Sums of the intersections after the masks were dealt anew to the images (S, K, C), for a null.
     """
 
     concepts: tuple[str, ...]
@@ -51,6 +57,7 @@ class UnitAlignment:
     peaks: Float[np.ndarray, "n k"]
     images: Int[np.ndarray, " n"]
     notes: tuple[str, ...]
+    shuffled: Int[np.ndarray, "s k c"] | None = None
 
     @cached_property
     def overlap(self) -> UnitOverlap:
@@ -78,6 +85,12 @@ class UnitAlignment:
         places = np.flatnonzero(self.detects(mode, cut).any(axis=0))
         return frozenset(self.concepts[place] for place in places)
 
+    def by_chance(self) -> Iterator[UnitOverlap]:
+        """The overlap under each shuffle of the masks over the images: what position and frequency alone explain."""
+        total = self.overlap
+        for both in () if self.shuffled is None else self.shuffled:
+            yield UnitOverlap(both.astype(np.float64), total.unit_area, total.concept_area, total.pixels)
+
     def gallery(self, unit: int, images: int = 8) -> list[int]:
         """Positions of the images in which a unit is largest, largest first, ties in order."""
         check_int(unit, "unit", "gallery", low=0, high=len(self.thresholds) - 1)
@@ -94,11 +107,13 @@ def align(
     image_size: tuple[int, int] | None = None,
     unlabelled: Literal["refuse", "drop"] = "refuse",
     auroc_pixels: int = 256,
+    shuffles: int = 0,
+    seed: int = 0,
     batch_size: int = 4,
     device: str | torch.device = "cpu",
     where: str = "activations",
 ) -> UnitAlignment:
-    """Align every unit of a layer with every concept; two passes over the maps, which are read in batches.
+    """Align every unit of a layer with every concept; the maps are read in batches, twice.
 
     The map of a unit is upsampled bilinearly to the size of the labels. Its threshold T is exact: of n values the largest
     floor(quantile n) lie above T if none ties with it, fewer otherwise. M = 1[a > T], IoU = |M & Y| / |M | Y|.
@@ -110,8 +125,10 @@ def align(
         image_size: Height and width of the images, if the labels are to be held to it.
         unlabelled: What happens to images in which no concept is: "refuse" them, or "drop" them, noting how many.
         auroc_pixels: At most so many pixels of each image, on an even lattice, are ranked for the area under the ROC
-            curve, which is exact on these; 0 leaves it out. Memory: 4 N K auroc_pixels bytes.
-        batch_size: Images upsampled at a time; changes nothing but memory and speed.
+            curve, which is exact on these; 0 leaves it out. Memory: 4 N auroc_pixels bytes for each of 64 units.
+        shuffles: How often the masks are dealt anew to the images, for ``UnitAlignment.by_chance``.
+        seed: Of the shuffles; the same in every layer of the same images.
+        batch_size: Images read at a time; changes nothing but memory and speed.
         device: Where the maps are upsampled.
         where: Name of the layer, for messages.
 
@@ -134,8 +151,10 @@ def align(
     _check(maps, concepts, image_size, where)
     share = check_number(quantile, "quantile", "align", low=0.0, high=1.0)
     check_int(auroc_pixels, "auroc_pixels", "align", low=0)
+    check_int(shuffles, "shuffles", "align", low=0)
     check_int(batch_size, "batch_size", "align", low=1)
     check_choice(unlabelled, "unlabelled", "align", ("refuse", "drop"))
+    generator = np.random.default_rng(check_int(seed, "seed", "align", low=0))
     concepts, images, notes = _labelled(concepts, unlabelled)
     height, width = concepts.size
     kept = int(share * len(images) * height * width + 1e-9)
@@ -145,126 +164,87 @@ def align(
             expected="at least one, and not all",
             fix="give more images, or another quantile",
         )
-    stride = int(np.ceil(np.sqrt(height * width / auroc_pixels) - 1e-9)) if auroc_pixels else 0
-    top, peaks = TopValues(int(maps.shape[1]), kept + 1), []
-    lattice: NDArray[Any] | None = None
-    for start, upsampled in _upsampled(maps, images, concepts.size, batch_size, device, where):
-        top.add(upsampled)
-        peaks.append(upsampled.amax((2, 3)).cpu().numpy())
-        if stride:
-            part = upsampled[:, :, ::stride, ::stride].cpu().numpy()
-            lattice = np.empty((len(images), *part.shape[1:]), dtype=part.dtype) if lattice is None else lattice
-            lattice[start : start + len(part)] = part
-    thresholds = top.smallest()
-    counts = _count(maps, images, concepts, thresholds, batch_size, device, where)
-    auroc, ranked = None, 0
-    if lattice is not None:
-        ranked = lattice.shape[2] * lattice.shape[3]
-        auroc = rank_auroc(lattice, lambda start, stop: concepts.masks(start, stop, stride))
-    notes += _tie_note(counts, kept) + _absent_note(counts, concepts) + _unranked_note(auroc, counts, concepts)
-    return UnitAlignment(
-        concepts.names, thresholds.cpu().numpy(), counts, auroc, ranked, np.concatenate(peaks), images, tuple(notes)
+    orders = [generator.permutation(len(images)) for _ in range(shuffles)]
+    blocks = []
+    for first in range(0, maps.shape[1], _UNITS_AT_A_TIME):
+        units = np.arange(first, min(first + _UNITS_AT_A_TIME, maps.shape[1]))
+        layer = Layer(maps, images, units, (height, width), batch_size, device, where)
+        blocks.append(_align_units(layer, concepts, kept, auroc_pixels, orders))
+    thresholds, both, unit_area, peaks, auroc, shuffled = (
+        np.concatenate(part, axis=axis) for part, axis in zip(zip(*blocks, strict=True), (0, 1, 1, 1, 0, 1), strict=True)
     )
+    areas = [concepts.areas(start, start + 64) for start in range(0, len(images), 64)]
+    counts = OverlapCounts(both, unit_area, np.concatenate(areas), height * width)
+    ranked = len(range(0, height, _stride(auroc_pixels, height, width))) if auroc_pixels else 0
+    ranked *= len(range(0, width, _stride(auroc_pixels, height, width))) if auroc_pixels else 0
+    found = auroc if auroc_pixels else None
+    notes += _tie_note(counts, kept) + _absent_note(counts, concepts) + _unranked_note(found, counts, concepts)
+    return UnitAlignment(concepts.names, thresholds, counts, found, ranked, peaks, images, tuple(notes), shuffled)
 
 
-class TopValues:
-    """The largest values of each unit in a stream, exactly: a bound that only rises lets almost all values be skipped.
-
-    Args:
-        units: Number of units.
-        kept: How many values of each are kept.
-
-    Example:
-        >>> top = TopValues(units=1, kept=2)
-        >>> for batch in torch.tensor([[3.0, 1.0], [5.0, 4.0]]):
-        ...     top.add(batch.reshape(1, 1, 1, 2))
-        >>> top.smallest().tolist()
-        [4.0]
-    """
-
-    def __init__(self, units: int, kept: int) -> None:
-        self.kept = kept
-        self._filled = [0] * units
-        self._bounds: list[Tensor | None] = [None] * units
-        self._room: Tensor | None = None  # one block for all, so that memory is not torn into pieces
-
-    def add(self, maps: Float[Tensor, "b k h w"]) -> None:
-        """See more values of every unit."""
-        room = self._make_room(maps)
-        for unit, bound in enumerate(self._bounds):
-            values = maps[:, unit].reshape(-1)
-            values = values if bound is None else values[values > bound]
-            if self._filled[unit] + len(values) > room.shape[1]:
-                self._prune(unit, room)
-            end = self._filled[unit] + len(values)
-            room[unit, self._filled[unit] : end] = values
-            self._filled[unit] = end
-
-    def smallest(self) -> Float[Tensor, " k"]:
-        """The ``kept``-th largest value of each unit, or the smallest where fewer were seen."""
-        if self._room is None:
-            raise DataError("no values were seen", expected="at least one")
-        for unit in range(len(self._filled)):
-            self._prune(unit, self._room)
-        return torch.stack([self._room[unit, :filled].min() for unit, filled in enumerate(self._filled)])
-
-    def _make_room(self, maps: Tensor) -> Tensor:
-        """Twice what is kept, and a batch."""
-        columns = 2 * self.kept + maps[:, 0].numel()
-        if self._room is None:
-            self._room = maps.new_empty(len(self._filled), columns)
-        elif self._room.shape[1] < columns:
-            larger = self._room.new_empty(len(self._filled), columns)
-            larger[:, : self._room.shape[1]] = self._room
-            self._room = larger
-        return self._room
-
-    def _prune(self, unit: int, room: Tensor) -> None:
-        filled = self._filled[unit]
-        if filled < self.kept:
-            return
-        values = room[unit, :filled].topk(self.kept, sorted=False).values
-        room[unit, : self.kept] = values
-        self._filled[unit], self._bounds[unit] = self.kept, values.min()
-
-
-def _upsampled(
-    maps: Any, images: Int[np.ndarray, " n"], size: tuple[int, int], batch_size: int, device: str | torch.device, where: str
-) -> Iterator[tuple[int, Tensor]]:
-    """First position and upsampled maps (b, K, H, W) of each batch."""
-    for start in range(0, len(images), batch_size):
-        rows = maps[images[start : start + batch_size]]
-        rows = torch.as_tensor(rows).detach().to(device)
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        if not bool(rows.isfinite().all()):
-            raise DataError("activations are not finite", where=where, got=f"NaN or inf near image {int(images[start])}")
-        if tuple(rows.shape[2:]) != size:
-            rows = torch.nn.functional.interpolate(rows, size=size, mode="bilinear", align_corners=False)
-        yield start, rows
+def _align_units(
+    layer: Layer, concepts: Concepts, kept: int, auroc_pixels: int, orders: Sequence[NDArray[Any]]
+) -> tuple[NDArray[Any], ...]:
+    """Thresholds, intersections, areas, peaks, AUROC and shuffled intersections of some units."""
+    (height, width), images = concepts.size, len(concepts)
+    stride = _stride(auroc_pixels or _SAMPLED, height, width)
+    sample: Tensor | None = None
+    peaks, least = [], torch.full((len(layer.units),), torch.inf, dtype=torch.float64)
+    for start, rows in layer.batches():
+        part = layer.sample(rows, stride).cpu()
+        sample = part.new_empty(images, *part.shape[1:]) if sample is None else sample
+        sample[start : start + len(part)] = part
+        peaks.append(rows.amax((2, 3)).cpu().numpy())
+        least = torch.minimum(least, rows.amin((0, 2, 3)).cpu().double())
+    if sample is None:
+        raise DataError("there are no images", where=layer.where)
+    guess = guessed_bounds(sample.transpose(0, 1).flatten(1), kept / (images * height * width))
+    thresholds, active = active_pixels(layer, kept, guess.to(layer.device), least)
+    both, unit_area, shuffled = _count(active, len(layer.units), concepts, orders)
+    auroc = np.full((len(layer.units), len(concepts.names)), np.nan)
+    if auroc_pixels:
+        codes = [concepts.codes(start, start + 64, stride) for start in range(0, images, 64)]
+        auroc = rank_auroc(sample.numpy(), np.concatenate(codes), concepts.members)
+    return thresholds.cpu().numpy(), both, unit_area, np.concatenate(peaks), auroc, shuffled
 
 
 def _count(
-    maps: Any,
-    images: Int[np.ndarray, " n"],
-    concepts: Concepts,
-    thresholds: Tensor,
-    batch_size: int,
-    device: str | torch.device,
-    where: str,
-) -> OverlapCounts:
-    units, count = len(thresholds), len(concepts.names)
-    both = np.zeros((len(images), units, count), dtype=np.int32)
-    unit_area, concept_area = np.zeros((len(images), units), dtype=np.int64), np.zeros((len(images), count), dtype=np.int64)
-    for start, upsampled in _upsampled(maps, images, concepts.size, batch_size, device, where):
-        rows = slice(start, start + len(upsampled))
-        active = (upsampled > thresholds[:, None, None]).flatten(2)  # (b, K, H W)
-        image, unit, place = (index.cpu().numpy() for index in active.nonzero(as_tuple=True))
-        cells = torch.from_numpy(image * units + unit)
-        hits = torch.from_numpy(concepts.at(start, image, place)).int()  # (active, C)
-        torch.from_numpy(both[rows].reshape(-1, count)).index_add_(0, cells, hits)
-        unit_area[rows] = torch.bincount(cells, minlength=len(active) * units).reshape(-1, units).numpy()
-        concept_area[rows] = concepts.areas(start, start + len(active))
-    return OverlapCounts(both, unit_area, concept_area, concepts.size[0] * concepts.size[1])
+    active: Sequence[Active], units: int, concepts: Concepts, orders: Sequence[NDArray[Any]]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Pixels of each concept among the active ones (N, k, C), all active ones (N, k), and the first with masks shuffled."""
+    images, count, pixels = len(concepts), len(concepts.names), concepts.size[0] * concepts.size[1]
+    both = np.zeros((images, units, count), dtype=np.int32)
+    unit_area = np.zeros((images, units), dtype=np.int64)
+    shuffled = np.zeros((len(orders), units, count), dtype=np.int64)
+    others = [concepts.take(order) for order in orders]
+    for part in active:
+        run = torch.repeat_interleave(torch.arange(len(part.lengths)), part.lengths).numpy()
+        unit, image = part.units.numpy()[run], part.images.numpy()[run]
+        place, cells = image * pixels + part.places.numpy(), image * units + unit
+        rows = slice(part.start, part.stop)
+        size = part.stop - part.start
+        codes = concepts.codes(part.start, part.stop).reshape(-1)[place]
+        both[rows] += _members(cells, codes, size * units, concepts.members).reshape(size, units, count)
+        unit_area[rows] += np.bincount(cells, minlength=size * units).reshape(size, units)
+        for number, other in enumerate(others):
+            codes = other.codes(part.start, part.stop).reshape(-1)[place]
+            shuffled[number] += _members(unit, codes, units, concepts.members)
+    return both, unit_area, shuffled
+
+
+def _members(cells: NDArray[Any], codes: NDArray[Any], count: int, members: NDArray[Any]) -> NDArray[Any]:
+    """How often each concept is in each cell (count, C): by combination and then by concept, unless those are too many."""
+    combinations = len(members)
+    if count * combinations <= _LARGEST_TABLE:
+        seen = np.bincount(cells * combinations + codes, minlength=count * combinations).reshape(count, combinations)
+        return np.rint(seen @ members.astype(np.float64)).astype(np.int32)
+    table = torch.zeros(count, members.shape[1], dtype=torch.int32)
+    return table.index_add_(0, torch.from_numpy(cells), torch.from_numpy(members[codes]).int()).numpy()
+
+
+def _stride(wanted: int, height: int, width: int) -> int:
+    """Of an even lattice with at most so many pixels."""
+    return max(1, int(np.ceil(np.sqrt(height * width / wanted) - 1e-9)))
 
 
 def _check(maps: Any, concepts: Concepts, image_size: tuple[int, int] | None, where: str) -> None:

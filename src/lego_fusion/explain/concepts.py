@@ -1,4 +1,8 @@
-"""Where in each image a concept is: masks, or a map of labels, read in parts so that neither need fit in memory."""
+"""Where in each image a concept is: every pixel has the number of its combination of concepts, read in parts.
+
+Few of the 2^C combinations of C concepts ever occur, so a number for each pixel and a table of what is in each combination
+hold masks that overlap as well as labels that exclude each other, in a few bytes a pixel.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,20 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Concepts:
-    """Concepts of N images of H x W pixels; make one with ``from_masks`` or ``from_labels``.
+    """Concepts of N images of H x W pixels; make one with ``from_masks``, ``from_labels`` or a ``ConceptCollector``.
 
     A pixel without a label belongs to no concept; it counts as a place where every concept is absent.
 
     Args:
         names: Of the C concepts.
-        pixels: Masks (N, C, H, W) of bool, or labels (N, H, W), index of the one concept or negative for none.
+        pixels: Combination of every pixel (N, H, W); a negative number is the last one.
+        members: Which concepts are in each combination (V, C); none is in the last.
         chosen: Positions of the images that are kept (n,), of all by default.
     """
 
     names: tuple[str, ...]
     pixels: Array
+    members: Bool[np.ndarray, "v c"]
     chosen: Int[np.ndarray, " n"]
 
     @classmethod
@@ -41,7 +47,10 @@ class Concepts:
         if masks.ndim != 4 or masks.dtype != np.bool_:
             raise DataError("not masks of concepts", expected="bool (N, C, H, W)", got=f"{masks.dtype} {masks.shape}")
         named = tuple(names) if names is not None else tuple(f"concept {place}" for place in range(masks.shape[1]))
-        return cls(_checked(named, masks.shape[1]), masks, np.arange(len(masks)))
+        collector = ConceptCollector(_checked(named, masks.shape[1]))
+        for start in range(0, len(masks), 16):
+            collector.add(masks[start : start + 16])
+        return collector.concepts() if len(masks) else cls.from_labels(np.zeros((0, *masks.shape[2:]), dtype=int), named)
 
     @classmethod
     def from_labels(cls, labels: Array, names: Sequence[str]) -> Concepts:
@@ -60,7 +69,8 @@ class Concepts:
             raise DataError(
                 "a label has no name", expected=f"at most {len(names) - 1}, negative for none", got=int(labels.max())
             )
-        return cls(_checked(tuple(names), len(names)), labels, np.arange(len(labels)))
+        members = np.eye(len(names) + 1, len(names), dtype=bool)
+        return cls(_checked(tuple(names), len(names)), labels, members, np.arange(len(labels)))
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -74,28 +84,75 @@ class Concepts:
         """The images at these positions, in this order: a part, or a permutation for a null."""
         return replace(self, chosen=self.chosen[order])
 
+    def codes(self, start: int, stop: int, stride: int = 1) -> Array:
+        """Combination (b, h, w) of the pixels of some images, at every ``stride``-th row and column."""
+        rows: Array = self.pixels[self.chosen[start:stop]][..., ::stride, ::stride]
+        return rows if rows.dtype.kind == "u" else np.where(rows < 0, len(self.members) - 1, rows)
+
     def masks(self, start: int, stop: int, stride: int = 1) -> Bool[np.ndarray, "b c h w"]:
         """Masks of some images, at every ``stride``-th row and column."""
-        rows: Array = self.pixels[self.chosen[start:stop]][..., ::stride, ::stride]
-        there: Array = rows if rows.ndim == 4 else rows[:, None] == np.arange(len(self.names)).reshape(-1, 1, 1)
-        return there
+        return np.moveaxis(self.members[self.codes(start, stop, stride)], -1, 1)
 
     def areas(self, start: int, stop: int) -> Int[np.ndarray, "b c"]:
         """Number of pixels of each concept in some images."""
-        rows = self.pixels[self.chosen[start:stop]]
-        if rows.ndim == 4:
-            return np.asarray(np.count_nonzero(rows, axis=(2, 3)), dtype=np.int64)
-        count = len(self.names)
-        cells = np.where(rows < 0, count, rows).astype(np.int64) + (count + 1) * np.arange(len(rows))[:, None, None]
-        areas: Array = np.bincount(cells.ravel(), minlength=len(rows) * (count + 1)).reshape(len(rows), -1)[:, :count]
-        return areas
+        codes, count = self.codes(start, stop).astype(np.int64), len(self.members)
+        cells = codes + count * np.arange(len(codes))[:, None, None]
+        seen = np.bincount(cells.ravel(), minlength=len(codes) * count).reshape(len(codes), count)
+        return np.rint(seen @ self.members.astype(np.float64)).astype(np.int64)
 
-    def at(self, start: int, images: Int[np.ndarray, " p"], places: Int[np.ndarray, " p"]) -> Bool[np.ndarray, "p c"]:
-        """Which concepts are at pixel ``places`` (row major) of the images ``start + images``."""
-        chosen, (row, column) = self.chosen[start + images], np.divmod(places, self.size[1])
-        if self.pixels.ndim == 4:
-            return np.asarray(self.pixels[chosen, :, row, column])
-        return np.asarray(self.pixels[chosen, row, column][:, None] == np.arange(len(self.names)))
+
+class ConceptCollector:
+    """Concepts of images that come in batches, kept as combinations.
+
+    Args:
+        names: Of the C concepts.
+
+    Example:
+        >>> collector = ConceptCollector(["dark", "round"])
+        >>> collector.add(np.array([[[[True, False]], [[True, True]]]]))
+        >>> collector.concepts().masks(0, 1).astype(int).tolist()
+        [[[[1, 0]], [[1, 1]]]]
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = _checked(tuple(names), len(names))
+        self._numbers: dict[bytes, int] = {}
+        self._parts: list[Array] = []
+
+    def add(self, masks: Bool[np.ndarray, "b c h w"]) -> None:
+        """Take the masks of the next images."""
+        if masks.shape[1] != len(self.names):
+            raise DataError("masks of another number of concepts", expected=len(self.names), got=masks.shape[1])
+        if self._parts and masks.shape[2:] != self._parts[0].shape[1:]:
+            raise DataError("labels change their size", expected=self._parts[0].shape[1:], got=masks.shape[2:])
+        self._parts.append(_small(np.stack([self._coded(image) for image in masks])))
+
+    def _coded(self, masks: Bool[np.ndarray, "c h w"]) -> Array:
+        packed = np.packbits(masks.reshape(len(masks), -1), axis=0).T  # (h w, bytes)
+        words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
+        words[:, : packed.shape[1]] = packed
+        keys = words.view(np.uint64)
+        if keys.shape[1] == 1:
+            found, inverse = np.unique(keys[:, 0], return_inverse=True)
+        else:
+            found, inverse = np.unique(keys, axis=0, return_inverse=True)
+        numbers = [self._numbers.setdefault(row.tobytes(), len(self._numbers)) for row in found]
+        return np.array(numbers, dtype=np.int64)[inverse.ravel()].reshape(masks.shape[1:])
+
+    def concepts(self) -> Concepts:
+        """All images so far."""
+        if not self._parts:
+            raise DataError("there are no labels", expected="those of at least one image")
+        rows = np.array([np.frombuffer(key, dtype=np.uint8) for key in self._numbers])
+        members = np.unpackbits(rows, axis=1, count=len(self.names)).astype(bool)
+        members = np.concatenate([members, np.zeros((1, len(self.names)), dtype=bool)])  # the last holds none
+        pixels = np.concatenate(self._parts)
+        return Concepts(self.names, pixels, members, np.arange(len(pixels)))
+
+
+def _small(numbers: Array) -> Array:
+    """The same in the smallest type that holds them."""
+    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
 def _checked(names: tuple[str, ...], count: int) -> tuple[str, ...]:

@@ -114,6 +114,15 @@ class UnitOverlap:
         """Mean over units of IoU / ceiling (C,)."""
         return np.asarray(self.normalised.mean(axis=0))
 
+    @property
+    def best(self) -> Float64[np.ndarray, " c"]:
+        """Highest ``above_chance`` of any unit (C,).
+
+        Units for two concepts that exclude each other cancel in ``profile``: what one has above chance the other has
+        below. They do not cancel here; but of many units one comes out high by chance, so layers should be as wide.
+        """
+        return np.asarray(self.above_chance.max(axis=0))
+
 
 @dataclass(frozen=True, eq=False)
 class OverlapCounts:
@@ -134,6 +143,13 @@ class OverlapCounts:
     def total(self) -> UnitOverlap:
         """Summed over all images."""
         return next(self.totals(np.ones((1, len(self.unit_area)))))
+
+    def summed(self) -> OverlapCounts:
+        """The counts of all images as if they were one."""
+        both, units, concepts = (
+            part.sum(axis=0, dtype=np.int64, keepdims=True) for part in (self.intersection, self.unit_area, self.concept_area)
+        )
+        return OverlapCounts(both, units, concepts, self.pixels * len(self.unit_area))
 
     def totals(self, weights: Float64[np.ndarray, "r n"]) -> Iterator[UnitOverlap]:
         """Summed with each of r rows of weights: how often each image counts."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import DataError
@@ -55,7 +56,7 @@ class Recording:
     def pooled(self) -> dict[str, NDArray[Any]]:
         """Mean over places (N, K) by "modality level", as the similarities take it."""
         return {
-            " ".join(key): array.astype(np.float32) if array.ndim == 2 else array.mean(axis=(2, 3), dtype=np.float32)
+            " ".join(key): array.astype(np.float32) if array.ndim == 2 else place_means(array)
             for key, array in self.arrays.items()
         }
 
@@ -78,6 +79,15 @@ class Recording:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError("not a recording", where=folder, expected=f"{INDEX} and its .npy files", got=error) from error
         return cls(dict(zip(keys, arrays, strict=True)), layers, kind, (size[0], size[1]) if size else None)
+
+
+def place_means(array: NDArray[Any], samples: int = 32) -> NDArray[Any]:
+    """Means over places (N, K) in float32 of (N, K, h, w), read so many samples at a time."""
+    parts = [
+        torch.from_numpy(np.array(array[start : start + samples])).float().mean((2, 3))
+        for start in range(0, len(array), samples)
+    ]
+    return torch.cat(parts).numpy()
 
 
 def append_rows(file: BinaryIO, rows: NDArray[Any], *, new: bool) -> None:

@@ -11,18 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from ..errors import DataError, ParameterError, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .alignment import UnitAlignment
 from .overlap import UnitOverlap
 
 Array = NDArray[Any]
 Layers = Mapping[str, Mapping[str, UnitOverlap]]
+Profile = Literal["mean", "best"]
 FACTORS = ("M", "L", "C")
 
 
@@ -70,7 +71,7 @@ class SemanticVariance:
         modalities: Names (M).
         levels: Names (L), those of the first modality; levels are matched by their order.
         concepts: Names of the concepts that occur (C).
-        profiles: s (M, L, C), mean over units of IoU / ceiling.
+        profiles: s (M, L, C), mean over units of IoU / ceiling, or what else was asked for.
         across_modalities: SV(l) = mean_c Var_m s (L,): 0 where modalities hold the same concepts alike.
         of_units: SV_units(m, l) = mean_k Var_c IoU[k, c] (M, L): 0 for units that take all concepts alike.
         over_levels: SV_levels(m) = mean_c Var_l s (M,): 0 for a modality that does not change.
@@ -142,12 +143,16 @@ def variance_effects(profiles: Float64[np.ndarray, "m l c"]) -> dict[str, Float6
     return effects
 
 
-def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> SemanticVariance:
+def semantic_variance(
+    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]], profile: Profile = "mean"
+) -> SemanticVariance:
     """Read the profiles of all layers in every way.
 
     Args:
         layers: Alignments by modality and level, all with the same concepts on the same images; as many levels in each
             modality, matched by their order.
+        profile: "mean": s is the mean over units of IoU / ceiling. "best": how far the best unit is above chance, in which
+            units for concepts that exclude each other do not cancel.
 
     Returns:
         Variances and shares, over the concepts that occur.
@@ -157,7 +162,9 @@ def semantic_variance(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOver
     """
     names = _concept_names(layers)
     overlaps = overlaps_of(layers)
-    cube, present = _cube(overlaps)
+    cube, present = _cube(overlaps, profile)
+    if not present.any():
+        raise DataError("no concept occurs", expected="at least one with a pixel in every modality")
     of_units = [[float(overlap.iou[:, present].var(axis=1).mean()) for overlap in row.values()] for row in overlaps.values()]
     return SemanticVariance(
         tuple(layers),
@@ -214,16 +221,19 @@ def bootstrap(
     return bounds
 
 
-def share_statistics(layers: Layers) -> dict[str, float]:
+def share_statistics(layers: Layers, profile: Profile = "mean") -> dict[str, float]:
     """Shares, sums of squares and variances by name, for ``bootstrap`` and ``unit_permutation_null``."""
-    cube, _ = _cube(layers)
+    return _read(_cube(layers, profile)[0], tuple(next(iter(layers.values()))), tuple(layers))
+
+
+def _read(cube: Array, levels: Sequence[str], modalities: Sequence[str]) -> dict[str, float]:
     shares = variance_shares(cube)
     found = {f"share {name}": share for name, share in shares.parts.items()}
     groups = {name: getattr(shares, name) for name in ("consistency", "speciality", "common_evolution", "own_evolution")}
     found |= groups | {f"{name}, sum of squares": share * shares.total for name, share in groups.items()}
-    for place, name in enumerate(next(iter(layers.values()))):
+    for place, name in enumerate(levels):
         found[f"across modalities at {name}"] = float(cube[:, place].var(axis=0).mean())
-    for place, name in enumerate(layers):
+    for place, name in enumerate(modalities):
         found[f"over levels in {name}"] = float(cube[place].var(axis=0).mean())
     return found
 
@@ -246,7 +256,11 @@ class AgainstChance:
 
 
 def unit_permutation_null(
-    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]], *, permutations: int = 200, seed: int = 0
+    layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]],
+    *,
+    permutations: int = 200,
+    seed: int = 0,
+    profile: Profile = "mean",
 ) -> dict[str, AgainstChance]:
     """What the shares are if modalities do not differ: at each level all units are dealt anew to the modalities.
 
@@ -259,12 +273,20 @@ def unit_permutation_null(
         layers: As for ``semantic_variance``.
         permutations: How many.
         seed: Of the permutations.
+        profile: As for ``semantic_variance``. A concept that a single unit holds is never told from chance by "best",
+            since whoever is dealt that unit has it.
     """
     check_int(permutations, "permutations", "unit_permutation_null", low=1)
     generator = np.random.default_rng(check_int(seed, "seed", "unit_permutation_null", low=0))
     overlaps = overlaps_of(layers)
-    value = share_statistics(overlaps)
-    drawn = [share_statistics(_dealt(overlaps, generator)) for _ in range(permutations)]
+    value = share_statistics(overlaps, profile)
+    present = _cube(overlaps)[1]
+    rows = [
+        [(one.normalised if profile == "mean" else one.above_chance)[:, present] for one in level]
+        for level in zip(*(row.values() for row in overlaps.values()), strict=True)
+    ]
+    names = tuple(next(iter(overlaps.values()))), tuple(overlaps)
+    drawn = [_read(_dealt(rows, generator, profile), *names) for _ in range(permutations)]
     found = {}
     for name, measured in value.items():
         chance = np.array([row[name] for row in drawn])
@@ -283,29 +305,30 @@ def overlaps_of(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]])
     }
 
 
-def _dealt(layers: Layers, generator: np.random.Generator) -> dict[str, dict[str, UnitOverlap]]:
-    dealt: dict[str, dict[str, UnitOverlap]] = {modality: {} for modality in layers}
-    for rows in zip(*(row.items() for row in layers.values()), strict=True):
-        overlaps = [overlap for _, overlap in rows]
-        both = np.concatenate([overlap.intersection for overlap in overlaps])
-        area = np.concatenate([overlap.unit_area for overlap in overlaps])
-        ends = np.cumsum([len(overlap.unit_area) for overlap in overlaps])[:-1]
-        hands = np.split(generator.permutation(len(area)), ends)
-        for modality, (name, overlap), hand in zip(layers, rows, hands, strict=True):
-            dealt[modality][name] = UnitOverlap(both[hand], area[hand], overlap.concept_area, overlap.pixels)
-    return dealt
+def _dealt(rows: Sequence[Sequence[Array]], generator: np.random.Generator, profile: Profile) -> Array:
+    """Profiles (M, L, C) when the units of a level, rows of values (K, C), are dealt anew to its modalities."""
+    levels = []
+    for level in rows:
+        units = np.concatenate(level)
+        ends = np.cumsum([len(one) for one in level])[:-1]
+        hands = np.split(generator.permutation(len(units)), ends)
+        levels.append([units[hand].mean(axis=0) if profile == "mean" else units[hand].max(axis=0) for hand in hands])
+    return np.array(levels).swapaxes(0, 1)
 
 
-def _cube(layers: Layers) -> tuple[Array, Array]:
+def _cube(layers: Layers, profile: Profile = "mean") -> tuple[Array, Array]:
     """Profiles (M, L, C of those that occur), and which occur (C,)."""
+    check_choice(profile, "profile", "semantic_variance", ("mean", "best"))
     _check_levels(layers)
     overlaps = [overlap for row in layers.values() for overlap in row.values()]
-    present = overlaps[0].present
-    for overlap in overlaps:
-        if overlap.present.shape != present.shape or not np.array_equal(overlap.concept_area, overlaps[0].concept_area):
+    first = overlaps[0]
+    for overlap in overlaps:  # where modalities have other places, as tokens of video and of text, their areas differ too
+        alike = overlap.pixels != first.pixels or np.array_equal(overlap.concept_area, first.concept_area)
+        if overlap.present.shape != first.present.shape or not alike:
             raise DataError("layers are aligned with different concepts or images", expected="the same for all")
-    profiles = [[overlap.profile[present] for overlap in row.values()] for row in layers.values()]
-    return np.array(profiles), present
+    present = np.all([overlap.present for overlap in overlaps], axis=0)
+    rows = [[overlap.profile if profile == "mean" else overlap.best for overlap in row.values()] for row in layers.values()]
+    return np.array(rows)[:, :, present], present
 
 
 def _check_levels(layers: Mapping[str, Mapping[str, object]]) -> None:

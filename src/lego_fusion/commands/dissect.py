@@ -1,0 +1,178 @@
+"""``dissect``: what the modalities of any network share, what each holds alone, how that evolves, how they collaborate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .networks import called, named_function, named_network, named_networks
+from .terminal import as_text, one_line_errors, print_json, print_table, progress, warn
+
+if TYPE_CHECKING:
+    from ..explain.dissection import Dissection
+
+
+@one_line_errors
+def dissect(
+    model: Annotated[
+        str,
+        typer.Argument(help="file.py:function or package.module:function that returns the network. The file is executed."),
+    ],
+    data: Annotated[str, typer.Argument(help="Dataset folder, or package.module:function that returns batches.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the page and the tables.")],
+    *,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="modality=pattern, modality=layer,layer or modality=level:layer,... Repeat for each modality."),
+    ] = None,
+    fused: Annotated[
+        str | None, typer.Option(help="Layer where modalities are one: a pattern, layer,layer or level:layer,...")
+    ] = None,
+    apart: Annotated[
+        str | None, typer.Option(help="Function that returns the same streams trained apart: a network, or one by modality.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the network, safetensors.")] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="Weights of an earlier step, safetensors. Repeat, in order.")
+    ] = None,
+    concepts: Annotated[str | None, typer.Option(help="Names of the concepts, with commas, where DATA is a function.")] = None,
+    kind: Annotated[str, typer.Option(help="spatial, tokens, or pooled.")] = "spatial",
+    grid: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of patch tokens to be read as maps.")] = None,
+    inputs: Annotated[str, typer.Option(help="How the network takes them: keywords, or mapping (one argument).")] = "keywords",
+    mode: Annotated[str, typer.Option(help="What a detector is: normalised, stock, or auroc.")] = "normalised",
+    cut: Annotated[float | None, typer.Option(help="Of the mode. Default: 0.2, 0.04, 0.8.")] = None,
+    quantile: Annotated[float, typer.Option(help="Share of the places where a unit counts as active.")] = 0.005,
+    unlabelled: Annotated[str, typer.Option(help="Images without a label: refuse, or drop.")] = "refuse",
+    resamples: Annotated[int, typer.Option(help="Of the images, for intervals.")] = 200,
+    shuffles: Annotated[int, typer.Option(help="Of the masks, for the null of the detectors.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of all resampling.")] = 0,
+    device: Annotated[str, typer.Option(help="Where the network and the maps are: cpu, cuda.")] = "cpu",
+    no_images: Annotated[bool, typer.Option("--no-images", help="Leave pictures out.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say what the modalities of a network share, what each holds alone, how that evolves, and how they collaborate.
+
+    Works on any torch network; writes one page that any browser shows, and tables. MODEL, --apart and a DATA function are
+    Python code that is executed: give only code that you trust. Weights are safetensors, which hold no code.
+
+    Example: lego-fusion dissect net.py:build scenes out --layers rgb=encoder.rgb.* --layers depth=encoder.depth.*
+    """
+    from ..errors import check_choice
+    from ..explain.dissect import dissect as run
+    from ..explain.dissect import load_state
+    from ..report.dissection_files import save_dissection
+
+    check_choice(inputs, "inputs", "dissect", ("keywords", "mapping"))
+    check_choice(kind, "kind", "dissect", ("spatial", "tokens", "pooled"))
+    check_choice(unlabelled, "unlabelled", "dissect", ("refuse", "drop"))
+    network, given = named_network(model)
+    if weights is not None:
+        load_state(network, weights, str(weights))
+    source = _source(data)
+    with progress("dissecting") as tell:
+        done: list[str] = []
+
+        def step(name: str) -> None:
+            done.append(name)
+            tell(len(done), max(len(done), 1))
+
+        found = run(
+            network.to(device),
+            _layers(layers, given),
+            source,
+            _names(concepts),
+            fused=None if fused is None else _row(fused),
+            apart=None if apart is None else named_networks(apart, "--apart"),
+            checkpoints=checkpoint or (),
+            kind=kind,  # type: ignore[arg-type]
+            grid=_grid(grid),
+            call=_as_mapping if inputs == "mapping" else None,
+            quantile=quantile,
+            mode=mode,  # type: ignore[arg-type]
+            cut=cut,
+            unlabelled=unlabelled,  # type: ignore[arg-type]
+            resamples=resamples,
+            shuffles=shuffles,
+            seed=seed,
+            device=device,
+            gallery=(0, 0) if no_images else (4, 4),
+            tell=step,
+        )
+    files = save_dissection(out, found, title=f"Dissection of {model.rpartition(':')[2]}", images=not no_images)
+    _say(found, files, json=json)
+
+
+def _say(found: Dissection, files: dict[str, Path], *, json: bool) -> None:
+    from ..report.dissection_files import dissection_document
+    from ..report.dissection_words import QUESTIONS, collaboration_words, consistency_words, evolution_words
+
+    if json:
+        print_json({**dissection_document(found), "files": as_text(files)})
+        return
+    warn(found.notes)
+    rows = []
+    for one in found.sets:
+        alone = (str(len(one.special(name))) for name in found.modalities)
+        kept = "" if one.fused is None else str(len(one.union & one.fused))
+        rows.append((one.level, str(len(one.shared)), *alone, f"{one.joint:.2f}" if one.union else "-", kept))
+    names = (f"{name} alone" for name in found.modalities)
+    print_table(("level", "shared", *names, "J", "kept by the fused layer"), rows)
+    answers = (consistency_words(found), evolution_words(found), collaboration_words(found))
+    for question, words in zip(QUESTIONS, answers, strict=True):
+        typer.echo(f"{question} {' '.join(words)}")
+    typer.echo(f"written: {files['page']} and {len(files) - 1} tables beside it")
+
+
+def _source(data: str) -> Any:
+    """A folder, or what a function returns; the function itself where it can be called again."""
+    path = Path(data)
+    if path.is_dir() or ":" not in data:
+        return path
+    function = named_function(data, "DATA")
+    return lambda: called(function, data, "DATA")
+
+
+def _layers(options: Sequence[str] | None, given: Any) -> dict[str, Any]:
+    from ..errors import ParameterError
+
+    if not options:
+        if isinstance(given, dict):
+            return given
+        raise ParameterError("which layers?", expected="--layers modality=pattern for each modality")
+    found: dict[str, Any] = {}
+    for option in options:
+        modality, equals, row = option.partition("=")
+        if not equals or not modality or not row or modality in found:
+            raise ParameterError("--layers is given once for each modality", expected="modality=pattern", got=option)
+        found[modality] = _row(row)
+    return found
+
+
+def _row(text: str) -> Any:
+    """A pattern, a list of layers, or layers by level."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if any(":" in part for part in parts):
+        return dict(part.partition(":")[::2] for part in parts)
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _grid(text: str | None) -> tuple[int, int] | None:
+    from ..errors import ParameterError
+
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not height.isdigit() or not width.isdigit():
+        raise ParameterError("--grid", expected="HEIGHTxWIDTH, for example 14x14", got=text)
+    return int(height), int(width)
+
+
+def _as_mapping(network: Callable[[Any], object], inputs: Any) -> object:
+    return network(inputs)

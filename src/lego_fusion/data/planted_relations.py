@@ -1,0 +1,77 @@
+"""Rendered RGB-D scenes whose classes no object shows by itself: they say how an object relates to another one.
+
+Every scene has one cross, the key. Every other object is a *match* if it has the colour of the key and its height, else a
+*stray*, wherever it lies and whatever its outline. Neither the object alone nor one modality alone can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import ParameterError, check_int, check_number
+from .planted_rgbd import COLOURS, HEIGHTS, OUTLINES, TEXTURES, PlantedObject, PlantedScenes, place_objects, render_objects
+
+RELATION_LABELS = ("plane", "key", "match", "stray")
+_KEY = "cross"
+
+
+def plant_relations(
+    scenes: int = 100,
+    *,
+    size: tuple[int, int] = (48, 48),
+    others: tuple[int, int] = (3, 5),
+    noise: float = 0.05,
+    seed: int = 0,
+) -> PlantedScenes:
+    """Render scenes with a key and other objects, which match it or do not, evenly.
+
+    A stray differs from the key in colour, in height, or in both, evenly: of the objects with the colour of the key three in
+    four match, so that colours alone tell five objects in six, as heights do. All else is drawn as in ``plant_scenes``;
+    labels are places in ``RELATION_LABELS``.
+
+    Args:
+        scenes: S >= 1.
+        size: Height and width in pixels, each >= 24.
+        others: Fewest and most objects beside the key; fewer where there is no place left.
+        noise: Standard deviation of the noise on every pixel of both modalities.
+        seed: Of everything that is drawn.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+
+    Example:
+        >>> planted = plant_relations(1, seed=3)
+        >>> [(one.outline, one.colour, one.height, RELATION_LABELS[one.label]) for one in planted.table][:3]
+        [('cross', 'red', 'low', 'key'), ('triangle', 'red', 'low', 'match'), ('square', 'green', 'low', 'stray')]
+    """
+    check_int(scenes, "scenes", "plant_relations", low=1)
+    for axis, pixels in zip(("height", "width"), size, strict=True):
+        check_int(pixels, f"size ({axis})", "plant_relations", low=24)
+    check_int(others[0], "others (fewest)", "plant_relations", low=1)
+    if check_int(others[1], "others (most)", "plant_relations", low=1, high=1000) < others[0]:
+        raise ParameterError("others must be given as (fewest, most)", where="plant_relations", got=others)
+    check_number(noise, "noise", "plant_relations", low=0.0)
+    check_int(seed, "seed", "plant_relations", low=0)
+    rgb, depth = np.empty((scenes, *size, 3), np.float32), np.empty((scenes, *size), np.float32)
+    labels, numbers = np.zeros((scenes, *size), np.uint8), np.zeros((scenes, *size), np.int16)
+    table: list[PlantedObject] = []
+    for scene in range(scenes):
+        random = np.random.default_rng([seed, scene])
+        placed = place_objects(scene, size, _described(int(random.integers(others[0], others[1] + 1)), random), random)
+        rgb[scene], depth[scene] = render_objects(placed, labels[scene], numbers[scene], noise, random)
+        table.extend(placed)
+    return PlantedScenes(rgb, depth, labels, numbers, tuple(table))
+
+
+def _described(others: int, random: np.random.Generator) -> Iterator[tuple[str, str, str, str, int]]:
+    """Outline, colour, height, texture and label of the key, then of the others."""
+    key = int(random.integers(2)), int(random.integers(2))
+    yield _KEY, COLOURS[key[0]], HEIGHTS[key[1]], str(random.choice(TEXTURES)), RELATION_LABELS.index("key")
+    for _ in range(others):
+        outline = str(random.choice([name for name in OUTLINES if name != _KEY]))
+        differs = (0, 0) if random.random() < 0.5 else ((1, 0), (0, 1), (1, 1))[random.integers(3)]
+        colour, height = (value ^ other for value, other in zip(key, differs, strict=True))
+        label = RELATION_LABELS.index("stray" if any(differs) else "match")
+        yield outline, COLOURS[colour], HEIGHTS[height], str(random.choice(TEXTURES)), label

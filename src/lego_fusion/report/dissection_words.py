@@ -1,0 +1,172 @@
+"""A dissection in plain words: one answer to each of its three questions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from ..explain.dissection import Dissection, LevelConcepts
+from ..explain.variance import Bounded
+from .words import number_text, percent_text
+
+QUESTIONS = (
+    "What is consistent, what is special?",
+    "How do representations evolve?",
+    "How do the modalities collaborate?",
+)
+_MOST_NAMES = 6
+_VAGUE = 0.2  # share of the detectors from which on it is said
+NOTABLE = 0.05  # a p-value up to it is told as more than chance
+
+
+def listed(names: Collection[str], most: int = _MOST_NAMES) -> str:
+    """Names with commas, the rest counted.
+
+    Example:
+        >>> listed(["b", "a", "c"], most=2)
+        'a, b and 1 more'
+    """
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(ordered[:most]) + more if ordered else "none"
+
+
+def consistency_words(found: Dissection) -> list[str]:
+    """What the modalities share and what each holds alone, at the last level, and what that is of the variance."""
+    last = found.sets[-1]
+    if not last.union:
+        return [f"At {last.level} no unit of any modality detects a concept, so nothing can be called shared or special."]
+    who = "both modalities" if len(found.modalities) == 2 else f"all {len(found.modalities)} modalities"
+    shared = f"{who.capitalize()} detect {len(last.shared)} of {len(last.union)} concepts at {last.level}"
+    lines = [shared + (f": {listed(last.shared)}." if last.shared else ".")]
+    for name in found.modalities:
+        special = last.special(name)
+        lines.append(f"{name} alone detects {listed(special)}." if special else f"{name} alone detects nothing.")
+    return [*lines, _variance_words(found), *_vague_words(found)]
+
+
+def _vague_words(found: Dissection) -> list[str]:
+    several, units = found.vague
+    if several < _VAGUE * max(units, 1) or not several:
+        return []
+    return [
+        f"Caution: {several} of {units} detecting units detect concepts that exclude each other; they may find things without "
+        "telling them apart, which makes J too high. A higher cut is stricter."
+    ]
+
+
+def _variance_words(found: Dissection) -> str:
+    shares = found.variance.shares
+    if not shares.total:
+        return "The concept profiles do not vary at all."
+    p_value = found.chance["speciality, sum of squares"].p_value
+    chance = "more" if p_value <= NOTABLE else "not more"
+    return (
+        f"Of the variance of the concept profiles {_share(found, 'consistency')} depends on the concept alone (consistency), "
+        f"{_share(found, 'speciality')} on which modality holds it (speciality, {chance} than chance, p = {p_value:.3f})."
+    )
+
+
+def _share(found: Dissection, name: str) -> str:
+    return f"{bounded_percent(found.intervals[name])}"
+
+
+def bounded_percent(one: Bounded) -> str:
+    """A share with its interval."""
+    return f"{percent_text(one.value)} [{number_text(100 * one.low, '.0f')}, {number_text(100 * one.high, '.0f')}]"
+
+
+def evolution_words(found: Dissection) -> list[str]:
+    """How the number of concepts, what is shared and the profiles change over levels and over the training."""
+    first, last = found.sets[0], found.sets[-1]
+    if len(found.sets) == 1:
+        lines = ["There is one level, so nothing evolves over levels."]
+    else:
+        parts = [f"{name} from {len(first.detected[name])} to {len(last.detected[name])}" for name in found.modalities]
+        lines = [
+            f"From {first.level} to {last.level} the concepts detected go in {', in '.join(parts)}; J, the share that is held "
+            f"in common, from {_joint(first)} to {_joint(last)}."
+        ]
+        common, own = (_share(found, name) for name in ("common_evolution", "own_evolution"))
+        lines.append(f"Change over levels that the modalities have in common is {common} of the variance, their own {own}.")
+    return [*lines, *_training_words(found)]
+
+
+def _joint(one: LevelConcepts) -> str:
+    return number_text(one.joint) if one.union else "none (nothing detected)"
+
+
+def _training_words(found: Dissection) -> list[str]:
+    if len(found.snapshots) < 2:
+        return []
+    first, last = found.snapshots[0], found.snapshots[-1]
+    level = last.levels[-1].level
+    between = f"from {number_text(first.between[-1])} to {number_text(last.between[-1])}"
+    counts = ", ".join(
+        f"{name} from {len(first.levels[-1].detected[name])} to {len(last.levels[-1].detected[name])}"
+        for name in found.modalities
+    )
+    return [
+        f"Over the training ({first.name} to {last.name}), at {level}: concepts of {counts}; J from "
+        f"{_joint(first.levels[-1])} to {_joint(last.levels[-1])}; similarity of the modalities {between}."
+    ]
+
+
+def collaboration_words(found: Dissection) -> list[str]:
+    """The verdict and its evidence, or what can be said without streams trained apart."""
+    lines = _verdict(found) if found.collaboration else _kept_words(found)
+    return [*lines, *ablation_words(found)]
+
+
+def _verdict(found: Dissection) -> list[str]:
+    rows = found.collaboration or ()
+    chosen = next((row for row in reversed(rows) if row.shared_kept is not None or row.special_kept is not None), rows[-1])
+    others = [f"{row.level}: {row.verdict}" for row in rows if row is not chosen]
+    verdict = "No verdict" if chosen.verdict == "undecided" else chosen.verdict.capitalize()
+    lines = [f"{verdict} at {chosen.level}" + (f" ({'; '.join(others[:4])})" if others else "") + "."]
+    evidence = list(chosen.evidence())
+    return [*lines, "Evidence: " + "; ".join(evidence) + "."]
+
+
+def _kept_words(found: Dissection) -> list[str]:
+    fused = [one for one in found.sets if one.fused is not None]
+    lines = []
+    if fused:
+        one = fused[-1]
+        special = frozenset().union(*(one.special(name) for name in found.modalities))
+        kept = [
+            f"{round(share * len(wanted))} of {len(wanted)} {what}"
+            for what, wanted, share in (("shared", one.shared, one.shared_kept), ("special", special, one.special_kept))
+            if share is not None
+        ]
+        said = " and ".join(kept) if kept else "nothing, since no modality detects anything"
+        new = (one.fused or frozenset()) - one.union
+        added = f" It detects {len(new)} that no modality there does." if new else ""
+        lines.append(f"The fused layer at {one.level} keeps {said} concepts.{added}" if kept else f"Fused layer: {said}.")
+    lines.append(_similarity_words(found))
+    lines.append("Whether training together made it so is not known without streams trained apart.")
+    return lines
+
+
+def _similarity_words(found: Dissection) -> str:
+    values = [np.mean([value for value, _ in found.between(level).values()]) for level in found.levels]
+    floors = [floor for level in found.levels for _, floor in found.between(level).values() if floor is not None]
+    change = f"from {number_text(float(values[0]))} to {number_text(float(values[-1]))}" if len(values) > 1 else "is"
+    goes = f"goes {change}" if len(values) > 1 else f"is {number_text(float(values[0]))}"
+    floor = f" (noise floor up to {number_text(max(floors))})" if floors else ""
+    return f"Similarity between the modalities (debiased CKA) {goes} over the levels{floor}."
+
+
+def ablation_words(found: Dissection) -> list[str]:
+    """What silencing groups of units costs."""
+    rows = sorted(found.ablation or (), key=lambda row: row.change)
+    if not rows:
+        return []
+    told = [f"{row.group} units of {row.modality} at {row.level} {number_text(row.change, '+.3f')}" for row in rows[:3]]
+    return [f"Silencing units changes the metric most for {'; '.join(told)}."]
+
+
+def sentence(lines: Sequence[str]) -> str:
+    """Lines as one paragraph."""
+    return " ".join(lines)
