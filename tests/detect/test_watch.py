@@ -147,6 +147,21 @@ def test_a_video_that_cannot_be_described_does_not_stop_the_folder(
     assert any("a.mp4 is left out: an extractor gave a number that is not finite" in note for note in heard.notes)
 
 
+def test_a_snippet_that_cannot_be_described_does_not_stop_a_camera(watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+    watch = make(watched / "references", Repeats(watched / "video.mp4", 1), heard, queue_snippets=100)
+    whole, calls = watch.extractors["motion"].snippet, iter(range(1000))
+    monkeypatch.setattr(
+        watch.extractors["motion"],
+        "snippet",
+        lambda frames, before: whole(frames, before) * (np.nan if next(calls) == 2 else 1),
+    )
+    watch.run()
+    expected = offline(watched / "references", watched / "video.mp4")
+    assert heard.logits == pytest.approx(expected[:2] + expected[3:], rel=1e-5, abs=1e-5)
+    assert any("a snippet is left out" in note for note in heard.notes)
+
+
 def test_a_file_that_is_no_video_is_an_error(watched: Path, tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"PK\x03\x04" + bytes(50))
     with pytest.raises(VideoError, match="a zip archive"):

@@ -225,10 +225,13 @@ class Watch:
             self._save(force=True)
 
     def _do_or_pass_over(self, work: Work) -> None:
-        """Do it; a video of a folder that cannot be described is told of, and the next one comes."""
+        """Do it; what cannot be described is told of, and the next video of a folder or snippet of a camera comes."""
         try:
             self._do(work)
         except DataError as error:
+            if self.source.live:
+                self.hearers.note(f"a snippet is left out: {error}")
+                return
             if not isinstance(self.source, VideoFolder):
                 raise
             self._broken = work.take
