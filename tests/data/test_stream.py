@@ -302,6 +302,61 @@ with av.open("tcp://127.0.0.1:{port}?listen=1", "w", format="mpegts") as contain
         server.wait(10)
 
 
+RTSP_SERVER = """
+import socket, struct, sys
+from fractions import Fraction
+import av
+
+context = av.CodecContext.create("mpeg4", "w")
+context.width, context.height, context.pix_fmt, context.time_base, context.gop_size = 96, 64, "yuv420p", Fraction(1, 25), 5
+packets = []
+for number in range(31):
+    frame = av.VideoFrame(96, 64, "yuv420p")
+    frame.pts = number
+    packets += [bytes(packet) for packet in context.encode(frame if number < 30 else None)]
+end = chr(13) + chr(10)
+sdp = end.join(["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=x", "t=0 0", "m=video 0 RTP/AVP 96", "a=rtpmap:96 MP4V-ES/90000", ""])
+answers = {
+    "DESCRIBE": ("Content-Type: application/sdp", sdp),
+    "SETUP": ("Transport: RTP/AVP/TCP;unicast;interleaved=0-1", ""),
+}
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+while True:
+    other, _ = server.accept()
+    heard, asked = "", ""
+    while asked != "PLAY":
+        heard += other.recv(4096).decode()
+        while end + end in heard:
+            head, heard = heard.split(end + end, 1)
+            asked = head.split()[0]
+            number = [line for line in head.split(end) if line.lower().startswith("cseq")][0]
+            header, body = answers.get(asked, ("Public: OPTIONS, DESCRIBE, SETUP, PLAY", ""))
+            lines = ["RTSP/1.0 200 OK", number, "Session: 1", header, f"Content-Length: {len(body)}", "", body]
+            other.sendall(end.join(lines).encode())
+    for number, packet in enumerate(packets):  # each fits into one packet of RTP
+        rtp = struct.pack("!BBHII", 0x80, 96 | 0x80, number, 3600 * number, 1) + packet
+        other.sendall(b"$" + bytes([0]) + struct.pack("!H", len(rtp)) + rtp)
+    other.close()
+"""
+
+
+def test_an_rtsp_camera_is_watched_and_opened_again_after_it_closed() -> None:
+    pytest.importorskip("av", reason="pip install 'lego-fusion[video]'")
+    server = subprocess.Popen([sys.executable, "-c", RTSP_SERVER], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        told = Told()
+        address = f"rtsp://user:secret@127.0.0.1:{int(server.stdout.readline())}/live"
+        takes = frames_of(live(address), told, takes=2)
+        assert [len(one) for one in takes] == [30, 30]
+        assert takes[0] == pytest.approx([n / 25 for n in range(30)]) and takes[1][0] > takes[0][-1]
+        assert not told.has("secret")
+    finally:
+        server.kill()
+        server.communicate()
+
+
 def test_an_address_that_sends_no_video(tmp_path: Path) -> None:
     told = Told()
     with pytest.raises(VideoError, match="no frame comes from the stream"):
