@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-BENCHMARKS := $(addprefix benchmarks/,graph_operator.py training_step.py scaling.py interpretation_cost.py information_cost.py)
+BENCHMARKS := $(addprefix benchmarks/,graph_operator.py operator_kernels.py streaming.py training_step.py scaling.py interpretation_cost.py information_cost.py)
 
 .PHONY: demo test lint bench clean
 

@@ -76,7 +76,7 @@ def time_shape(
     }
 
 
-def kept_bytes(method: str, leaves: list[Tensor]) -> int:
+def kept_bytes(method: Callable[..., Tensor], leaves: list[Tensor]) -> int:
     """Bytes of all distinct tensors that autograd keeps between forward and backward."""
     kept: dict[int, Tensor] = {}
 
@@ -85,14 +85,14 @@ def kept_bytes(method: str, leaves: list[Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        METHODS[method](*leaves)
+        method(*leaves)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def memory(order: int) -> dict[str, Any]:
     leaves = inputs(64, 32, order, learned_graphs=True)
     graphs_and_coefficients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    kept = {f"{name}_bytes": kept_bytes(name, leaves) for name in METHODS}
+    kept = {f"{name}_bytes": kept_bytes(method, leaves) for name, method in METHODS.items()}
     return {"batch": 64, "nodes": 32, "order": order, **kept, "graphs_and_A_bytes": graphs_and_coefficients}
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,6 +39,19 @@ def alternating(candidates: Mapping[str, Callable[[], object]], *, rounds: int, 
 def median_ratio(slow: list[float], fast: list[float]) -> float:
     """Median over rounds of how many times faster ``fast`` was than ``slow`` in the same round."""
     return median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of name, target, measured, unit, and where they have them roofline and met."""
+    table = Table(title=title)
+    for heading in ("what", "measured", "unit", "target", "share of the machine's limit"):
+        table.add_column(heading, justify="left" if heading in ("what", "unit") else "right")
+    for row in rows:
+        verdict = {True: " met", False: " MISSED", None: ""}[row.get("met")]
+        measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g}"
+        limit = f"{100 * row['roofline']:.0f} %" if "roofline" in row else "-"
+        table.add_row(row["name"], measured, row["unit"], f"{row['target'] or '-'}{verdict}", limit)
+    Console(width=128).print(table)
 
 
 def machine_facts() -> dict[str, Any]:

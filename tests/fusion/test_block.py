@@ -266,6 +266,8 @@ def test_the_product_of_two_relations_tells_what_their_mean_does_not():
         ({"out_features": 0}, "'out_features' parameter"),
         ({"patch": 0}, "'patch' parameter"),
         ({"most_nodes": 0}, "'most_nodes' parameter"),
+        ({"tile_above": -1}, "'tile_above' parameter"),
+        ({"neighbours": 0}, "'neighbours' parameter"),
         ({"start": "zero"}, "'concatenation', 'addition'. Got 'zero'"),
         ({"start": "addition"}, r"as wide as the output \(modality 'colour'\): expected 6, got 5"),
         ({"gain": -1.0}, "'gain' parameter"),
@@ -370,3 +372,36 @@ def test_compiled_equals_eager():
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["equal"]
+
+
+@pytest.mark.parametrize("zero_order", ["ones", "identity"])
+def test_graphs_in_tiles_are_whole_graphs(zero_order):
+    whole, tiled = (block(zero_order=zero_order, tile_above=limit) for limit in (100, 0))
+    mask = torch.tensor([[True] * 7, [True, False, True, True, False, True, True]])
+    for kept in (None, mask):
+        results = []
+        for one in (whole, tiled):
+            given = {name: x.requires_grad_() for name, x in tokens().items()}
+            out = one(given, kept)
+            results.append((out, *torch.autograd.grad(out.square().sum(), [*given.values(), *one.parameters()])))
+        for ours, expected in zip(*results, strict=True):
+            torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(tiled(maps()), whole(maps()))
+
+
+def test_tiles_have_no_largest_number_of_nodes():
+    one, given = block(most_nodes=6, tile_above=5), tokens()
+    torch.testing.assert_close(one(given), block()(given))
+    with pytest.raises(DataError, match=r"at most 6 \(most_nodes\), got 7"):
+        one.graph(given)
+    with pytest.raises(DataError, match=r"at most 6 \(most_nodes\), got 7"):
+        block(most_nodes=6, tile_above=5, expansion="matrix")(given)
+
+
+def test_edges_to_all_nodes_are_the_whole_graph():
+    given = tokens()
+    torch.testing.assert_close(block(neighbours=99)(given), block()(given))
+    few = block(neighbours=2)(given)
+    assert few.shape == (2, 7, 6) and not torch.allclose(few, block()(given))
+    with pytest.raises(ParameterError, match="neighbours are defined for expansion='hadamard'"):
+        block(neighbours=2, zero_order="identity")

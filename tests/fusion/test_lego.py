@@ -308,6 +308,31 @@ def test_propagation_needs_the_features():
         fusion.forward_relations(fusion.relations(test))
 
 
+@pytest.mark.parametrize("own_features", [False, True])
+@pytest.mark.parametrize("references", [0, 5])
+@every_relation
+def test_propagation_in_tiles_is_that_along_whole_graphs(relations, references, own_features, monkeypatch):
+    options = {"rows": "propagate", "references": references, "relations": relations, "own_features": own_features}
+    fusion, test = fitted(**options), features(2, seed=1)
+    mask = torch.tensor([[True] * N, [True, True, False, True, True, False]])
+    whole = [fusion(test, given) for given in (None, mask)]
+    monkeypatch.setattr("lego_fusion.fusion.lego.TILE_ABOVE", 2)
+    for given, expected in zip((None, mask), whole, strict=True):
+        output = fusion(test, given)
+        torch.testing.assert_close(output.nodes, expected.nodes, rtol=1e-4, atol=1e-5)
+        assert expected.graph is not None and output.graph is None
+
+
+@pytest.mark.parametrize(
+    ("options", "got"), [({"references": 0, "nodes": 1025}, "at most 1024 nodes, got 1025"), ({"references": 2000}, "got 2000")]
+)
+def test_rows_in_fixed_order_are_for_small_graphs(options, got):
+    with pytest.raises(ParameterError, match=rf"{got}.*rows='statistics' or rows='propagate'"):
+        LegoFusion(WIDTHS, rows="ordered", **options)
+    LegoFusion(WIDTHS, rows="statistics", **options)
+    LegoFusion(WIDTHS, rows="ordered", references=0, nodes=1024)
+
+
 @pytest.mark.parametrize("references", [0, 5])
 @pytest.mark.parametrize("nearest", [1, 3, 99])
 def test_only_the_nearest_relations_are_kept(references, nearest):

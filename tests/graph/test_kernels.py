@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.graph import kernels
+from lego_fusion.graph import eager_kernel
 from lego_fusion.graph.kernels import bivariate_polynomial, product_polynomial
 
 
@@ -122,7 +122,7 @@ def test_blocks_join_without_a_seam(monkeypatch):
     factors = [random(2, 3, seed=4), random(2, 4, seed=5)]
     whole = bivariate_polynomial(*leaves), product_polynomial(leaves[:2], factors)
     whole_gradients = gradients(bivariate_polynomial, leaves, weight)
-    monkeypatch.setattr(kernels, "BLOCK", 8)  # 105 entries: 13 blocks and a rest of one
+    monkeypatch.setattr(eager_kernel, "BLOCK", 8)  # 105 entries: 13 blocks and a rest of one
     assert_close(bivariate_polynomial(*leaves), whole[0])
     assert_close(product_polynomial(leaves[:2], factors), whole[1])
     for ours, expected in zip(gradients(bivariate_polynomial, leaves, weight), whole_gradients, strict=True):

@@ -166,6 +166,7 @@ def score_video(
     captions: str | Path | None = None,
     networks: Mapping[str, Path] | None = None,
     intervals: str | Path | None = None,
+    on_bags: Callable[[Bags], object] | None = None,
 ) -> VideoScores:
     """Score a video file with a saved detector: the extractors are made again from the manifests it was trained on.
 
@@ -175,6 +176,7 @@ def score_video(
         captions: Caption sidecar, for models with a text modality.
         networks: For each modality whose extractor is a network on disk, where it lies.
         intervals: ``intervals.csv`` with ground truth for this video, if known.
+        on_bags: Called with the segments that are scored.
 
     Raises:
         ParameterError: If something the model needs is missing, or captions are given to a model without text.
@@ -200,6 +202,8 @@ def score_video(
     described = describe_video(video, extractors, captions=captions, snippet_frames=first.snippet_frames, stride=first.stride)
     decoded = described.decoded
     bags = bags_of_video(config, video.stem, {name: features.values for name, features in described.features.items()})
+    if on_bags is not None:
+        on_bags(bags)
     rows = len(next(iter(described.features.values())).values)
     logits = predict_logits(detector, bags)[0].double()
     scores, frame_logits = (_frame_scores(x.numpy(), rows, decoded.frames, config) for x in (logits.sigmoid(), logits))
@@ -251,12 +255,19 @@ def dataset_segment(
     dataset: Dataset, video: str, segment: int, nodes: int, segment_snippets: int | None = None
 ) -> tuple[int, int]:
     """Frames [start, end) of one of the N segments of a video, or of one of its segments of so many snippets."""
-    if segment_snippets is not None:
-        stride, snippet_frames = dataset.config.stride, dataset.config.snippet_frames
-        last = min((segment + 1) * segment_snippets, dataset.rows(video)) - 1
-        return segment * segment_snippets * stride, min(dataset.record(video).frames, last * stride + snippet_frames)
     grid = {"snippet_frames": dataset.config.snippet_frames, "stride": dataset.config.stride}
-    return segment_frames(segment, nodes, rows=dataset.rows(video), frames=dataset.record(video).frames, **grid)
+    return segment_span(segment, nodes, segment_snippets, frames=dataset.record(video).frames, **grid)
+
+
+def segment_span(
+    segment: int, nodes: int, segment_snippets: int | None, *, frames: int, snippet_frames: int, stride: int
+) -> tuple[int, int]:
+    """Frames [start, end) of a segment of a video of so many frames; see ``dataset_segment``."""
+    rows = -(-frames // stride)
+    if segment_snippets is not None:
+        last = min((segment + 1) * segment_snippets, rows) - 1
+        return segment * segment_snippets * stride, min(frames, last * stride + snippet_frames)
+    return segment_frames(segment, nodes, rows=rows, frames=frames, snippet_frames=snippet_frames, stride=stride)
 
 
 def training_split(dataset: Dataset) -> Split:

@@ -20,6 +20,8 @@ from ..errors import DataError, ParameterError, check_choice, check_int, check_n
 from ..graph.expansion import Expansion, ZeroOrder, normalise
 from ..graph.operator import Form, GraphOperator, check_names
 from ..graph.relationship import cosine_graph
+from ..graph.sparse import propagate_nearest
+from ..graph.streaming import TILE_ABOVE, propagate
 from .base import mask_nodes, seeded
 
 Start = Literal["concatenation", "addition"]
@@ -39,9 +41,10 @@ class LegoBlock(nn.Module):
     A block of ``start="concatenation"`` begins as a linear map of the concatenation (that of a fresh ``torch.nn.Linear``),
     one of ``start="addition"`` as the sum of the streams; both with the propagated part at ``gain`` beside it.
 
-    Memory: training keeps about 2 M + 3 arrays of N x N numbers for each item: with two streams in float32 9 MB at N = 576
-    and 0.5 GB at N = 4096. Above ``most_nodes`` a block refuses; with ``patch`` the nodes of a map are patches of p x p
-    cells, which divides this by p^4.
+    Memory: with whole graphs training keeps about 2 M + 3 arrays of N x N numbers for each item: with two streams in float32
+    9 MB at N = 576. Above ``tile_above`` nodes no graph is held: tiles of it are made, used and made again in the backward
+    (``graph.streaming``), and memory grows with N only. Matrix powers need whole graphs and refuse more than ``most_nodes``.
+    With ``patch`` the nodes of a map are patches of p x p cells: fewer by p^2.
 
     Args:
         modalities: Width D_m of each stream by name; the order orients an operator that is not symmetric.
@@ -55,7 +58,10 @@ class LegoBlock(nn.Module):
         centred: Take cosines from the mean node of the item; without it the cosines of features after a ReLU are all near 1.
         resize: Name of the stream whose resolution all maps take (bilinear); None wants equal resolutions.
         patch: p: a node is the mean of p x p cells of a map, and what it receives goes to all of them; 1 for tokens.
-        most_nodes: Largest N allowed.
+        most_nodes: Largest N allowed where whole graphs are needed: matrix powers, ``relations`` and ``graph``.
+        tile_above: Largest N whose graphs are held whole by ``forward``, with elementwise powers.
+        neighbours: Propagate along edges to this many nearest nodes of each stream only (``graph.sparse``; elementwise powers
+            with ``ones``); None uses all. ``relations`` and ``graph`` stay whole.
         seed: Of the start.
 
     Raises:
@@ -88,6 +94,8 @@ class LegoBlock(nn.Module):
         resize: str | None = None,
         patch: int = 1,
         most_nodes: int = 4096,
+        tile_above: int = TILE_ABOVE,
+        neighbours: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -100,6 +108,10 @@ class LegoBlock(nn.Module):
         self.out_features = check_int(out_features, "out_features", "LegoBlock", low=1)
         self.patch = check_int(patch, "patch", "LegoBlock", low=1)
         self.most_nodes = check_int(most_nodes, "most_nodes", "LegoBlock", low=1)
+        self.tile_above = check_int(tile_above, "tile_above", "LegoBlock", low=0)
+        self.neighbours = None if neighbours is None else check_int(neighbours, "neighbours", "LegoBlock", low=1)
+        if neighbours is not None and (expansion, zero_order) != ("hadamard", "ones"):
+            raise ParameterError("neighbours are defined for expansion='hadamard' with zero_order='ones'", where="LegoBlock")
         if resize is not None:
             check_choice(resize, "resize", "LegoBlock", list(self.modalities))
         self.start: Start = check_choice(start, "start", "LegoBlock", STARTS)
@@ -147,13 +159,12 @@ class LegoBlock(nn.Module):
             (B, F, h, w) or (B, N, F).
 
         Raises:
-            DataError: If a stream is missing or does not fit, or there are more than ``most_nodes`` nodes.
+            DataError: If a stream is missing or does not fit, or whole graphs are needed for more than ``most_nodes`` nodes.
         """
         streams = self._select(features, mask)
         is_map = next(iter(streams.values())).ndim == 4
         whole, nodes = self._nodes(streams, mask)
-        graph = self._fuse(nodes, mask)
-        received = normalise(graph, "row") @ _linear(nodes, self.value)  # (B, N, F)
+        received = self._received(nodes, mask)
         out = _linear(whole, self.projection) + self.bias
         if not is_map:
             return mask_nodes(out + self.gain * received, mask)
@@ -167,18 +178,34 @@ class LegoBlock(nn.Module):
         self, features: Mapping[str, Float[Tensor, "b ..."]], mask: Bool[Tensor, "b n"] | None = None
     ) -> dict[str, Float[Tensor, "b n n"]]:
         """R_m, the relationship graph of each stream by name, (B, N, N): nodes of a map row by row."""
-        return self._relate(self._nodes(self._select(features, mask), mask)[1], mask)
+        return self._relate(self._nodes(self._select(features, mask), mask, held=True)[1], mask)
 
     def graph(
         self, features: Mapping[str, Float[Tensor, "b ..."]], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b n n"]:
         """G, the fused graph before rows are normalised, (B, N, N)."""
-        return self._fuse(self._nodes(self._select(features, mask), mask)[1], mask)
+        return self._fuse(self._nodes(self._select(features, mask), mask, held=True)[1], mask)
 
     def extra_repr(self) -> str:
         """Streams and output, for printing."""
         widths = ", ".join(f"{name}: {width}" for name, width in self.modalities.items())
         return f"{widths} -> {self.out_features}, start={self.start}, patch={self.patch}"
+
+    def _received(self, nodes: dict[str, Tensor], mask: Tensor | None) -> Tensor:
+        """D^-1 G sum_m X_m V_m, (B, N, F), from whole graphs where they are small."""
+        values, first = _linear(nodes, self.value), next(iter(nodes.values()))
+        count = first.shape[1]
+        if not self._in_tiles(count):
+            return normalise(self._fuse(nodes, mask), "row") @ values
+        seen = {name: _from_mean(x, mask) if self.centred else x for name, x in nodes.items()}
+        values = values.to(first.dtype)
+        if self.neighbours is None:
+            return propagate(seen, self.operator, values, mask).weighted_mean()
+        return propagate_nearest(seen, self.operator, values, mask, neighbours=min(self.neighbours, count)).weighted_mean()
+
+    def _in_tiles(self, count: int) -> bool:
+        """Whether no whole graph is held."""
+        return self.neighbours is not None or (count > self.tile_above and self.operator.expansion == "hadamard")
 
     def _fuse(self, nodes: dict[str, Tensor], mask: Tensor | None) -> Tensor:
         fused: Tensor = self.operator(self._relate(nodes, mask), mask, square=True)
@@ -188,11 +215,13 @@ class LegoBlock(nn.Module):
         seen = {name: _from_mean(x, mask) if self.centred else x for name, x in nodes.items()}
         return {name: cosine_graph(x, mask=mask) for name, x in seen.items()}
 
-    def _nodes(self, streams: dict[str, Tensor], mask: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _nodes(
+        self, streams: dict[str, Tensor], mask: Tensor | None, *, held: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Every cell of a map and the patches they form, both (B, N, D_m); of tokens the tokens twice."""
         first = next(iter(streams.values()))
         if first.ndim == 3:
-            self._require_few(first.shape[1], "give fewer tokens: merge or sample them before the block")
+            self._require_few(first.shape[1], "give fewer tokens: merge or sample them before the block", held=held)
             tokens = {name: mask_nodes(x, mask) for name, x in streams.items()}
             return tokens, tokens
         height, width = first.shape[2:]
@@ -204,14 +233,14 @@ class LegoBlock(nn.Module):
                 fix="pad or resize the maps, or use another patch",
             )
         fix = f"use patch={2 * self.patch} (nodes of {2 * self.patch} x {2 * self.patch} cells), or place it at a coarser level"
-        self._require_few((height // self.patch) * (width // self.patch), fix)
+        self._require_few((height // self.patch) * (width // self.patch), fix, held=held)
         whole = {name: _as_nodes(x) for name, x in streams.items()}
         if self.patch == 1:
             return whole, whole
         return whole, {name: _as_nodes(functional.avg_pool2d(x, self.patch)) for name, x in streams.items()}
 
-    def _require_few(self, count: int, fix: str) -> None:
-        if count > self.most_nodes:
+    def _require_few(self, count: int, fix: str, *, held: bool) -> None:
+        if count > self.most_nodes and (held or not self._in_tiles(count)):
             raise DataError(
                 "too many nodes for graphs of N x N",
                 where="LegoBlock",

@@ -14,6 +14,7 @@ from ..graph.expansion import Expansion, Normalisation, ZeroOrder
 from ..graph.operator import Form, GraphOperator
 from ..graph.references import cross_fitted_references, joint_distance
 from ..graph.relationship import k_nearest
+from ..graph.streaming import TILE_ABOVE, propagate
 from . import start
 from .base import Fusion, FusionOutput, mask_nodes
 from .relation import Relation, RelationKind
@@ -21,6 +22,7 @@ from .units import UnitPooling, UnitRelation
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
 ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
+MOST_ORDERED = 1024  # columns of rows in fixed order, whose head grows with their square
 MOST_CANDIDATES = 2048  # segments that references are chosen from, evenly spread where there are more
 STATISTICS = ("mean", "standard deviation", "minimum", "lower quartile", "median", "upper quartile", "maximum", "entropy")
 
@@ -108,6 +110,14 @@ class LegoFusion(Fusion):
         self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
         self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
         self.rows: Rows = check_choice(rows, "rows", "LegoFusion", ROWS)
+        if rows == "ordered" and (references or nodes) > MOST_ORDERED:
+            raise ParameterError(
+                "rows in fixed order are for small graphs: a head on them has about as many parameters as the graph entries",
+                where="rows='ordered'",
+                expected=f"at most {MOST_ORDERED} {'references' if references else 'nodes'}",
+                got=references or nodes,
+                fix="use rows='statistics' or rows='propagate', whose width does not grow with the graph, or fewer references",
+            )
         self.own_features = bool(own_features)
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "LegoFusion", low=1)
         kinds = _kinds(self.modalities, relations)
@@ -318,7 +328,12 @@ class LegoFusion(Fusion):
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
     ) -> FusionOutput:
-        """Relate, expand, fuse."""
+        """Relate, expand, fuse.
+
+        Where rows are propagated along graphs of more than ``TILE_ABOVE``^2 entries, no graph is held and ``graph`` is None.
+        """
+        if self._in_tiles(features):
+            return self._forward_in_tiles(features, mask)
         return self.forward_relations(self.relations(features, mask), mask, features=features)
 
     def forward_relations(
@@ -330,11 +345,29 @@ class LegoFusion(Fusion):
     ) -> FusionOutput:
         """Fuse graphs computed before by ``relations``; ``features`` only where ``needs_features``."""
         graph = self.operator(relations, mask, square=not self.wanted_references)
-        nodes = self._rows(graph, mask, features)
-        if self.own_features:
-            own = zip(self.modalities, self.select(self._needed(features)), strict=True)
-            nodes = torch.cat([nodes, *(self._relation(name).scaled(x) for name, x in own)], dim=-1)
+        nodes = self._with_own(self._rows(graph, mask, features), features)
         return FusionOutput(mask_nodes(nodes, mask), graph)
+
+    def _with_own(self, nodes: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
+        if not self.own_features:
+            return nodes
+        own = zip(self.modalities, self.select(self._needed(features)), strict=True)
+        return torch.cat([nodes, *(self._relation(name).scaled(x) for name, x in own)], dim=-1)
+
+    def _in_tiles(self, features: Mapping[str, Tensor]) -> bool:
+        if self.rows != "propagate" or self.nearest is not None or self.operator.expansion != "hadamard":
+            return False
+        nodes = self.select(features)[0].shape[1]
+        return nodes * (self.columns if self.wanted_references else nodes) > TILE_ABOVE**2
+
+    def _forward_in_tiles(self, features: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
+        chosen = self.select(features)
+        if mask is not None:
+            chosen = [mask_nodes(x, mask) for x in chosen]
+        vectors = {name: self._relation(name).vectors(x) for name, x in zip(self.modalities, chosen, strict=True)}
+        values = self._propagated_values(features).expand(len(chosen[0]), -1, -1)
+        nodes = propagate(vectors, self.operator, values, mask).weighted_mean()
+        return FusionOutput(mask_nodes(self._with_own(nodes, features), mask), None)
 
     def _needed(self, features: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         if features is None:
@@ -355,13 +388,14 @@ class LegoFusion(Fusion):
         return ranked.masked_fill(ranked == float("-inf"), 0.0)
 
     def _propagate(self, graph: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
-        features = self._needed(features)
-        if self.wanted_references:
-            values = torch.cat([self._relation(name).references for name in self.modalities], dim=-1)[None]
-        else:
-            values = torch.cat(self.select(features), dim=-1)
+        values = self._propagated_values(self._needed(features))
         degree = graph.abs().sum(-1, keepdim=True)
         return (graph @ values) / torch.where(degree > 0, degree, torch.ones_like(degree))
+
+    def _propagated_values(self, features: Mapping[str, Tensor]) -> Tensor:
+        if self.wanted_references:
+            return torch.cat([self._relation(name).references for name in self.modalities], dim=-1)[None]
+        return torch.cat(self.select(features), dim=-1)
 
     def _aligned(self, graphs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Put the k-th nearest known unit in the column of the k-th nearest known segment, see the class."""

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import check_choice
+from ..graph.relation_vectors import RelationVectors, cosine_vectors, dot_vectors, gaussian_vectors
 from ..graph.relationship import (
     cosine_graph,
     dot_graph,
@@ -103,6 +104,18 @@ class Relation(nn.Module):
             return gaussian_graph(x, others, bandwidth=self.scale, mask=mask)
         graph = cosine_graph(x, others, centre=self._scaled_centre(), mask=mask)
         return to_unit_range(graph, mask, square=references is None) if self.unit_range else graph
+
+    def vectors(self, x: Float[Tensor, "b n d"], references: Float[Tensor, "b_or_1 k d"] | None = None) -> RelationVectors:
+        """What ``forward`` would make its graph from, for graphs made in tiles (``graph.streaming``)."""
+        if references is None and self.references.shape[0] > 0:
+            references = self.references[None]
+        if self.kind == "dot":
+            return dot_vectors(x, references, scale=self.scale, centre=self.centre)
+        x = x / self.column_scale
+        others = None if references is None else references / self.column_scale
+        if self.kind == "gaussian":
+            return gaussian_vectors(x, others, bandwidth=self.scale)
+        return cosine_vectors(x, others, centre=self._scaled_centre(), unit_range=self.unit_range)
 
     def scaled(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Features as the relation sees them: (x - centre) / column scale."""

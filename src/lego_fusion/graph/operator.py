@@ -12,8 +12,10 @@ between its two graphs: rows belong to the one named first. Graphs are found by 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -199,7 +201,11 @@ class GraphOperator(nn.Module):
         square = columns_are_nodes(chosen[0], square)
         if (self.expansion, self.zero_order) != ("hadamard", "ones"):
             require_square(chosen[0], f"expansion='{self.expansion}' with zero_order='{self.zero_order}'", square=square)
-        fused = self._joint(chosen, mask) if self.form in JOINT_FORMS else self._pairs(chosen, mask)
+        if self.expansion == "matrix":
+            fused = self._joint(chosen, mask) if self.form in JOINT_FORMS else self._pairs(chosen, mask)
+        else:
+            polynomial, coefficients = self.entry_polynomial()
+            fused = polynomial(chosen, coefficients, diagonal=square)
         return apply_mask(fused, mask, square=square)
 
     def dense_coefficients(self) -> Tensor:
@@ -277,16 +283,30 @@ class GraphOperator(nn.Module):
         return f"coefficients_{self.names[a]}:{self.names[b]}"
 
     def _pairs(self, chosen: list[Tensor], mask: Tensor | None) -> Tensor:
-        """Sum over pairs; for ``random-pair`` one drawn pair in training and the mean over all in evaluation."""
+        """Of matrix powers the sum over pairs; for ``random-pair`` one drawn pair in training, else the mean over all."""
         pairs = [self._draw_pair()] if self.form == "random-pair" and self.training else self.pairs
-        if self.expansion == "matrix":  # powers once per graph, however many pairs it is in
-            used = sorted({m for pair in pairs for m in pair})
-            expanded = {m: self._matrix_powers(chosen[m], m, mask) for m in used}
-            terms = [_matrix_polynomial(expanded[a], expanded[b], self.pair_coefficients(a, b)) for a, b in pairs]
-        else:
-            terms = [self._elementwise_pair(chosen[a], chosen[b], self.pair_coefficients(a, b)) for a, b in pairs]
+        used = sorted({m for pair in pairs for m in pair})  # powers once per graph, however many pairs it is in
+        expanded = {m: self._matrix_powers(chosen[m], m, mask) for m in used}
+        terms = [_matrix_polynomial(expanded[a], expanded[b], self.pair_coefficients(a, b)) for a, b in pairs]
         total = torch.stack(terms).sum(0)
         return total / len(pairs) if self.form == "random-pair" else total
+
+    def entry_polynomial(self) -> tuple[EntryPolynomial, list[Tensor]]:
+        """The operator as a function of single entries, for graphs that are never held whole, and its coefficients.
+
+        ``random-pair`` draws its pair here in training.
+
+        Raises:
+            ParameterError: If the expansion is ``matrix``, whose entries are made of whole rows.
+        """
+        if self.expansion == "matrix":
+            raise ParameterError("matrix powers need whole graphs", got="expansion='matrix'", fix="use expansion='hadamard'")
+        identity = self.zero_order == "identity"
+        if self.form in JOINT_FORMS:
+            return EntryPolynomial(None, identity), [self.factors[name] for name in self.names]
+        pairs = [self._draw_pair()] if self.form == "random-pair" and self.training else self.pairs
+        scale = 1 / len(pairs) if self.form == "random-pair" else 1.0
+        return EntryPolynomial(tuple(pairs), identity, scale), [self.pair_coefficients(a, b) for a, b in pairs]
 
     def _draw_pair(self) -> tuple[int, int]:
         """The pair of this step, from seed and step alone: a resumed run draws on, as ``draws`` is stored with the weights."""
@@ -294,26 +314,13 @@ class GraphOperator(nn.Module):
         self.draws += 1
         return self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
 
-    def _elementwise_pair(self, s: Tensor, t: Tensor, coefficients: Tensor) -> Tensor:
-        if self.zero_order == "ones":
-            return bivariate_polynomial(s, t, coefficients)
-        higher = nn.functional.pad(coefficients[1:, 1:], (1, 0, 1, 0))  # zero where p = 0 or q = 0
-        on_diagonal = bivariate_polynomial(_diagonal(s), _diagonal(t), coefficients)
-        return _replace_diagonal(bivariate_polynomial(s, t, higher), on_diagonal)
-
     def _joint(self, chosen: list[Tensor], mask: Tensor | None) -> Tensor:
-        factors = [self.factors[name] for name in self.names]
-        if self.expansion == "matrix":
-            mixed = []
-            for m, (graph, factor) in enumerate(zip(chosen, factors, strict=True)):
-                expanded = self._matrix_powers(graph, m, mask)
-                mixed.append(torch.einsum("rp,pbnk->rbnk", factor.to(graph.dtype), expanded))
-            return torch.stack(mixed).prod(0).sum(0)
-        if self.zero_order == "ones":
-            return product_polynomial(chosen, factors)
-        higher = [nn.functional.pad(factor[:, 1:], (1, 0)) for factor in factors]  # zero where p = 0
-        on_diagonal = product_polynomial([_diagonal(graph) for graph in chosen], factors)
-        return _replace_diagonal(product_polynomial(chosen, higher), on_diagonal)
+        """The product form of matrix powers."""
+        mixed = []
+        for m, (name, graph) in enumerate(zip(self.names, chosen, strict=True)):
+            expanded = self._matrix_powers(graph, m, mask)
+            mixed.append(torch.einsum("rp,pbnk->rbnk", self.factors[name].to(graph.dtype), expanded))
+        return torch.stack(mixed).prod(0).sum(0)
 
     def _matrix_powers(self, graph: Tensor, m: int, mask: Tensor | None) -> Tensor:
         """(P_m + 1, B, N, N)."""
@@ -340,6 +347,42 @@ class GraphOperator(nn.Module):
     def _require_equal_orders(self) -> None:
         if len(set(self.orders)) > 1:
             raise ParameterError("a shared or symmetric A needs the same order for every graph", got=str(self.orders))
+
+
+@dataclass(frozen=True)
+class EntryPolynomial:
+    """An elementwise operator, to be applied to any block of entries.
+
+    Args:
+        pairs: The pairs of graphs that are mixed; None for the joint form.
+        identity: Whether R^(0) = I: entries off the diagonal then have no terms with a zeroth power.
+        scale: What the sum over pairs is multiplied by.
+    """
+
+    pairs: tuple[tuple[int, int], ...] | None
+    identity: bool
+    scale: float = 1.0
+
+    def __call__(self, graphs: Sequence[Tensor], coefficients: Sequence[Tensor], *, diagonal: bool = False) -> Tensor:
+        """Entries of G from the same entries of every graph; ``diagonal`` says that they form a square with the diagonal."""
+        if not self.identity:
+            return self._mix(graphs, coefficients)
+        higher = self._mix(graphs, [self._without_zeroth(one) for one in coefficients])
+        if not diagonal:
+            return higher
+        return _replace_diagonal(higher, self._mix([_diagonal(graph) for graph in graphs], coefficients))
+
+    def _mix(self, graphs: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+        if self.pairs is None:
+            return product_polynomial(graphs, coefficients)
+        terms = (bivariate_polynomial(graphs[a], graphs[b], one) for (a, b), one in zip(self.pairs, coefficients, strict=True))
+        total = functools.reduce(torch.add, terms)
+        return total if self.scale == 1.0 else self.scale * total
+
+    def _without_zeroth(self, coefficients: Tensor) -> Tensor:
+        if self.pairs is None:
+            return nn.functional.pad(coefficients[:, 1:], (1, 0))
+        return nn.functional.pad(coefficients[1:, 1:], (1, 0, 1, 0))
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:

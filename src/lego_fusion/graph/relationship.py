@@ -51,8 +51,8 @@ def cosine_graph(
                  [1., 1., 0.],
                  [0., 0., 1.]]])
     """
-    unit_x = _unit_vectors(x, centre)
-    unit_y = unit_x if y is None else _unit_vectors(y, centre)
+    unit_x = unit_vectors(x, centre)
+    unit_y = unit_x if y is None else unit_vectors(y, centre)
     graph = (unit_x @ unit_y.transpose(-1, -2)).clamp(-1, 1)
     if y is None:
         graph = _with_diagonal(graph, 1.0)
@@ -84,7 +84,7 @@ def gaussian_graph(
         >>> gaussian_graph(torch.tensor([[[0.0], [2.0]]]), bandwidth=1.0)[0, 0, 1].item()  # doctest: +ELLIPSIS
         0.1353...
     """
-    _require_positive(bandwidth, "bandwidth", "gaussian_graph")
+    require_positive(bandwidth, "bandwidth", "gaussian_graph")
     scaled = x / bandwidth  # before squaring, which could leave the range of floats
     others = scaled if y is None else (y / bandwidth).expand(x.shape[0], -1, -1)
     distance = torch.cdist(scaled, others, compute_mode="donot_use_mm_for_euclid_dist")
@@ -120,9 +120,9 @@ def dot_graph(
         tensor([[[0.5000, 1.0000],
                  [1.0000, 2.0000]]])
     """
-    _require_positive(scale, "scale", "dot_graph")
+    require_positive(scale, "scale", "dot_graph")
     if centre is not None:
-        _require_width(centre, x)
+        require_width(centre, x)
         x, y = x - centre, None if y is None else y - centre
     others = x if y is None else y
     return apply_mask(x @ others.transpose(-1, -2) / scale, mask, square=y is None)
@@ -229,12 +229,12 @@ def mean_squared_norm(x: Float[Tensor, "n d"], centre: Float[Tensor, " d"] | Non
     return scale
 
 
-def _unit_vectors(x: Float[Tensor, "b n d"], centre: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
+def unit_vectors(x: Float[Tensor, "b n d"], centre: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
     """Rows of length 1 seen from ``centre``; rows that are the centre up to the rounding of each number become zero."""
     if centre is None:
         nothing = (x == 0).all(-1, keepdim=True)
     else:
-        _require_width(centre, x)
+        require_width(centre, x)
         rounding = 8 * torch.finfo(x.dtype).eps * (x.abs() + centre.abs())
         x = x - centre
         nothing = (x.abs() <= rounding).all(-1, keepdim=True)
@@ -249,12 +249,14 @@ def _with_diagonal(graph: Float[Tensor, "b n n"], value: float) -> Float[Tensor,
     return graph.masked_fill(diagonal, value)
 
 
-def _require_width(centre: Tensor, x: Tensor) -> None:
+def require_width(centre: Tensor, x: Tensor) -> None:
+    """Raise ``ParameterError`` where a centre does not fit the features."""
     if centre.shape[-1] != x.shape[-1]:
         raise ParameterError("the centre has another width", expected=str(x.shape[-1]), got=str(centre.shape[-1]))
 
 
-def _require_positive(value: Tensor | float, name: str, owner: str) -> None:
+def require_positive(value: Tensor | float, name: str, owner: str) -> None:
+    """Raise ``ParameterError`` where a value is not above zero."""
     if not value > 0:
         raise ParameterError(f"The '{name}' parameter of {owner} must be above 0. Got {float(value)} instead")
 
