@@ -11,8 +11,8 @@ segments of one snippet. All parts run on a machine as it is; the load at the st
   watch: decoding, motion features, scores. In turn on the same file, 640 x 360, best of the rounds. Also in processor time,
   since watch decodes in a thread of its own.
 * live: PyAV listens and sends 640 x 360 at 25 frames/s for a minute; watch must not drop and must not fall behind.
-* memory: 12 hours of segments from small made pictures, as fast as they can be scored, with alarms (2 hours for relations in the
-  window); resident memory at the beginning of every hour and at the end.
+* memory: 12 hours of segments from small made pictures, as fast as they can be scored, with alarms (2 hours for relations in
+  the window); resident memory at the beginning of every hour and at the end.
 """
 
 from __future__ import annotations
