@@ -193,7 +193,7 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
         raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
 
     def score(video: str) -> VideoScores:
-        bags = _load(dataset, list(config.manifests), [video], config.nodes, config.segment_snippets, threads=1)
+        bags = load_run_bags(config, dataset, [video], threads=1)
         record, node_logits = dataset.record(video), predict_logits(detector, bags)[0].double()
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
         spread = (node_logits.sigmoid(), node_logits)
@@ -279,6 +279,11 @@ def bags_of_video(config: RunConfig, video: str, features: Mapping[str, np.ndarr
         return bag_of_segments(video, fixed, window=config.nodes)
     segments = {name: segments_by_crop(values, manifests[name], config.nodes) for name, values in features.items()}
     return Bags((video,), torch.zeros(1, dtype=torch.bool), 1, segments)
+
+
+def load_run_bags(config: RunConfig, dataset: Dataset, videos: Sequence[str], *, threads: int | None = None) -> Bags:
+    """Videos of a dataset folder as a run cuts them."""
+    return _load(dataset, list(config.manifests), videos, config.nodes, config.segment_snippets, threads=threads)
 
 
 def _load(
