@@ -43,7 +43,31 @@ def consistency_words(found: Dissection) -> list[str]:
     for name in found.modalities:
         special = last.special(name)
         lines.append(f"{name} alone detects {listed(special)}." if special else f"{name} alone detects nothing.")
-    return [*lines, _variance_words(found), *_vague_words(found)]
+    return [*lines, *_untrained_words(found), _variance_words(found), *_vague_words(found)]
+
+
+def reading_words(found: Dissection) -> str:
+    """What concepts were told apart among, and what a detector is."""
+    measure = {"stock": "IoU", "normalised": "way from chance to the best IoU", "auroc": "AUROC"}[found.mode]
+    what = f"{found.regions:,} {found.over}" if found.regions else found.over
+    return f"Read over {what}; a detector: {measure} above {found.cut:g}."
+
+
+def _untrained_words(found: Dissection) -> list[str]:
+    """What of it copies of the network have that were never trained."""
+    if found.untrained is None:
+        return []
+    last, copies = found.sets[-1], found.untrained[-1]
+    made, anyway = [], []
+    for name in found.modalities:
+        before, now = copies.detected[name], last.detected[name]
+        made += [f"{name} {listed(now - before)}"] if now - before else []
+        anyway += [f"{name} {listed(now & before)}"] if now & before else []
+    if not anyway:
+        return ["Copies of the network that were never trained detect none of these."]
+    if not made:
+        return [f"Copies of the network that were never trained detect all of these too: {'; '.join(anyway)}."]
+    return [f"Copies that were never trained detect {'; '.join(anyway)} too; beyond these: {'; '.join(made)}."]
 
 
 def _vague_words(found: Dissection) -> list[str]:
@@ -52,8 +76,12 @@ def _vague_words(found: Dissection) -> list[str]:
         return []
     return [
         f"Caution: {several} of {units} detecting units detect concepts that exclude each other; they may find things without "
-        "telling them apart, which makes J too high. A higher cut is stricter."
+        f"telling them apart, which makes J too high. {_remedy(found)}"
     ]
+
+
+def _remedy(found: Dissection) -> str:
+    return "A higher cut is stricter." if found.regions else "Give the objects (regions), or a higher cut, which is stricter."
 
 
 def _variance_words(found: Dissection) -> str:
