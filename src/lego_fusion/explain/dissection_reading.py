@@ -23,7 +23,7 @@ from .overlap import Mode
 from .recorded import Key, Recording, place_means
 from .recorder import Call, Kind, Recorder
 from .region_alignment import QUANTILE, align_regions
-from .regions import Regions
+from .regions import Regions, active_regions
 
 Layers = Mapping[str, Mapping[str, str]]
 Tell = Callable[[str], None]
@@ -140,7 +140,7 @@ def read_network(
             means[key] = place_means(maps)
             alignments.setdefault(key[0], {})[key[1]] = found = _aligned(maps, key, recorder, labels, regions, asked)
             vague += _vague(found, labels.concepts(key[0], maps), asked)
-            shown += _galleries(maps, found, key, labels, asked, *galleries)
+            shown += _galleries(maps, found, key, labels, regions, asked, *galleries)
             del maps
     fused = alignments.pop(FUSED, {})
     pooled = Recording(means, dict(recorder.layers), "pooled")
@@ -188,7 +188,14 @@ def _vague(found: UnitAlignment, concepts: Concepts, settings: ChosenSettings) -
 
 
 def _galleries(
-    maps: NDArray[Any], found: UnitAlignment, key: Key, labels: Labels, settings: ChosenSettings, units: int, images: int
+    maps: NDArray[Any],
+    found: UnitAlignment,
+    key: Key,
+    labels: Labels,
+    regions: Regions | None,
+    settings: ChosenSettings,
+    units: int,
+    images: int,
 ) -> list[Gallery]:
     """Of the best detector of each concept, best concepts first."""
     if settings.kind != "spatial" or not units or not images:
@@ -201,8 +208,12 @@ def _galleries(
     galleries = []
     for row in list(best.values())[:units]:
         places = np.array(found.gallery(row.unit, images))
-        layer = Layer(maps, places, np.array([row.unit]), size, len(places), settings.device, key[0])
-        large = torch.cat([layer.upsampled(rows[:, 0]) for _, rows in layer.batches()])
-        masks = (large > float(found.thresholds[row.unit])).cpu().numpy()
+        threshold = float(found.thresholds[row.unit])
+        if regions is not None:
+            masks = active_regions(maps[places, row.unit][:, None], regions.numbers[places], threshold)
+        else:
+            layer = Layer(maps, places, np.array([row.unit]), size, len(places), settings.device, key[0])
+            large = torch.cat([layer.upsampled(rows[:, 0]) for _, rows in layer.batches()])
+            masks = (large > threshold).cpu().numpy()
         galleries.append(Gallery(row, tuple(int(place) for place in places), None, masks))
     return galleries

@@ -174,6 +174,15 @@ def region_means(maps: Any, numbers: Integer[np.ndarray, "n h w"]) -> Float32[np
     return np.concatenate(means)
 
 
+def active_regions(maps: Any, numbers: Integer[np.ndarray, "n h w"], threshold: float) -> Bool[np.ndarray, "n h w"]:
+    """The regions in which the mean of one unit (N, 1, h, w) is above a threshold."""
+    found = np.zeros(numbers.shape, dtype=bool)
+    for image, row in enumerate(numbers):
+        present = np.unique(row[row > 0])
+        found[image] = np.isin(row, present[region_means(maps[image : image + 1], row[None])[:, 0] > threshold])
+    return found
+
+
 def by_region(
     maps: Any, concepts: Concepts, regions: Integer[np.ndarray, "n h w"]
 ) -> tuple[Float32[np.ndarray, "r k 1 1"], Concepts]:

@@ -216,7 +216,8 @@ def _galleries(found: Dissection) -> Html:
         if chosen:
             parts.append(element("h3", f"{modality} {level}"))
             parts.append(element("div", *(_unit_gallery(one) for one in chosen), class_="units"))
-    note = "The images that excite the best detectors most; outlined and bright: where the unit is active."
+    where = "the objects in which" if found.regions else "where"
+    note = f"The images that excite the best detectors most; outlined and bright: {where} the unit is active."
     return _section("What units see", note, *parts)
 
 

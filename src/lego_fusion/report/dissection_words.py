@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ..explain.dissection import Dissection, LevelConcepts
+from ..explain.dissection import AblationReading, Dissection, LevelConcepts
 from ..explain.variance import Bounded
 from .words import number_text, percent_text
 
@@ -114,7 +114,7 @@ def evolution_words(found: Dissection) -> list[str]:
         parts = [f"{name} from {len(first.detected[name])} to {len(last.detected[name])}" for name in found.modalities]
         lines = [
             f"From {first.level} to {last.level} the concepts detected go in {', in '.join(parts)}; J, the share that is held "
-            f"in common, from {_joint(first)} to {_joint(last)}."
+            f"in common, from {_joint(first)} to {_joint(last)}{_bounds(found, last)}."
         ]
         common, own = (_share(found, name) for name in ("common_evolution", "own_evolution"))
         lines.append(f"Change over levels that the modalities have in common is {common} of the variance, their own {own}.")
@@ -123,6 +123,11 @@ def evolution_words(found: Dissection) -> list[str]:
 
 def _joint(one: LevelConcepts) -> str:
     return number_text(one.joint) if one.union else "none (nothing detected)"
+
+
+def _bounds(found: Dissection, one: LevelConcepts) -> str:
+    bounds = found.intervals.get(f"J at {one.level}")
+    return f" [{number_text(bounds.low)}, {number_text(bounds.high)}]" if bounds is not None and one.union else ""
 
 
 def _training_words(found: Dissection) -> list[str]:
@@ -188,11 +193,26 @@ def _similarity_words(found: Dissection) -> str:
 
 def ablation_words(found: Dissection) -> list[str]:
     """What silencing groups of units costs."""
-    rows = sorted(found.ablation or (), key=lambda row: row.change)
-    if not rows:
+    rows = list(found.ablation or ())
+    own = sorted((row for row in rows if row.group != "random"), key=lambda row: row.change)[:3]
+    if not own:
         return []
-    told = [f"{row.group} units of {row.modality} at {row.level} {number_text(row.change, '+.3f')}" for row in rows[:3]]
+    told = [
+        f"{row.group} units of {row.modality} at {row.level} {number_text(row.change, '+.3f')}{_random(rows, row)}"
+        for row in own
+    ]
     return [f"Silencing units changes the metric most for {'; '.join(told)}."]
+
+
+def _random(rows: Sequence[AblationReading], row: AblationReading) -> str:
+    """The mean change by random units that match a group."""
+    own = (row.level, row.modality, row.group, getattr(row, "metric", ""))
+    drawn = [
+        one.change
+        for one in rows
+        if (one.level, one.modality, getattr(one, "matched", None), getattr(one, "metric", "")) == own
+    ]
+    return f" (random ones {number_text(float(np.mean(drawn)), '+.3f')})" if drawn else ""
 
 
 def sentence(lines: Sequence[str]) -> str:
