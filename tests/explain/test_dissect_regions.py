@@ -183,7 +183,7 @@ def test_where_nothing_lies_on_objects_pixels_are_read_and_it_is_said() -> None:
     one = dissected(data=speckled)
     assert (one.regions, one.mode) == (0, "normalised")
     assert one.over == "pixels, since most labelled pixels do not lie on connected areas" and one.over in dissection_page(one)
-    with pytest.raises(DataError, match="most labelled pixels do not lie on connected areas.*read='pixels'"):
+    with pytest.raises(DataError, match=r"most labelled pixels do not lie on connected areas.*read='pixels'"):
         dissected(data=speckled, read="regions")
 
 
@@ -224,5 +224,5 @@ def test_a_folder_of_regions_is_read(tmp_path: Path, found: Dissection) -> None:
     with pytest.raises(DataError, match=r"there is no '00' \(.*regions\)"):
         dissect(Folded().eval(), LAYERS, tmp_path, **QUICK)
     np.save(tmp_path / "regions" / "00", np.zeros((48, 48)))
-    with pytest.raises(DataError, match="not a map of regions.*float64"):
+    with pytest.raises(DataError, match=r"not a map of regions.*float64"):
         dissect(Folded().eval(), LAYERS, tmp_path, **QUICK)

@@ -133,9 +133,9 @@ def test_bad_input_is_named() -> None:
         align_regions(np.full_like(MAPS, np.inf), CONCEPTS, GIVEN)
     with pytest.raises(ParameterError, match=r"keeps 0 of \d+ regions"):
         align_regions(MAPS, CONCEPTS, GIVEN, quantile=0.001)
-    with pytest.raises(DataError, match="too many regions.*at most 1000 in an image, got 1600"):
+    with pytest.raises(DataError, match=r"too many regions.*at most 1000 in an image, got 1600"):
         given_regions(np.arange(1, 1601).reshape(1, 40, 40))
-    with pytest.raises(DataError, match="not maps of regions.*float64"):
+    with pytest.raises(DataError, match=r"not maps of regions.*float64"):
         given_regions(np.zeros((1, 4, 4)))
     assert given_regions(np.array([[[-3, 2]]])).tolist() == [[[0, 2]]]
 
