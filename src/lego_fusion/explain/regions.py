@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int, Integer
+from jaxtyping import Bool, Float32, Int, Integer
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from ..errors import DataError
 from .concepts import Concepts
@@ -136,12 +136,14 @@ def region_table(concepts: Concepts, numbers: Integer[np.ndarray, "n h w"]) -> R
     if concepts.size != numbers.shape[1:]:
         raise DataError("concepts and regions differ in size", expected=concepts.size, got=numbers.shape[1:])
     images, rows = [], []
+    members = concepts.members.astype(np.float64)
     for image in range(len(numbers)):
-        inside = _inside(numbers[image])
-        codes = concepts.codes(image, image + 1)[0]
-        cells = inside.reshape(len(inside), codes.size) @ concepts.members[codes].reshape(codes.size, -1).astype(np.float64)
-        rows.append(cells > 0.5)
-        images += [image] * len(inside)
+        place, areas = _counted(numbers[image])
+        codes = concepts.codes(image, image + 1)[0].ravel()[place >= 0].astype(np.int64)
+        cells = place[place >= 0] * len(members) + codes
+        seen = np.bincount(cells, minlength=len(areas) * len(members)).reshape(len(areas), len(members))
+        rows.append(2 * (seen @ members) > areas[:, None])
+        images += [image] * len(areas)
     if not images:
         raise DataError("there are no regions", expected="numbers of at least 1", fix="read over pixels")
     return RegionTable(np.array(images), np.concatenate(rows))
@@ -162,15 +164,18 @@ def region_means(maps: Any, numbers: Integer[np.ndarray, "n h w"]) -> Float32[np
     if maps.ndim != 4 or len(maps) != len(numbers):
         got = f"activations {tuple(maps.shape)}, regions {numbers.shape}"
         raise DataError("activations and regions are of other images", expected="the same N images", got=got)
-    down, across = (_upsampling(maps.shape[axis], numbers.shape[axis - 1]) for axis in (2, 3))
+    upsampling = sparse.kron(*(_upsampling(maps.shape[axis], numbers.shape[axis - 1]) for axis in (2, 3)), format="csr")
     means = []
     for image in range(len(numbers)):
-        weights = down.T @ (_inside(numbers[image]) @ across)  # (r, h, w)
+        place, areas = _counted(numbers[image])
+        order = np.argsort(place, kind="stable")[np.count_nonzero(place < 0) :]
+        ends = np.concatenate([[0], np.cumsum(areas)])
+        inside = sparse.csr_array((np.repeat(1 / areas, areas), order, ends), shape=(len(areas), place.size))
         row = torch.from_numpy(np.array(maps[image])) if isinstance(maps, np.ndarray) else maps[image].detach().cpu()
         values = row.double().flatten(1).numpy()
         if not np.isfinite(values).all():
             raise DataError("activations are not finite", got=f"NaN or inf in image {image}")
-        means.append((weights.reshape(len(weights), values.shape[1]) @ values.T).astype(np.float32))
+        means.append(((inside @ upsampling) @ values.T).astype(np.float32))
     return np.concatenate(means)
 
 
@@ -211,15 +216,15 @@ def by_region(
     return pooled[:, :, None, None], Concepts.from_masks(table.members[:, :, None, None], concepts.names)
 
 
-def _inside(numbers: NDArray[Any]) -> Float64[np.ndarray, "r h w"]:
-    """Weight of every pixel in the mean over each region."""
-    present = np.unique(numbers)
-    inside = (numbers == present[present > 0][:, None, None]).astype(np.float64)
-    weights: Float64[np.ndarray, "r h w"] = inside / inside.sum(axis=(1, 2), keepdims=True)
-    return weights
+def _counted(numbers: NDArray[Any]) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " r"]]:
+    """Place of the region of every pixel, -1 for none, and the pixels of each region."""
+    present, place, areas = np.unique(numbers, return_inverse=True, return_counts=True)
+    none = int((present <= 0).sum())
+    return np.maximum(place.ravel() - none, -1), areas[none:]
 
 
-def _upsampling(before: int, after: int) -> Float64[np.ndarray, "a b"]:
-    """The bilinear resampling of one axis as a matrix."""
+def _upsampling(before: int, after: int) -> Any:
+    """The bilinear resampling of one axis as a sparse matrix."""
     eye = torch.eye(before, dtype=torch.float64)[None, None]
-    return torch.nn.functional.interpolate(eye, size=(after, before), mode="bilinear", align_corners=False)[0, 0].numpy()
+    large = torch.nn.functional.interpolate(eye, size=(after, before), mode="bilinear", align_corners=False)
+    return sparse.csr_array(large[0, 0].numpy())
