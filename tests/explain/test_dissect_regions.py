@@ -134,6 +134,10 @@ def test_what_was_never_trained_is_said() -> None:
     words = " ".join(consistency_words(dissected(untrained=1)))
     assert "never trained detect all of these too" in words
     assert "never trained" not in " ".join(consistency_words(dissected()))
+    once = dissected(data=batches(), untrained=1)
+    assert (
+        once.untrained is None and "copies that were never trained are not read: the data can be read once only" in once.notes
+    )
 
 
 def test_silenced_units_are_reported_by_group(found: Dissection) -> None:

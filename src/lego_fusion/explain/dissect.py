@@ -167,7 +167,8 @@ def dissect(
         separate = _read_apart(apart, chosen, source, modalities, quick, tell)
         _same_order(reading, separate)
         together = _collaborating(reading, separate, asked.mode, cut)
-    never = _untrained(model, chosen, source, modalities, quick, untrained if source.again else 0, tell)
+    notes = list(_notes(reading))
+    never = _untrained(model, chosen, source, modalities, quick, untrained, notes, tell)
     snapshots = _snapshots(model, checkpoints, chosen, source, modalities, quick, reading, tell)
     galleries = _with_pictures(reading.galleries, source, modalities)
     if tell is not None:
@@ -195,7 +196,7 @@ def dissect(
         together,
         snapshots,
         None if ablation is None else tuple(ablation),
-        _notes(reading),
+        tuple(notes),
         said | {"profile": profile},
         reading.vague,
         reading.over,
@@ -212,16 +213,21 @@ def _untrained(
     modalities: tuple[str, ...],
     settings: ChosenSettings,
     copies: int,
+    notes: list[str],
     tell: Tell | None,
 ) -> tuple[LevelConcepts, ...] | None:
-    """Concepts that any copy detects that was never trained; None without one, or where one gives what is not finite."""
+    """Concepts that any copy detects that was never trained; None, and a note, where that cannot be read."""
+    if copies and not data.again:
+        notes.append("copies that were never trained are not read: the data can be read once only")
+        return None
     levels = tuple(next(iter(layers.values())))
     found: list[tuple[LevelConcepts, ...]] = []
     for copied in range(copies):
         drawn = untrained_copy(model, settings.seed + copied)
         try:
             found.append(_sets(read_network(drawn, layers, data, modalities, settings, tell=tell), levels))
-        except DataError:
+        except DataError as error:
+            notes.append(f"copies that were never trained are not read: {error}")
             return None
     return (
         tuple(
