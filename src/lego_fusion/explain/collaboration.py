@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import DataError, ParameterError, check_number
-from .alignment import Mode, UnitAlignment
+from .alignment import UnitAlignment
 from .concept_sets import ConceptSets, concept_sets
 from .feature_similarity import Over, feature_similarity
+from .overlap import Mode
 from .recorded import Recording
 
 Trend = Literal["alignment", "division of labour"]
