@@ -19,6 +19,7 @@ from ..graph.relationship import k_nearest
 from ..graph.streaming import TILE_ABOVE, propagate
 from . import start
 from .base import Fusion, FusionOutput, mask_nodes
+from .modality_options import relation_kinds, unit_groups
 from .relation import Relation, RelationKind
 from .row_statistics import STATISTICS, row_statistics
 from .units import UnitPooling, UnitRelation
@@ -110,7 +111,7 @@ class LegoFusion(Fusion):
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
-        self.units = _unit_groups(self.modalities, units or {}, rows, own_features=own_features)
+        self.units = unit_groups(self.modalities, units or {}, rows, own_features=own_features)
         self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
         self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
         self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
@@ -128,7 +129,7 @@ class LegoFusion(Fusion):
         )
         self.own_features = bool(own_features)
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "LegoFusion", low=1)
-        kinds = _kinds(self.modalities, relations)
+        kinds = relation_kinds(self.modalities, relations)
         if references and (expansion, zero_order) != ("hadamard", "ones"):
             raise ParameterError(
                 "reference units are defined for expansion='hadamard' with zero_order='ones' only",
@@ -497,22 +498,3 @@ class LegoFusion(Fusion):
         everyone = torch.ones(len(units), dtype=torch.bool, device=labels.device)
         index, for_video = cross_fitted_references(distance, everyone, videos, self.wanted_references)
         return units[index], {video: units[chosen_index] for video, chosen_index in for_video.items()}
-
-
-def _kinds(modalities: Mapping[str, int], relations: RelationKind | Mapping[str, RelationKind]) -> dict[str, RelationKind]:
-    if isinstance(relations, str):
-        return dict.fromkeys(modalities, relations)
-    missing = [name for name in modalities if name not in relations]
-    if missing:
-        raise ParameterError(f"no relation is given for modality '{missing[0]}'", got=", ".join(relations) or "none")
-    return {name: relations[name] for name in modalities}
-
-
-def _unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: Rows, *, own_features: bool) -> dict[str, int]:
-    unknown = [name for name in units if name not in modalities]
-    if unknown:
-        raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
-    if units and (rows == "propagate" or own_features):
-        option = "own_features=True" if own_features else "rows='propagate'"
-        raise ParameterError(f"{option} needs one vector per node", got=f"units of {', '.join(units)}")
-    return {name: check_int(groups, f"units['{name}']", "LegoFusion", low=1) for name, groups in units.items()}
