@@ -70,6 +70,15 @@ def test_it_has_no_calibration_until_it_is_calibrated(run: Path, planted: Datase
     assert calibrate_run(tmp_path / "new", None, "fixed", 0.0).rule_for().threshold == 0.0
 
 
+def test_it_is_not_calibrated_on_what_it_knows(run: Path, planted: Dataset, tmp_path: Path) -> None:
+    known, *others = [record.video for record in planted.select(split="test", label="normal")]
+    add_known_normal(run, tmp_path / "new", planted, [known])
+    with pytest.raises(DataError, match=f"were trained on.*{known}.*leave these out"):
+        calibrate_run(tmp_path / "new", planted, "blocks", 0.4, split="test")
+    chosen = calibrate_run(tmp_path / "new", planted, "blocks", 0.4, split="test", leave_out=[known])
+    assert list(chosen.cameras[""].videos) == others
+
+
 def test_what_cannot_be_added_is_refused(run: Path, planted: Dataset, tmp_path: Path) -> None:
     normal, abnormal = (planted.select(split="test", label=label)[0].video for label in ("normal", "abnormal"))
     with pytest.raises(DataError, match="only normal videos can become references"):

@@ -222,15 +222,16 @@ def calibration_videos(
         raise DataError(
             f"{len(trained)} of the videos were trained on, so that their scores are lower than those of new footage",
             where=f"video '{trained[0]}'",
-            fix="calibrate on other videos",
+            fix="calibrate on other videos, or leave these out",
         )
     return fit
 
 
 def _trained_on(config: RunConfig, dataset: Dataset) -> set[str]:
+    """Videos of a dataset that the run was trained on, or that became known normals later."""
+    names = {str(one["video"]) for one in config.references if one.get("dataset") == dataset.name}
     if config.dataset.get("name") != dataset.name:
-        return set()
-    names: set[str] = set()
+        return names
     for part in ("train", "validation"):
         listed = config.dataset.get(part)
         names |= {str(name) for name in listed} if isinstance(listed, list) else set()

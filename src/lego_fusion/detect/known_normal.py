@@ -100,4 +100,4 @@ def _farthest(fusion: LegoFusion, bags: Bags, count: int) -> Tensor:
 def _describe(dataset: Dataset, bags: Bags, config: RunConfig, bag: int, node: int) -> dict[str, JsonValue]:
     video = bags.videos[bag // bags.crops]
     start, end = dataset_segment(dataset, video, node, config.nodes, config.segment_snippets)
-    return {"video": video, "start_frame": start, "end_frame": end}
+    return {"dataset": dataset.name, "video": video, "start_frame": start, "end_frame": end}
