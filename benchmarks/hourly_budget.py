@@ -1,6 +1,6 @@
 """Is "one false alarm an hour" kept? Ten hours of a rendered street, watched by a model that was calibrated on five others.
 
-    python benchmarks/hourly_budget.py --folder FOLDER [--quick]
+    python benchmarks/hourly_budget.py --folder FOLDER [--seeds 7,8] [--quick]
 
 One camera (80 x 120 pixels, 5 pictures a second) sees people on a walkway; pictures go from the renderer to the motion
 extractor without a video file between. How many people there are, and the light, change every ten minutes. A streamable model
@@ -8,8 +8,10 @@ extractor without a video file between. How many people there are, and the light
 five normal hours, and then watches ten normal hours and 60 abnormal minutes (runners and cyclists, walkers against the lane,
 carts). All have seeds of their own. Alarms are counted as ``watch`` raises them, a pause of up to 5 s being inside an event.
 
-Then the 15 normal hours are divided again at random, 200 times, into five to calibrate on and ten to watch: how often the
-budget is broken, since the promise is one at 95 % confidence. Features in FOLDER are used again.
+All of that with two rules, since alarms come in bursts, which a Poisson bound does not know of: without a snooze, and with one
+of ten minutes. The snooze was added after the first seed had missed the budget; the second seed (another camera, other people) was
+rendered after that. Then the 15 normal hours are divided again at random, 200 times, into five to calibrate on and ten to watch:
+how often the budget is broken, since the promise is one at 95 % confidence. Features in FOLDER are used again.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ from lego_fusion.extract.motion import Motion
 from lego_fusion.measure.events import event_metrics
 
 VIEW, PEOPLE, NOISE, PER_HOUR = View(80, 120, 5.0), (3, 12), 2.0, 1.0
-RULE = EventRule(merge_seconds=5.0)
+RULES = {
+    "no snooze": EventRule(merge_seconds=5.0),
+    "snooze of 600 s": EventRule(merge_seconds=5.0, snooze_seconds=600.0),
+}
 # name: split, videos, minutes of each, abnormal
 PARTS = {
     "train-normal": ("train", 20, 1, False),
@@ -52,12 +57,12 @@ PARTS = {
 }
 
 
-def scenes(quick: bool) -> dict[str, tuple[VideoRecord, Scene, np.random.Generator]]:
+def scenes(seed: int, quick: bool) -> dict[str, tuple[VideoRecord, Scene, np.random.Generator]]:
     """The script of every video, and the generator of its sensor noise; each from a seed of its own."""
     made = {}
     for part, (name, (split, videos, minutes, abnormal)) in enumerate(PARTS.items()):
         for index in range(videos if not quick or minutes == 1 else videos // 10):
-            script, grain = (np.random.default_rng(s) for s in np.random.SeedSequence(7, spawn_key=(part, index)).spawn(2))
+            script, grain = (np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(part, index)).spawn(2))
             kind = ANOMALY_KINDS[index % len(ANOMALY_KINDS)] if abnormal else None
             frames = int(minutes * 60 * VIEW.fps)
             scene = write_scene(VIEW, frames, int(script.integers(PEOPLE[0], PEOPLE[1] + 1)), kind, script)
@@ -66,11 +71,11 @@ def scenes(quick: bool) -> dict[str, tuple[VideoRecord, Scene, np.random.Generat
     return made
 
 
-def extracted(folder: Path, quick: bool) -> Dataset:
+def extracted(folder: Path, seed: int, quick: bool) -> Dataset:
     """Render and describe what is not there yet, and write the tables."""
     motion = Motion()
-    renderer = SceneRenderer(VIEW, np.random.SeedSequence(7), noise=NOISE)
-    made, started = scenes(quick), time.monotonic()
+    renderer = SceneRenderer(VIEW, np.random.SeedSequence(seed), noise=NOISE)
+    made, started = scenes(seed, quick), time.monotonic()
     for number, (video, (_, scene, grain)) in enumerate(made.items()):
         if feature_path(folder, "motion", video).exists():
             continue
@@ -108,13 +113,13 @@ def found(scores: list[VideoScores], rule: EventRule) -> dict[str, Any]:
     return rows
 
 
-def divided_again(videos: list[Segments], calibration: int, draws: int) -> dict[str, Any]:
+def divided_again(videos: list[Segments], rule: EventRule, calibration: int, draws: int) -> dict[str, Any]:
     """The same hours divided at random, again and again: alarms an hour in the part that was not calibrated on."""
     generator, rates = np.random.default_rng(0), []
     for _ in range(draws):
         order = [videos[place] for place in generator.permutation(len(videos))]
         known, watched = order[:calibration], order[calibration:]
-        rates.append(alarms_of(watched, hourly_threshold(known, RULE, PER_HOUR).rule) / hours_of(watched))
+        rates.append(alarms_of(watched, hourly_threshold(known, rule, PER_HOUR).rule) / hours_of(watched))
     return {
         "draws": draws,
         "mean_alarms_per_hour": float(np.mean(rates)),
@@ -123,39 +128,47 @@ def divided_again(videos: list[Segments], calibration: int, draws: int) -> dict[
     }
 
 
+def measured(run: Path, dataset: Dataset, rule: EventRule, budget: float, *, draws: int) -> dict[str, Any]:
+    """Everything that is measured with one rule."""
+    chosen = calibrate_run(run, dataset, "per-hour", budget, rule=rule).cameras[ALL_CAMERAS]
+    groups = {
+        part: score_dataset(run, dataset, [one.video for one in dataset.videos if one.video.startswith(part)])
+        for part in ("calibration", "watched", "planted")
+    }
+    known, watched = ([score_segments(one) for one in groups[part]] for part in ("calibration", "watched"))
+    by_take, hours = [alarms_of([one], chosen.rule) for one in watched], hours_of(watched)
+    low, high = rate_interval(sum(by_take), hours)
+    result: dict[str, Any] = {
+        "threshold": chosen.rule.threshold,
+        "calibration": {"hours": chosen.hours, "alarms": chosen.alarms, "bound_per_hour": chosen.reached},
+        "watched": {"hours": hours, "alarms": sum(by_take), "alarms_per_hour": sum(by_take) / hours, "low": low, "high": high},
+        "takes": {"watched": len(by_take), "with_an_alarm": sum(one > 0 for one in by_take), "most_in_one": max(by_take)},
+        "budget_met": sum(by_take) / hours <= budget,
+        "planted": found(groups["planted"], chosen.rule),
+    }
+    return result | ({"divided_again": divided_again(known + watched, rule, len(known), draws)} if draws else {})
+
+
 def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="for features and the run, 40 MB")
+    parser.add_argument("--seeds", default="7,8")
     parser.add_argument("--quick", action="store_true", help="a tenth of the hours, no promise possible, nothing stored")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    dataset, run = extracted(options.folder / "hours", options.quick), options.folder / "run"
-    train_run(dataset, run, segment_snippets=1)
-    budget = PER_HOUR * (20 if options.quick else 1)
-    calibration = calibrate_run(run, dataset, "per-hour", budget, rule=RULE)
-    chosen = calibration.cameras[ALL_CAMERAS]
-    groups: dict[str, list[VideoScores]] = {}
-    for part in PARTS:
-        groups[part] = score_dataset(run, dataset, [one.video for one in dataset.videos if one.video.startswith(part)])
-    watched = [score_segments(one) for one in groups["watched"]]
-    known = [score_segments(one) for one in groups["calibration"]]
-    alarms, hours = alarms_of(watched, chosen.rule), hours_of(watched)
-    low, high = rate_interval(alarms, hours)
-    result: dict[str, Any] = {
-        "threshold": chosen.rule.threshold,
-        "calibration": {"hours": chosen.hours, "alarms": chosen.alarms, "bound_per_hour": chosen.reached},
-        "watched": {"hours": hours, "alarms": alarms, "alarms_per_hour": alarms / hours, "low": low, "high": high},
-        "budget_met": alarms / hours <= budget,
-        "planted": found(groups["planted"], chosen.rule),
-    }
+    budget, draws = (20 * PER_HOUR, 0) if options.quick else (PER_HOUR, 200)
+    rows: dict[str, Any] = {}
+    for seed in map(int, options.seeds.split(",")):
+        folder = options.folder / f"{seed}"
+        dataset, run = extracted(folder / "hours", seed, options.quick), folder / "run"
+        train_run(dataset, run, segment_snippets=1)
+        for name, rule in RULES.items():
+            row = rows[f"seed {seed}, {name}"] = measured(run, dataset, rule, budget, draws=draws)
+            print(f"seed {seed}, {name}:", *(f"{what}: {value}" for what, value in row.items()), sep="\n  ", flush=True)
     if not options.quick:
-        result["divided_again"] = divided_again(known + watched, len(known), 200)
-    for name, value in result.items():
-        print(f"{name}: {value}")
-    if not options.quick:
-        print(f"stored: {store('hourly_budget', {'benchmark': 'hourly_budget', 'per_hour': budget, **result})}")
+        print(f"stored: {store('hourly_budget', {'benchmark': 'hourly_budget', 'per_hour': budget, 'rows': rows})}")
 
 
 if __name__ == "__main__":

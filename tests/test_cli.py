@@ -271,6 +271,7 @@ def test_one_signal_in_several_representations(scenes: SceneSet, trained: tuple[
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "text.gaps=empty"), "with a NAME of motion"),
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.speed=4"), "expected longest_side"),
         (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.bins=0"), "'bins' parameter of Motion"),
+        (("extract", "{scenes}", "{new}", "--modalities", "motion", "--set", "motion.region=0,0,2,1"), "outside the picture"),
         (("extract", "{scenes}", "{new}", "--modalities", "audio"), "has no audio track"),
         (("extract", "{scenes}", "{new}", "--modalities", "appearance", "--onnx", "{absent}"), "no ONNX file"),
         (("extract", "{scenes}", "{new}", "--layout", "circle"), "'layout' parameter"),

@@ -133,3 +133,18 @@ def test_another_rule_does_not_go_on_with_the_same_file(trained: Path, tmp_path:
     options = ("--model", trained / "stream", "--out", tmp_path / "a.jsonl")
     run("watch", video_of(trained), *options, "--threshold", "0.5")
     assert "another model or another rule" in refused("watch", video_of(trained), *options, "--threshold", "0.6")
+
+
+def test_a_region_is_watched_as_it_was_trained(trained: Path, tmp_path: Path) -> None:
+    """A model of a part of the picture scores a stream as it scores the features that were extracted with that part."""
+    small = ("--snippet-frames", "4", "--stride", "4", "--workers", "1", "--set", "motion.longest_side=64")
+    part = ("--set", "motion.preset=ultrafast", "--set", "motion.region=0,0.4,0.5,1|0.5,0.5;1,0.5;1,1")
+    run("extract", trained / "source", tmp_path / "data", "--modalities", "motion", *small, *part)
+    run("train", tmp_path / "data", tmp_path / "run", "--segment-snippets", "1", "--steps", "5")
+    video = video_of(trained)
+    lines = run("watch", video, "--model", tmp_path / "run", "--threshold", "0.5", "--scores").stdout.splitlines()
+    scores = [line["score"] for line in map(json.loads, lines) if line["kind"] == "score"]
+    run("score", video, "--model", tmp_path / "run", "--out", tmp_path / "scores")
+    table = np.genfromtxt(tmp_path / "scores" / f"{video.stem}.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(np.repeat(scores, 4)[: len(table)], table["score"], atol=1e-4)
+    assert "region" in refused("evaluate", tmp_path / "run", "--data", trained / "data")

@@ -132,6 +132,11 @@ def _remarks(calibration: Calibration, split: str | None) -> list[str]:
         f"{video} may hold an event at {second:.1f} s, far above the other footage: look at it, and if so --leave-out {video}"
         for video, second in together.suspects
     ]
+    if calibration.criterion == "per-hour" and not together.rule.snooze_seconds:
+        remarks.append(
+            "false alarms come in bursts, which a budget an hour does not know of: give --snooze-seconds, as long as conditions"
+            " such as light or crowd last (600)"
+        )
     if split == "test":
         remarks.append("these are the test videos: numbers measured on them are no longer those of unseen footage")
     return remarks

@@ -13,6 +13,7 @@ from ..data.manifest import Nature
 from ..data.video import Frame
 from ..errors import check_int
 from .base import FrameExtractor, load_opencv, reduced_size, sample_evenly
+from .region import Region, region_setting
 
 _DIRECTIONS = 9
 _CLIP = 0.2  # the share of one direction in a block is limited, as in the source
@@ -32,6 +33,8 @@ class Appearance(FrameExtractor):
         frames_per_snippet: Frames evenly spaced in the snippet, in [1, 256].
         cells: (rows, columns) of HOG cells, each in [2, 64].
         colours: (rows, columns) of the colour grid, each in [1, 64].
+        region: The part of the picture to look at, see ``Region.parse``: pixels outside get the mean colour of those inside, in
+            each picture. None for the whole.
 
     Source:
         Dalal and Triggs, Histograms of Oriented Gradients for Human Detection, CVPR 2005.
@@ -46,7 +49,12 @@ class Appearance(FrameExtractor):
     nature: ClassVar[Nature] = "direction"
 
     def __init__(
-        self, *, frames_per_snippet: int = 4, cells: tuple[int, int] = (4, 6), colours: tuple[int, int] = (4, 6)
+        self,
+        *,
+        frames_per_snippet: int = 4,
+        cells: tuple[int, int] = (4, 6),
+        colours: tuple[int, int] = (4, 6),
+        region: str | None = None,
     ) -> None:
         self.frames_per_snippet = check_int(frames_per_snippet, "frames_per_snippet", "Appearance", low=1, high=256)
         self.cells = (
@@ -57,6 +65,7 @@ class Appearance(FrameExtractor):
             check_int(colours[0], "colours", "Appearance", low=1, high=64),
             check_int(colours[1], "colours", "Appearance", low=1, high=64),
         )
+        self.region = Region.parse(region, "Appearance")
 
     @property
     def settings(self) -> dict[str, JsonValue]:
@@ -65,6 +74,7 @@ class Appearance(FrameExtractor):
             "frames_per_snippet": self.frames_per_snippet,
             "cells": list(self.cells),
             "colours": list(self.colours),
+            **region_setting(self.region),
         }
 
     @property
@@ -85,6 +95,8 @@ class Appearance(FrameExtractor):
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
         """Describe one snippet by D numbers, see the class."""
         pictures = [frame.image for frame in sample_evenly(frames, self.frames_per_snippet)]
+        if self.region is not None:
+            pictures = [self.region.seen(picture) for picture in pictures]
         described = [np.concatenate([self._gradients(picture), self._colours(picture)]) for picture in pictures]
         return np.asarray(np.mean(described, axis=0), dtype=np.float32)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 from pydantic import JsonValue
 
 from ..data.manifest import Nature
@@ -15,6 +15,7 @@ from ..data.units import cells_of_pixels
 from ..data.video import Frame
 from ..errors import ParameterError, check_choice, check_int, check_number
 from .base import FrameExtractor, load_opencv, reduced_size
+from .region import Region, region_setting
 
 STATISTICS = (
     "speed_rms",
@@ -52,6 +53,10 @@ class Motion(FrameExtractor):
     each band and direction the largest of its cells (mean over pairs): a small fast object fills one cell, and a mean over
     the band would hide it. A video of one frame has no pair and gives zeros.
 
+    With a ``region``, pixels outside get the mean colour of those inside, so that flow inside depends on nothing outside, and
+    only pixels inside count, in every mean, quantile and cell; cells without one count in no band, and a band without one is 0.
+    Flow within a few pixels of the edge is underestimated.
+
     Args:
         longest_side: Pixels of the longer side that flow is computed at, in [32, 1024]; pictures are never enlarged.
         rows: Cells from top to bottom, in [1, 64], a multiple of ``bands``.
@@ -62,6 +67,7 @@ class Motion(FrameExtractor):
             resolution and lose objects of 20 pixels, such as a person far away; ``"medium"`` stops at half.
         dead_zone: Reduced pixels per pair of frames below which nothing moves, in [0, 10].
         per: ``"second"``, or ``"frame"`` where time stamps cannot be trusted (percent per frame then).
+        region: The part of the picture to look at, see ``Region.parse``; None for the whole.
 
     Source:
         Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016; Chaudhry et al., Histograms of
@@ -87,6 +93,7 @@ class Motion(FrameExtractor):
         preset: str = "medium",
         dead_zone: float = 0.2,
         per: str = "second",
+        region: str | None = None,
     ) -> None:
         self.longest_side = check_int(longest_side, "longest_side", "Motion", low=_SMALLEST_SIDE, high=1024)
         self.cells = (
@@ -100,6 +107,7 @@ class Motion(FrameExtractor):
         self.preset = str(check_choice(preset, "preset", "Motion", _PRESETS))
         self.dead_zone = check_number(dead_zone, "dead_zone", "Motion", low=0.0, high=10.0)
         self.per = str(check_choice(per, "per", "Motion", _UNITS))
+        self.region = Region.parse(region, "Motion")
 
     @property
     def settings(self) -> dict[str, JsonValue]:
@@ -113,6 +121,7 @@ class Motion(FrameExtractor):
             "preset": self.preset,
             "dead_zone": self.dead_zone,
             "per": self.per,
+            **region_setting(self.region),
         }
 
     @property
@@ -134,9 +143,11 @@ class Motion(FrameExtractor):
     def speed(
         self, flow: Float32[np.ndarray, "pairs h w 2"], frames: Sequence[Frame], before: Frame | None
     ) -> Float32[np.ndarray, "pairs h w"]:
-        """Speed of every pixel in percent of the longer side per second, 0 below the dead zone."""
+        """Speed of every pixel in percent of the longer side per second, 0 below the dead zone and outside the region."""
         speed: Float32[np.ndarray, "pairs h w"] = np.hypot(flow[..., 0], flow[..., 1])
         speed[speed < self.dead_zone] = 0.0
+        if self.region is not None:
+            speed *= self.region.inside(*speed.shape[1:])
         speed *= self._percent_per_unit(frames, before, max(flow.shape[1:3]))[:, None, None]
         return speed
 
@@ -147,6 +158,12 @@ class Motion(FrameExtractor):
         if len(flow) == 0:
             return np.zeros(self.width, dtype=np.float32)
         cells = self.oriented_histograms(flow, speed)  # (pairs, rows, columns, bins)
+        banded = cells.reshape(len(cells), self.bands, -1, self.bins)
+        means = banded.mean(axis=(0, 2))
+        if self.region is not None:
+            counted = (self.pixels_of_cells(*speed.shape[1:]) > 0).reshape(self.bands, -1).sum(axis=1, keepdims=True)
+            means *= banded.shape[2] / np.maximum(counted, 1)
+            speed = speed[:, self.region.inside(*speed.shape[1:])]
         statistics = [
             np.sqrt(np.square(speed, dtype=np.float64).mean()),
             speed.mean(dtype=np.float64),
@@ -154,15 +171,17 @@ class Motion(FrameExtractor):
             np.count_nonzero(speed > 0) / speed.size,
             cells.sum(axis=3).max(axis=(1, 2)).mean(),
         ]
-        banded = cells.reshape(len(cells), self.bands, -1, self.bins)
-        pooled = [banded.mean(axis=(0, 2)), banded.max(axis=2).mean(axis=0)]
+        pooled = [means, banded.max(axis=2).mean(axis=0)]
         return np.concatenate([statistics, *(part.ravel() for part in pooled)]).astype(np.float32)
 
     def flow(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, "pairs h w 2"]:
         """Estimate (u, v) in reduced pixels per pair, u to the right and v down, for each neighbouring pair of frames."""
         cv2 = load_opencv()
         size = reduced_size(frames[0].image, self.longest_side)
-        grays = [_gray(frame.image, size, cv2) for frame in ((before, *frames) if before else frames)]
+        pictures = [frame.image for frame in ((before, *frames) if before else frames)]
+        if self.region is not None:
+            pictures = [self.region.seen(picture) for picture in pictures]
+        grays = [_gray(picture, size, cv2) for picture in pictures]
         flow = np.zeros((len(grays) - 1, size[1], size[0], 2), dtype=np.float32)
         estimator = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{self.preset.upper()}"))
         for pair, (earlier, later) in enumerate(pairwise(grays)):
@@ -196,8 +215,17 @@ class Motion(FrameExtractor):
         sums = np.zeros(pairs * cells * self.bins)
         for direction, part in ((low, 1 - share), (low + 1, share)):
             sums += np.bincount(first + direction % self.bins, speed.ravel()[moving] * part, minlength=len(sums))
-        pixels = np.bincount(pixel_cells, minlength=cells).reshape(*self.cells, 1)
-        return sums.reshape(pairs, *self.cells, self.bins) / np.maximum(pixels, 1)
+        pixels: np.ndarray = self.pixels_of_cells(height, width).reshape(*self.cells, 1)
+        means: np.ndarray = sums.reshape(pairs, *self.cells, self.bins) / np.maximum(pixels, 1)
+        return means
+
+    def pixels_of_cells(self, height: int, width: int) -> Int64[np.ndarray, " cells"]:
+        """How many pixels of a picture count in each cell, row by row."""
+        cells = cells_of_pixels(height, width, *self.cells)
+        if self.region is not None:
+            cells = cells[self.region.inside(height, width).ravel()]
+        counts: np.ndarray = np.bincount(cells, minlength=self.cells[0] * self.cells[1])
+        return counts
 
 
 def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ class MotionCells(FrameExtractor):
     Flow, speeds (percent of the longer side per second) and settings are those of ``Motion``. A cell has the root mean square
     speed, the mean speed and the fraction of moving pixels, over its pixels and all pairs of frames, and the mean speed
     in each of ``bins`` directions. A cell in which nothing moves is zero and present; a cell without a pixel, in a picture
-    smaller than the grid, is absent. A video of one frame has no pair and gives zeros.
+    smaller than the grid or outside the region, is absent. A video of one frame has no pair and gives zeros.
 
     Args:
         longest_side: As in ``Motion``.
@@ -35,6 +35,7 @@ class MotionCells(FrameExtractor):
         preset: As in ``Motion``.
         dead_zone: As in ``Motion``.
         per: As in ``Motion``.
+        region: As in ``Motion``.
 
     Example:
         >>> MotionCells().units, MotionCells().width, MotionCells().row_shape
@@ -56,6 +57,7 @@ class MotionCells(FrameExtractor):
         preset: str = "medium",
         dead_zone: float = 0.2,
         per: str = "second",
+        region: str | None = None,
     ) -> None:
         self._motion = Motion(
             longest_side=longest_side,
@@ -66,6 +68,7 @@ class MotionCells(FrameExtractor):
             preset=preset,
             dead_zone=dead_zone,
             per=per,
+            region=region,
         )
 
     @property
@@ -94,7 +97,7 @@ class MotionCells(FrameExtractor):
         speed = self._motion.speed(flow, frames, before)
         pairs, height, width = speed.shape
         cells = cells_of_pixels(height, width, *self.grid)
-        pixels = np.bincount(cells, minlength=self.units)  # (U,)
+        pixels = self._motion.pixels_of_cells(height, width)  # (U,)
         if pairs == 0:
             return with_presence(np.zeros((self.units, self.width)), pixels > 0)
         count = np.maximum(pixels, 1) * pairs
@@ -121,6 +124,7 @@ class MotionFrames(FrameExtractor):
         preset: As in ``Motion``.
         dead_zone: As in ``Motion``.
         per: As in ``Motion``.
+        region: As in ``Motion``.
 
     Example:
         >>> MotionFrames(frames=8).row_shape
@@ -144,6 +148,7 @@ class MotionFrames(FrameExtractor):
         preset: str = "medium",
         dead_zone: float = 0.2,
         per: str = "second",
+        region: str | None = None,
     ) -> None:
         self.frames = check_int(frames, "frames", "MotionFrames", low=1, high=1024)
         self._motion = Motion(
@@ -155,6 +160,7 @@ class MotionFrames(FrameExtractor):
             preset=preset,
             dead_zone=dead_zone,
             per=per,
+            region=region,
         )
 
     @property

@@ -16,6 +16,7 @@ from ..data.manifest import Nature
 from ..data.video import Frame
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .base import FrameExtractor, file_hash, load_opencv, load_package, reduced_size, sample_evenly
+from .region import Region, region_setting
 
 _LAYOUTS = ("nchw", "nhwc")
 _SILENT = 4  # only fatal messages of onnxruntime; its errors are raised anyway
@@ -39,6 +40,8 @@ class OnnxImage(FrameExtractor):
         output: Name of the output; None for the first.
         frames_per_snippet: Frames evenly spaced in the snippet, in [1, 256].
         threads: Threads that the network may use; one gives the same numbers everywhere.
+        region: The part of the picture to look at, see ``Region.parse``: pixels outside get the mean colour of those inside, in
+            each picture, before it is resized. None for the whole.
 
     Raises:
         DataError: The file is absent, not an ONNX network, or not one that takes pictures.
@@ -67,6 +70,7 @@ class OnnxImage(FrameExtractor):
         output: str | None = None,
         frames_per_snippet: int = 4,
         threads: int = 1,
+        region: str | None = None,
     ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
@@ -82,6 +86,7 @@ class OnnxImage(FrameExtractor):
         self.output = output
         self.frames_per_snippet = check_int(frames_per_snippet, "frames_per_snippet", "OnnxImage", low=1, high=256)
         self.threads = check_int(threads, "threads", "OnnxImage", low=1)
+        self.region = Region.parse(region, "OnnxImage")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open network behind on the way to another process."""
@@ -100,6 +105,7 @@ class OnnxImage(FrameExtractor):
             "layout": self.layout,
             "output": self.output,
             "frames_per_snippet": self.frames_per_snippet,
+            **region_setting(self.region),
         }
 
     @cached_property
@@ -117,6 +123,8 @@ class OnnxImage(FrameExtractor):
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
         """Describe one snippet by D numbers, see the class."""
         pictures = [frame.image for frame in sample_evenly(frames, self.frames_per_snippet)]
+        if self.region is not None:
+            pictures = [self.region.seen(picture) for picture in pictures]
         mean = np.mean([self._embed(picture) for picture in pictures], axis=0, dtype=np.float64)
         return np.asarray(mean, dtype=np.float32)
 
