@@ -63,6 +63,10 @@ _HOME = {
     "save_dissection": "report.dissection_files",
     "save_cards": "report.cards",
     "load_pictures": "report.pictures",
+    "run_report": "report.run_report",
+    "video_report": "report.run_report",
+    "report_pictures": "report.run_report",
+    "save_report": "report.run_report",
     "operator_terms": "explain.terms",
     "model_contributions": "explain.contributions",
     "emap": "explain.additive",
@@ -130,6 +134,10 @@ if TYPE_CHECKING:
     from .report.cards import save_cards as save_cards
     from .report.dissection_files import save_dissection as save_dissection
     from .report.pictures import load_pictures as load_pictures
+    from .report.run_report import report_pictures as report_pictures
+    from .report.run_report import run_report as run_report
+    from .report.run_report import save_report as save_report
+    from .report.run_report import video_report as video_report
 
 
 def __getattr__(name: str) -> Any:

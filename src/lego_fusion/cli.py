@@ -20,6 +20,7 @@ from .commands.explain import explain
 from .commands.extract import extract
 from .commands.import_ import import_
 from .commands.join import join
+from .commands.report import report
 from .commands.score import score
 from .commands.train import train
 
@@ -38,7 +39,8 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-for verb in (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, explain, dissect):
+_VERBS = (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, explain, dissect, report)
+for verb in _VERBS:
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 
 
@@ -57,7 +59,7 @@ def _root(
 ) -> None:
     """Find what is abnormal in video from video-level labels, fuse feature sets by their relations, and show why.
 
-    Start with [bold]lego-fusion demo[/bold]. On your own videos: extract, doctor, train, evaluate, score, explain.
+    Start with [bold]lego-fusion demo[/bold]. On your own videos: extract, doctor, train, evaluate, score, explain, report.
     On features that exist already: import instead of extract.
     """
 

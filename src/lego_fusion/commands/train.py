@@ -31,6 +31,10 @@ def train(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them is kept.")
     ] = 0.0,
+    segment_snippets: Annotated[
+        int | None,
+        typer.Option(help="Make a model that 'watch' can run: segments of so many snippets each instead of 32 equal spans."),
+    ] = None,
     snapshots: Annotated[
         int | None, typer.Option(help="Also keep the weights of the start, of every so many steps and of the end.")
     ] = None,
@@ -63,6 +67,7 @@ def train(
             modalities=names(modalities),
             method=method,
             training=settings,
+            segment_snippets=segment_snippets,
             validation=validation,
             threads=threads,
             on_step=lambda step, loss: tell(step, settings.steps),
@@ -93,7 +98,8 @@ def _next(run: Path, dataset: Path, trained: RunConfig) -> str:
     extractors = {manifest.extractor for manifest in trained.manifests.values()}
     if "imported" in extractors:
         return f"next: lego-fusion explain {run} test --data {dataset}"
-    return f"next: lego-fusion score VIDEO --model {run}" + (" --onnx NETWORK" if "onnx" in extractors else "")
+    verb = "score VIDEO" if trained.segment_snippets is None else "watch SOURCE"
+    return f"next: lego-fusion {verb} --model {run}" + (" --onnx NETWORK" if "onnx" in extractors else "")
 
 
 def _tell(

@@ -9,7 +9,7 @@ meet the mean of a node's present units (``seen_by``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,12 +35,17 @@ class Bags:
         labels: True where abnormal, (V,).
         crops: C, bags per video.
         inputs: By modality, features (V * C, N, D), finer units (V * C, N, U, D + 1) or graphs (V * C, N, K).
+        mask: True where a segment exists, (V * C, N), where videos have segments of a fixed duration and so differ in their
+            number; None where every video has N.
+        window: How many segments, up to its own, a segment may be related to, where their duration is fixed; else None.
     """
 
     videos: tuple[str, ...]
     labels: Bool[Tensor, " v"]
     crops: int
     inputs: dict[str, Tensor]
+    mask: Bool[Tensor, "bags n"] | None = None
+    window: int | None = None
 
     @property
     def bag_labels(self) -> Bool[Tensor, " bags"]:
@@ -57,7 +62,9 @@ class Bags:
         videos = torch.as_tensor(indices, dtype=torch.long)
         bags = (videos[:, None] * self.crops + torch.arange(self.crops)).flatten()
         names = tuple(self.videos[int(index)] for index in videos)
-        return Bags(names, self.labels[videos], self.crops, {name: tensor[bags] for name, tensor in self.inputs.items()})
+        inputs = {name: tensor[bags] for name, tensor in self.inputs.items()}
+        mask = None if self.mask is None else self.mask[bags]
+        return Bags(names, self.labels[videos], self.crops, inputs, mask, self.window)
 
     def named(self, videos: Sequence[str]) -> Bags:
         """The bags of the named videos, in the order given."""
@@ -72,7 +79,27 @@ class Bags:
         missing = [name for name in modalities if name not in self.inputs]
         if missing:
             raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(self.inputs))
-        return Bags(self.videos, self.labels, self.crops, {name: self.inputs[name] for name in modalities})
+        return replace(self, inputs={name: self.inputs[name] for name in modalities})
+
+    def rows(self) -> dict[str, Tensor]:
+        """Every segment that exists as a bag of its own, (rows, 1, ...); the inputs as they are where all videos have N."""
+        if self.mask is None:
+            return self.inputs
+        return {name: tensor[self.mask][:, None] for name, tensor in self.inputs.items()}
+
+    def of_rows(self, bag_values: Tensor) -> Tensor:
+        """One value per bag, (V * C,), as one per bag of ``rows``."""
+        return bag_values if self.mask is None else bag_values[:, None].expand_as(self.mask)[self.mask]
+
+    def padded(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors (rows, 1, ...) of the bags of ``rows`` back in their places, zero where there is no segment."""
+        if self.mask is None:
+            return dict(rows)
+        padded = {}
+        for name, tensor in rows.items():
+            padded[name] = tensor.new_zeros(*self.mask.shape, *tensor.shape[2:])
+            padded[name][self.mask] = tensor[:, 0]
+        return padded
 
 
 def load_bags(
@@ -82,6 +109,7 @@ def load_bags(
     *,
     nodes: int = 32,
     on_video: Callable[[str], None] | None = None,
+    cut: Callable[[np.ndarray, Manifest], Tensor] | None = None,
 ) -> Bags:
     """Resample the features of videos to N segments.
 
@@ -93,6 +121,8 @@ def load_bags(
         videos: Names of videos; an unlabelled one counts as normal here and must not be trained on.
         nodes: N.
         on_video: Called with each video's name when it is done, for progress.
+        cut: Another way from the stored features of a video to its segments, (C, N, ...); shorter videos are padded with
+            zeros then.
 
     Raises:
         DataError: If a modality or a file is missing or wrong, or crops differ between modalities that have several.
@@ -112,10 +142,11 @@ def load_bags(
     if len(counts) > 1:
         raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))
     crops = counts.pop() if counts else 1
+    cut = cut or (lambda values, manifest: segments_by_crop(values, manifest, nodes))
     rows: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
     for video in videos:
         for modality in modalities:
-            by_crop = segments_by_crop(dataset.features(modality, video), dataset.modalities[modality], nodes)
+            by_crop = cut(dataset.features(modality, video), dataset.modalities[modality])
             rows[modality].append(by_crop.expand(crops, *by_crop.shape[1:]))
         if on_video is not None:
             on_video(video)
@@ -143,7 +174,8 @@ def without_units(bags: Bags) -> Bags:
 
 def fit_statistics(fusion: Fusion, bags: Bags) -> None:
     """Fit a fusion's statistics and references on training bags."""
-    fusion.fit_statistics(seen_by(fusion, bags).inputs, bags.bag_labels, bags.video_ids)
+    labels, videos = bags.of_rows(bags.bag_labels), bags.of_rows(bags.video_ids)
+    fusion.fit_statistics(seen_by(fusion, bags).rows(), labels, videos)
 
 
 def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) -> Bags:
@@ -156,17 +188,19 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) ->
     """
     bags = seen_by(fusion, bags)
     seen = bags if shown is None else seen_by(fusion, shown)
-    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
+    if not isinstance(fusion, LegoFusion) or not is_cached(fusion, bags):
         return seen
-    return _replaced(bags, fusion.training_relations(bags.inputs, bags.bag_labels, bags.video_ids, shown=seen.inputs))
+    labels, videos = bags.of_rows(bags.bag_labels), bags.of_rows(bags.video_ids)
+    graphs = fusion.training_relations(bags.rows(), labels, videos, shown=seen.rows())
+    return replace(bags, inputs=bags.padded(graphs))
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
     bags = seen_by(fusion, bags)
-    if not isinstance(fusion, LegoFusion) or fusion.needs_features:
+    if not isinstance(fusion, LegoFusion) or not is_cached(fusion, bags):
         return bags
-    return _replaced(bags, fusion.relations(bags.inputs))
+    return replace(bags, inputs=bags.padded(fusion.relations(bags.rows())))
 
 
 def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bags:
@@ -183,12 +217,21 @@ def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bag
     missing = [name for name in modalities if name not in bags.inputs]
     if missing:
         raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(bags.inputs))
-    return _replaced(bags, {**bags.inputs, **{name: torch.zeros_like(bags.inputs[name]) for name in modalities}})
+    return replace(bags, inputs={**bags.inputs, **{name: torch.zeros_like(bags.inputs[name]) for name in modalities}})
 
 
-def is_cached(fusion: Fusion) -> bool:
-    """Whether ``training_inputs`` gives graphs."""
-    return isinstance(fusion, LegoFusion) and not fusion.needs_features
+def is_cached(fusion: Fusion, bags: Bags | None = None) -> bool:
+    """Whether ``training_inputs`` gives graphs, of some bags or of bags of N segments.
+
+    Where segments have a fixed duration and are related to each other, every segment has a window, and so graphs, of its own.
+    """
+    related_alone = bags is None or bags.window is None or is_row_wise(fusion)
+    return isinstance(fusion, LegoFusion) and not fusion.needs_features and related_alone
+
+
+def is_row_wise(fusion: Fusion) -> bool:
+    """Whether a node is scored from its own features alone: it is related to reference units and to no other node."""
+    return isinstance(fusion, LegoFusion) and bool(fusion.wanted_references)
 
 
 def mean_over_crops(values: Tensor, crops: int) -> Tensor:
@@ -196,18 +239,14 @@ def mean_over_crops(values: Tensor, crops: int) -> Tensor:
     return values.reshape(-1, crops, *values.shape[1:]).mean(1)
 
 
-def _replaced(bags: Bags, inputs: Mapping[str, Tensor]) -> Bags:
-    return Bags(bags.videos, bags.labels, bags.crops, dict(inputs))
-
-
 def _averaged(bags: Bags, kept: set[str]) -> Bags:
     fine = {name for name, tensor in bags.inputs.items() if tensor.ndim == 4} - kept
-    return _replaced(bags, {name: mean_over_units(x) if name in fine else x for name, x in bags.inputs.items()})
+    return replace(bags, inputs={name: mean_over_units(x) if name in fine else x for name, x in bags.inputs.items()})
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack bags; where nodes hold finer units, those of fewer get absent ones."""
-    if tensors[0].ndim == 4:
-        most = max(tensor.shape[2] for tensor in tensors)
-        tensors = [torch.nn.functional.pad(tensor, (0, 0, 0, most - tensor.shape[2])) for tensor in tensors]
-    return torch.cat(list(tensors))
+    """Stack bags; those of fewer segments get zeros, and where nodes hold finer units, those of fewer get absent ones."""
+    most = torch.tensor([tensor.shape[1:-1] for tensor in tensors]).amax(0)
+    missing = [(most - torch.tensor(tensor.shape[1:-1])).flip(0).tolist() for tensor in tensors]
+    padding = [(0, 0, *(side for number in numbers for side in (0, number))) for numbers in missing]
+    return torch.cat([torch.nn.functional.pad(tensor, pad) for tensor, pad in zip(tensors, padding, strict=True)])

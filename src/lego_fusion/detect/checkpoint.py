@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..data.manifest import Manifest
-from ..errors import CheckpointError, LegoFusionError
+from ..errors import CheckpointError, LegoFusionError, ParameterError
 from ..fusion.registry import make_fusion
 from ..writing import written_whole
 from .detector import Detector
@@ -32,7 +32,9 @@ class RunConfig(BaseModel):
         format: Version of the layout of a run folder.
         lego_fusion: Version of the package that wrote it.
         detector: Fusion and head, as ``Detector.config`` returns them.
-        nodes: N, segments per video.
+        nodes: N, segments per video, or of a window.
+        segment_snippets: Snippets of a segment where segments have a fixed duration (``windows``); None where every video is
+            cut into N equal spans.
         manifests: Of every modality, in the fusion's order; features made in another way are refused.
         training: The training configuration.
         dataset: Name, hash, split and lists of videos that it was trained on.
@@ -46,11 +48,21 @@ class RunConfig(BaseModel):
     lego_fusion: str
     detector: dict[str, JsonValue]
     nodes: int = Field(ge=1)
+    segment_snippets: int | None = Field(default=None, ge=1)
     manifests: dict[str, Manifest]
     training: dict[str, JsonValue]
     dataset: dict[str, JsonValue]
     references: list[dict[str, JsonValue]] = Field(default_factory=list)
     weights_hash: str = ""
+
+    def require_equal_spans(self, doing: str) -> None:
+        """Raise ``ParameterError`` where segments have a fixed duration and ``doing`` is for N equal spans of each video."""
+        if self.segment_snippets is not None:
+            expected, fix = "a model trained without --segment-snippets", "train another one for this"
+            got = f"segments of {self.segment_snippets} snippets"
+            raise ParameterError(
+                f"{doing} is for models that cut each video into equal spans", expected=expected, got=got, fix=fix
+            )
 
 
 def save_detector(folder: Path, detector: Detector, config: RunConfig) -> None:

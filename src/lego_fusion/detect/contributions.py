@@ -56,6 +56,7 @@ def run_contributions(
     loaded = [load_detector(Path(folder)) for folder in run_folders]
     config = loaded[0][1]
     for folder, (_, other) in zip(run_folders, loaded, strict=True):
+        other.require_equal_spans("explain")
         require_same_features(other, dataset)
         same = (other.manifests, other.nodes, other.dataset) == (config.manifests, config.nodes, config.dataset)
         if not same or list(other.manifests) != list(config.manifests):

@@ -119,7 +119,14 @@ class Detector(nn.Module):
         return DetectorOutput(self.head(output.nodes), output.graph)
 
     @torch.no_grad()
-    def calibrate_start(self, inputs: Mapping[str, Tensor], labels: Bool[Tensor, " b"], *, cached: bool) -> None:
+    def calibrate_start(
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Bool[Tensor, " b"],
+        *,
+        cached: bool,
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> None:
         """Set where training starts from: modalities balanced, logits on a common scale.
 
         First the fusion balances its modalities (``Fusion.balance_start``), then the logits are shifted and scaled so that
@@ -129,8 +136,10 @@ class Detector(nn.Module):
         self.eval()
         known = {name: tensor[~labels] for name, tensor in inputs.items()}
         if cached:
-            self.fusion.balance_start(inputs, labels)
-        normal = self(known, cached=cached).logits
+            self.fusion.balance_start(inputs, labels, mask)
+        there = None if mask is None else mask[~labels]
+        normal = self(known, there, cached=cached).logits
+        normal = normal if there is None else normal[there]
         self.train(was_training)
         deviation = float(normal.std()) if normal.numel() > 1 else 0.0
         scale = deviation if deviation > 0 else 1.0

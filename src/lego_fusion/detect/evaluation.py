@@ -148,7 +148,8 @@ def _groups(runs: Sequence[_ScoredRun]) -> list[list[_ScoredRun]]:
     groups: dict[Any, list[_ScoredRun]] = {}
     for run in runs:
         settings = sorted((name, str(value)) for name, value in run.config.training.items() if name != "seed")
-        groups.setdefault((run.method, tuple(run.config.manifests), tuple(settings)), []).append(run)
+        cut = (run.config.nodes, run.config.segment_snippets)
+        groups.setdefault((run.method, cut, tuple(run.config.manifests), tuple(settings)), []).append(run)
     for group in groups.values():
         seeds = [run.seed for run in group]
         if len(set(seeds)) < len(seeds):
@@ -218,7 +219,7 @@ def _measured(
         split=split,
         domain=domain,
         modalities=tuple(first.config.manifests),
-        fusion=first.method,
+        fusion=first.method if first.config.segment_snippets is None else f"{first.method}, streamable",
         seed=seeds[0] if len(seeds) == 1 else None,
         seeds=seeds if len(seeds) > 1 else (),
         selection=first.selection,

@@ -69,6 +69,7 @@ class Explainer:
     def __init__(self, folder: str | Path, dataset: Dataset) -> None:
         self.folder, self.dataset = Path(folder), dataset
         self.detector, self.config = load_detector(self.folder)
+        self.config.require_equal_spans("explain")
         require_same_features(self.config, dataset)
         self.modalities = tuple(self.config.manifests)
         training = training_bags(self.config, dataset)

@@ -42,6 +42,7 @@ from .detector import Detector
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict_logits
+from .windows import bag_of_segments, fixed_segments, load_fixed_bags
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,7 @@ def train_run(
     method: str = "lego",
     training: TrainingConfig | None = None,
     nodes: int = 32,
+    segment_snippets: int | None = None,
     hidden: int = 32,
     validation: float = 0.0,
     threads: int = 1,
@@ -88,7 +90,9 @@ def train_run(
         modalities: Feature sets to fuse, in the order that orients the operator; all of the dataset's by default.
         method: One of ``protocol.LEARNED``: ``"lego"``, ``"lego-paper"`` or a baseline by name, such as ``"concat"``.
         training: Training configuration.
-        nodes: N, segments per video.
+        nodes: N, segments per video; with ``segment_snippets`` the segments of a window.
+        segment_snippets: Snippets of a segment, for a model that can score a stream: a bag is then a video of as many
+            segments as it lasts, each scored from the N segments up to it. None cuts each video into N equal spans.
         hidden: Width of the head.
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
         threads: Processor threads of training. With one, the weights do not depend on the number of processors, and small
@@ -105,9 +109,11 @@ def train_run(
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     require_labels(dataset, split)
     request = _request(dataset, names, method, training, nodes, hidden, split)
+    if segment_snippets is not None:
+        request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
     if _is_finished(folder, request):
         return read_run_config(folder)
-    bags = load_bags(dataset, names, (*split.train, *split.validation), nodes=nodes)
+    bags = _load(dataset, names, (*split.train, *split.validation), nodes, segment_snippets)
     train = bags.named(split.train)
     if training.normal_only:
         train = train.select((~train.labels).nonzero()[:, 0])
@@ -125,10 +131,11 @@ def train_run(
         lego_fusion=__version__,
         detector=detector.config(),
         nodes=nodes,
+        segment_snippets=segment_snippets,
         manifests=manifests,
         training=training.model_dump(mode="json"),
         dataset=cast(dict[str, JsonValue], request["dataset"]),
-        references=_describe_references(detector, train, dataset, nodes),
+        references=_describe_references(detector, train, dataset, nodes, segment_snippets),
     )
     save_detector(folder, detector, config)
     for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # what a kill in the middle of writing left
@@ -140,7 +147,7 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
     """Score videos of a dataset folder with a saved detector; features made in another way are refused."""
     detector, config = load_detector(Path(folder))
     require_same_features(config, dataset)
-    bags = load_bags(dataset, list(config.manifests), videos, nodes=config.nodes)
+    bags = _load(dataset, list(config.manifests), videos, config.nodes, config.segment_snippets)
     node_logits = predict_logits(detector, bags).double()
     results = []
     for video, node_values in zip(videos, zip(node_logits.sigmoid(), node_logits, strict=True), strict=True):
@@ -159,6 +166,7 @@ def score_video(
     captions: str | Path | None = None,
     networks: Mapping[str, Path] | None = None,
     intervals: str | Path | None = None,
+    on_bags: Callable[[Bags], object] | None = None,
 ) -> VideoScores:
     """Score a video file with a saved detector: the extractors are made again from the manifests it was trained on.
 
@@ -168,6 +176,7 @@ def score_video(
         captions: Caption sidecar, for models with a text modality.
         networks: For each modality whose extractor is a network on disk, where it lies.
         intervals: ``intervals.csv`` with ground truth for this video, if known.
+        on_bags: Called with the segments that are scored.
 
     Raises:
         ParameterError: If something the model needs is missing, or captions are given to a model without text.
@@ -192,11 +201,9 @@ def score_video(
     first = next(iter(config.manifests.values()))
     described = describe_video(video, extractors, captions=captions, snippet_frames=first.snippet_frames, stride=first.stride)
     decoded = described.decoded
-    segments = {
-        name: segments_by_crop(features.values, config.manifests[name], config.nodes)
-        for name, features in described.features.items()
-    }
-    bags = Bags((video.stem,), torch.zeros(1, dtype=torch.bool), 1, segments)
+    bags = bags_of_video(config, video.stem, {name: features.values for name, features in described.features.items()})
+    if on_bags is not None:
+        on_bags(bags)
     rows = len(next(iter(described.features.values())).values)
     logits = predict_logits(detector, bags)[0].double()
     scores, frame_logits = (_frame_scores(x.numpy(), rows, decoded.frames, config) for x in (logits.sigmoid(), logits))
@@ -204,6 +211,22 @@ def score_video(
     times = np.asarray(decoded.times, dtype=np.float64)
     truth = _known_truth(intervals, video, decoded.frames)
     return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings, frame_logits)
+
+
+def bags_of_video(config: RunConfig, video: str, features: Mapping[str, np.ndarray]) -> Bags:
+    """The features of one video, cut into segments as a run's are, as bags of no known label (which counts as normal)."""
+    manifests, snippets = config.manifests, config.segment_snippets
+    if snippets is not None:
+        fixed = {name: fixed_segments(values, manifests[name], snippets) for name, values in features.items()}
+        return bag_of_segments(video, fixed, window=config.nodes)
+    segments = {name: segments_by_crop(values, manifests[name], config.nodes) for name, values in features.items()}
+    return Bags((video,), torch.zeros(1, dtype=torch.bool), 1, segments)
+
+
+def _load(dataset: Dataset, modalities: Sequence[str], videos: Sequence[str], nodes: int, segment_snippets: int | None) -> Bags:
+    if segment_snippets is None:
+        return load_bags(dataset, modalities, videos, nodes=nodes)
+    return load_fixed_bags(dataset, modalities, videos, segment_snippets=segment_snippets, nodes=nodes)
 
 
 def read_method(folder: Path, config: RunConfig) -> str:
@@ -228,10 +251,23 @@ def require_same_features(config: RunConfig, dataset: Dataset) -> None:
         manifest.require_same(dataset.modalities[name], where=f"dataset '{dataset.name}'")
 
 
-def dataset_segment(dataset: Dataset, video: str, segment: int, nodes: int) -> tuple[int, int]:
-    """Frames [start, end) of one of the N segments of a video."""
+def dataset_segment(
+    dataset: Dataset, video: str, segment: int, nodes: int, segment_snippets: int | None = None
+) -> tuple[int, int]:
+    """Frames [start, end) of one of the N segments of a video, or of one of its segments of so many snippets."""
     grid = {"snippet_frames": dataset.config.snippet_frames, "stride": dataset.config.stride}
-    return segment_frames(segment, nodes, rows=dataset.rows(video), frames=dataset.record(video).frames, **grid)
+    return segment_span(segment, nodes, segment_snippets, frames=dataset.record(video).frames, **grid)
+
+
+def segment_span(
+    segment: int, nodes: int, segment_snippets: int | None, *, frames: int, snippet_frames: int, stride: int
+) -> tuple[int, int]:
+    """Frames [start, end) of a segment of a video of so many frames; see ``dataset_segment``."""
+    rows = -(-frames // stride)
+    if segment_snippets is not None:
+        last = min((segment + 1) * segment_snippets, rows) - 1
+        return segment * segment_snippets * stride, min(frames, last * stride + snippet_frames)
+    return segment_frames(segment, nodes, rows=rows, frames=frames, snippet_frames=snippet_frames, stride=stride)
 
 
 def training_split(dataset: Dataset) -> Split:
@@ -261,7 +297,11 @@ def _threads(count: int) -> Iterator[None]:
 
 def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
     first = next(iter(config.manifests.values()))
-    return rows_to_frames(segments_to_rows(node_scores, rows), frames, first.snippet_frames, first.stride)
+    if config.segment_snippets is None:
+        by_row = segments_to_rows(node_scores, rows)
+    else:
+        by_row = np.repeat(node_scores, config.segment_snippets)[:rows]
+    return rows_to_frames(by_row, frames, first.snippet_frames, first.stride)
 
 
 def _fitted(method: str, manifests: Mapping[str, Manifest], nodes: int, training: TrainingConfig, train: Bags) -> Fusion:
@@ -346,14 +386,19 @@ def _read_request(folder: Path) -> dict[str, JsonValue]:
     return request
 
 
-def _describe_references(detector: Detector, train: Bags, dataset: Dataset, nodes: int) -> list[dict[str, JsonValue]]:
+def _describe_references(
+    detector: Detector, train: Bags, dataset: Dataset, nodes: int, segment_snippets: int | None
+) -> list[dict[str, JsonValue]]:
     """Video and frames of each reference unit, so that it can be shown."""
     if not isinstance(detector.fusion, LegoFusion):
         return []
     described: list[dict[str, JsonValue]] = []
-    for bag, node in detector.fusion.reference_units.tolist():
+    places = detector.fusion.reference_units
+    if train.mask is not None:
+        places = train.mask.nonzero()[places[:, 0]]  # they were chosen among bags of one segment
+    for bag, node in places.tolist():
         video = train.videos[bag // train.crops]
-        start, end = dataset_segment(dataset, video, node, nodes)
+        start, end = dataset_segment(dataset, video, node, nodes, segment_snippets)
         described.append({"video": video, "start_frame": start, "end_frame": end})
     return described
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..errors import DataError, ParameterError
+from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..graph.operator import GraphOperator
 from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
@@ -24,6 +25,7 @@ from .modality_dropout import ModalityDropout
 from .ranks import ALONE, Ranks
 from .shared_forward import SharedForward
 from .snapshots import save_snapshot
+from .windows import segment_outputs
 
 
 class TrainingConfig(BaseModel):
@@ -154,9 +156,9 @@ def fit(
     if operator is not None and config.operator_nonnegative:
         operator.project_nonnegative()
     bags = training_inputs(detector.fusion, train)
-    cached = is_cached(detector.fusion)
     if detector.fusion.start_direction() is not None:
-        detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached)
+        cached = is_cached(detector.fusion, bags)
+        detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached, mask=bags.mask)
     if on_start is not None:
         on_start()
     keep = _snapshots(detector, snapshots if ranks.first else None, config)
@@ -181,13 +183,13 @@ def predict(detector: Detector, bags: Bags, *, dropped: Sequence[str] = ()) -> T
 
 @torch.no_grad()
 def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = ()) -> Tensor:
-    """Segment logits of bags with features, (V, N), the mean over crops."""
+    """Segment logits of bags with features, (V, N), the mean over crops; what is masked has none."""
     was_training = detector.training
     detector.eval()
     inputs = scoring_inputs(detector.fusion, _like(bags, detector))
     if dropped:
         inputs = without_graphs(detector.fusion, inputs, dropped)
-    logits = detector(inputs.inputs, cached=is_cached(detector.fusion)).logits
+    logits = segment_outputs(detector, detector.fusion, inputs).logits
     detector.train(was_training)
     return mean_over_crops(logits, bags.crops).cpu()
 
@@ -225,7 +227,7 @@ def _optimise(
         batch = batches(state.step)
         if dropout is not None:
             batch = dropout(batch, state.step)
-        loss = _loss(shared, batch, config, is_cached(detector.fusion)).mean()
+        loss = _loss(shared, detector.fusion, batch, config).mean()
         beside = prior.penalty() if operator is None else prior.penalty() + _operator_loss(operator, config)
         optimiser.zero_grad()
         fabric.backward(loss + beside / ranks.size)
@@ -254,6 +256,9 @@ def _optimise(
 def _modality_dropout(detector: Detector, train: Bags, config: TrainingConfig) -> ModalityDropout | None:
     if config.modality_dropout == 0:
         return None
+    if train.mask is not None:
+        fix = "leave modality_dropout out"
+        raise ParameterError("modality dropout is not defined for segments of a fixed duration", fix=fix)
     probability, removal = config.modality_dropout, config.modality_removal
     return ModalityDropout(detector.fusion, train, probability, removal, seed=config.seed)
 
@@ -306,20 +311,23 @@ class _Prior:
         return self.strength * torch.stack([((p - start) / scale).square().sum() for p, start, scale in terms]).sum()
 
 
-def _loss(model: Any, batch: Bags, config: TrainingConfig, cached: bool) -> Tensor:
+def _loss(model: Any, fusion: Fusion, batch: Bags, config: TrainingConfig) -> Tensor:
     """Loss per video, (V,)."""
-    output = model(batch.inputs, cached=cached)
+    output = segment_outputs(model, fusion, batch)
     logits = mean_over_crops(output.logits, batch.crops)
-    loss = bag_loss(logits, batch.labels, pooling=config.pooling, k=config.k)
+    mask = None if batch.mask is None else batch.mask[:: batch.crops]
+    loss = bag_loss(logits, batch.labels, mask, pooling=config.pooling, k=config.k)
     if config.smoothness:
-        loss = loss + config.smoothness * smoothness(logits)
+        loss = loss + config.smoothness * smoothness(logits, mask)
     if config.sparsity:
-        loss = loss + config.sparsity * sparsity(logits)
+        loss = loss + config.sparsity * sparsity(logits, mask)
     if config.degree_variance:
         if output.graph is None:
             raise DataError("degree variance needs a fused graph", got="a fusion without one", fix="set its weight to 0")
-        options = {"threshold": config.degree_threshold, "k": config.degree_k}
-        loss = loss + config.degree_variance * degree_variance(output.graph, batch.bag_labels, **options)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"threshold": config.degree_threshold, "k": config.degree_k}
+        if batch.mask is not None:
+            options |= {"mask": batch.mask, "square": False}
+        loss = loss + config.degree_variance * degree_variance(output.graph, batch.bag_labels, **options)
     return loss
 
 
@@ -328,7 +336,7 @@ def _look(model: Any, detector: Detector, held_out: Bags, config: TrainingConfig
     model.eval()
     with torch.no_grad():
         plain = config.model_copy(update={"degree_variance": 0.0, "smoothness": 0.0, "sparsity": 0.0})
-        loss = float(_loss(model, held_out, plain, is_cached(detector.fusion)).mean())
+        loss = float(_loss(model, detector.fusion, held_out, plain).mean())
     model.train()
     state.history[-1]["validation_loss"] = loss
     if loss < state.best_loss:
@@ -373,14 +381,15 @@ def _nth(group: Tensor, position: int, seed: int, label: int) -> Tensor:
 
 def _on_device(bags: Bags, device: torch.device) -> Bags:
     inputs = {name: tensor.to(device) for name, tensor in bags.inputs.items()}
-    return Bags(bags.videos, bags.labels.to(device), bags.crops, inputs)
+    mask = None if bags.mask is None else bags.mask.to(device)
+    return replace(bags, labels=bags.labels.to(device), inputs=inputs, mask=mask)
 
 
 def _like(bags: Bags, detector: Detector) -> Bags:
     """Bags on the device and in the precision of a detector."""
     weights = next(detector.parameters())
     bags = _on_device(bags, weights.device)
-    return Bags(bags.videos, bags.labels, bags.crops, {name: tensor.to(weights) for name, tensor in bags.inputs.items()})
+    return replace(bags, inputs={name: tensor.to(weights) for name, tensor in bags.inputs.items()})
 
 
 def _check_labels(train: Bags, config: TrainingConfig, validation: Bags | None) -> None:

@@ -82,12 +82,18 @@ class Fusion(nn.Module, ABC):
         """A vector w (F,) such that w . node is expected to grow with abnormality before any training; None if not known."""
         return None
 
-    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]], labels: Bool[Tensor, " b"] | None = None) -> None:
+    def balance_start(
+        self,
+        relations: Mapping[str, Float[Tensor, "b n k"]],
+        labels: Bool[Tensor, " b"] | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> None:
         """Weigh the modalities at the start from the cross-fitted graphs of training bags; by default not at all.
 
         Args:
             relations: Graphs by modality.
             labels: True where a bag is abnormal, (B,); None where all are normal.
+            mask: True where a node exists, (B, N).
         """
 
     def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:

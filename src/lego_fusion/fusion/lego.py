@@ -210,7 +210,12 @@ class LegoFusion(Fusion):
         weights = 1 / torch.arange(1, self.columns + 1)
         return -weights / weights.sum()
 
-    def balance_start(self, relations: Mapping[str, Float[Tensor, "b n k"]], labels: Bool[Tensor, " b"] | None = None) -> None:
+    def balance_start(
+        self,
+        relations: Mapping[str, Float[Tensor, "b n k"]],
+        labels: Bool[Tensor, " b"] | None = None,
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> None:
         """Let every modality's relation vary alike among known normals, and gate out what cannot be told from noise.
 
         Its first-order coefficient is multiplied by gate / spread (``start.start_weights``): a modality that differs much
@@ -225,11 +230,11 @@ class LegoFusion(Fusion):
         self.start_gates = dict.fromkeys(graphs, 1.0)
         if self.noise_gate and len(graphs) > 1:
             self.start_gates = {
-                name: start.noise_gate(start.memory(graph, -direction.to(graph))) for name, graph in graphs.items()
+                name: start.noise_gate(start.memory(graph, -direction.to(graph), mask)) for name, graph in graphs.items()
             }
         first = next(iter(graphs.values()))
         normal = torch.ones(len(first), dtype=torch.bool, device=first.device) if labels is None else ~labels
-        self.operator.weigh_first_order(start.start_weights(graphs, normal, self.start_gates))
+        self.operator.weigh_first_order(start.start_weights(graphs, normal, self.start_gates, mask))
 
     @torch.no_grad()
     def relevance(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ class Memory(NamedTuple):
     pairs: int
 
 
-def memory(graph: Float[Tensor, "b n k"], direction: Float[Tensor, " k"]) -> Memory:
+def memory(graph: Float[Tensor, "b n k"], direction: Float[Tensor, " k"], mask: Bool[Tensor, "b n"] | None = None) -> Memory:
     """How much of what a modality says about a node, its neighbour in time says too.
 
     With s_t = direction . (row t, sorted from most to least similar):
@@ -31,6 +31,7 @@ def memory(graph: Float[Tensor, "b n k"], direction: Float[Tensor, " k"]) -> Mem
     Args:
         graph: Relations to reference units, nodes in the order of time.
         direction: Weights of a sorted row.
+        mask: True where a node exists, (B, N).
 
     Example:
         >>> import torch
@@ -40,8 +41,10 @@ def memory(graph: Float[Tensor, "b n k"], direction: Float[Tensor, " k"]) -> Mem
     """
     score = graph.sort(dim=-1, descending=True).values @ direction
     different = (graph[:, 1:] - graph[:, :-1]).abs().amax(-1) > 1e-5
+    if mask is not None:
+        different &= mask[:, 1:] & mask[:, :-1]
     steps = (score[:, 1:] - score[:, :-1])[different]
-    variance = float(score.double().var(unbiased=False))
+    variance = float((score if mask is None else score[mask]).double().var(unbiased=False))
     if len(steps) == 0 or variance == 0:
         return Memory(1.0, 0)
     return Memory(1 - float(steps.double().square().mean()) / (2 * variance), len(steps))
@@ -66,7 +69,10 @@ def noise_gate(seen: Memory) -> float:
 
 
 def start_weights(
-    relations: Mapping[str, Float[Tensor, "b n k"]], normal: Bool[Tensor, " b"], gates: Mapping[str, float]
+    relations: Mapping[str, Float[Tensor, "b n k"]],
+    normal: Bool[Tensor, " b"],
+    gates: Mapping[str, float],
+    mask: Bool[Tensor, "b n"] | None = None,
 ) -> dict[str, float]:
     """Gate / spread of each modality, scaled to a mean of 1.
 
@@ -76,8 +82,10 @@ def start_weights(
         relations: Cross-fitted graphs of training bags.
         normal: Which bags are normal.
         gates: A factor in (0, 1] per modality.
+        mask: True where a node exists, (B, N).
     """
-    spreads = {name: float(relations[name][normal].mean(-1).std()) for name in gates}
+    known = normal if mask is None else mask & normal[:, None]
+    spreads = {name: float(relations[name][known].mean(-1).std()) for name in gates}
     usable = [name for name, spread in spreads.items() if spread > 0]
     scale = len(usable) / sum(gates[name] / spreads[name] for name in usable) if usable else 1.0
     return {name: gates[name] * scale / spreads[name] if spreads[name] > 0 else 1.0 for name in gates}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,18 @@ class Pictures:
     images: dict[Segment, Image] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def uri(self, segment: Segment, heat: HeatMap | None = None) -> str | None:
-        """The picture of a segment as a data URI, with a heat map over it if one is given; None where there is none."""
+    def uri(self, segment: Segment, heat: HeatMap | None = None, *, longest: int | None = None) -> str | None:
+        """The picture of a segment as a data URI, with a heat map over it if one is given; None where there is none.
+
+        Args:
+            segment: Which.
+            heat: Laid over it.
+            longest: Most pixels of the longest side.
+        """
         if segment not in self.images:
             return None
         image = self.images[segment]
+        image = image if longest is None else _reduced(image, longest)
         return jpeg_uri(image if heat is None else overlay(image, heat))
 
 
@@ -62,9 +69,25 @@ def load_pictures(
         for segment in explanation.shown_segments():
             if segment not in wanted.setdefault(segment.video, []):
                 wanted[segment.video].append(segment)
+    return read_pictures(wanted, {video: find_video(video, records.get(video), folder) for video in wanted}, on_video=on_video)
+
+
+def read_pictures(
+    wanted: Mapping[str, Sequence[Segment]],
+    paths: Mapping[str, Path | None],
+    *,
+    on_video: Callable[[int, int], None] | None = None,
+) -> Pictures:
+    """Decode the middle frames of segments, each video once; what cannot be decoded is a note.
+
+    Args:
+        wanted: Segments by video.
+        paths: Where each video lies; None where that is not known.
+        on_video: Called with how many videos of how many are done.
+    """
     pictures = Pictures()
     for number, (video, segments) in enumerate(wanted.items()):
-        path = find_video(video, records.get(video), folder)
+        path = paths.get(video)
         if path is None:
             pictures.notes.append(f"no picture of {video}: its video file is not there")
         else:
@@ -118,8 +141,8 @@ def _decode(path: Path, segments: Iterable[Segment], pictures: Pictures) -> None
         pictures.notes.append(f"no picture of frame {frame_number}: {path.name} ends before it")
 
 
-def _reduced(image: Image) -> Image:
-    scale = _LONGEST_SIDE / max(image.shape[:2])
+def _reduced(image: Image, longest: int = _LONGEST_SIDE) -> Image:
+    scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image
     opencv = _opencv()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-PAGE_STYLE = """
-:root{--paper:#fbfbfa;--card:#fff;--ink:#1c1e21;--soft:#5b626b;--line:#dfe2e6;--track:#eef0f2;--shade:#fdebd3;--alarm:#b34700;
---accent:#0072b2;--m0:#0072b2;--m1:#d55e00;--m2:#009e73;--m3:#b0558a;--m4:#56b4e9;--m5:#9a7b00;--m6:#6b6b6b;--m7:#1c1e21}
-@media (prefers-color-scheme:dark){:root{--paper:#141619;--card:#1d2024;--ink:#e9ebee;--soft:#a4abb5;--line:#343941;
+_LIGHT = """--paper:#fbfbfa;--card:#fff;--ink:#1c1e21;--soft:#5b626b;--line:#dfe2e6;--track:#eef0f2;--shade:#fdebd3;
+--alarm:#b34700;--accent:#0072b2;--m0:#0072b2;--m1:#d55e00;--m2:#009e73;--m3:#b0558a;--m4:#56b4e9;--m5:#9a7b00;--m6:#6b6b6b;--m7:#1c1e21"""
+_DARK = """--paper:#141619;--card:#1d2024;--ink:#e9ebee;--soft:#a4abb5;--line:#343941;
 --track:#2a2e34;--shade:#4a3415;--alarm:#ff9d4d;--accent:#56b4e9;--m0:#56b4e9;--m1:#ff8a3d;--m2:#2fc79b;--m3:#e39ac4;
---m4:#9ad4f5;--m5:#e6c84a;--m6:#b5b5b5;--m7:#e9ebee}}
+--m4:#9ad4f5;--m5:#e6c84a;--m6:#b5b5b5;--m7:#e9ebee"""
+_COLOURS = f":root{{{_LIGHT}}}\n@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}\n"
+
+PAGE_STYLE = (
+    _COLOURS
+    + """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",
 Roboto,Ubuntu,sans-serif}
@@ -63,3 +67,7 @@ footer{color:var(--soft);font-size:.85rem}
 dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}}
 @media print{.card{break-inside:avoid}}
 """
+)
+
+THEMES = f":root[data-theme=light]{{{_LIGHT};color-scheme:light}}\n:root[data-theme=dark]{{{_DARK};color-scheme:dark}}\n"
+"""For pages whose reader can choose: the attribute ``data-theme`` of the root goes before what the browser prefers."""

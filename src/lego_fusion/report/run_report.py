@@ -1,0 +1,224 @@
+"""A report of a saved run on a dataset's videos, or on one video file: gathered, and written as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset import Dataset
+from ..detect.checkpoint import RunConfig
+from ..detect.evaluation import Evaluation, evaluate_runs, measure_runs, selection_of
+from ..detect.event_evaluation import UNCALIBRATED, evaluate_events, rule_of_run
+from ..detect.model_card import model_card
+from ..detect.reading import Reader, VideoReading, coefficient_tables
+from ..detect.runs import read_method
+from ..errors import DataError
+from ..fusion.lego import LegoFusion
+from ..measure.scored import ScoredVideo
+from ..writing import written_whole
+from .pictures import Pictures, find_video, read_pictures
+from .report_data import DEFAULT_MEGABYTES, wanted_segments
+from .report_page import report_page
+from .report_record import Report
+
+Tell = Callable[[int, int], None]
+
+
+def run_report(
+    folder: str | Path,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    videos: Sequence[str] = (),
+    resamples: int = 1000,
+    on_video: Tell | None = None,
+) -> Report:
+    """A run on the videos of a split: how good it is, and what it saw in each.
+
+    Args:
+        folder: Run folder.
+        dataset: Made by the same extractors as the run's training data.
+        split: Whose videos are shown and, where they have ground truth, measured.
+        videos: Names of the videos to show instead; nothing is measured on a choice of videos.
+        resamples: Of the bootstrap behind the intervals.
+        on_video: Called with how many videos of how many are read.
+
+    Raises:
+        DataError: If no video is in the split.
+        ManifestError: If the dataset's features were made in another way.
+        CheckpointError: If the folder holds no run.
+    """
+    folder = Path(folder)
+    records = [dataset.record(video) for video in videos] or list(dataset.select(split=split))
+    if not records:
+        there = ", ".join(sorted({record.split or "(none)" for record in dataset.videos}))
+        fix = "choose another with --split"
+        raise DataError(f"no video is in the split '{split}'", where=dataset.root, got=f"splits {there}", fix=fix)
+    reader = Reader(folder, dataset)
+    readings = reader.dataset_videos(dataset, [record.video for record in records], on_video=on_video)
+    measured = events = Evaluation((), ())
+    if not videos and any(dataset.has_ground_truth(record.video) for record in records):
+        measured = evaluate_runs([folder], dataset, split=split, resamples=resamples)
+        events = evaluate_events(folder, dataset, split=split, resamples=resamples)
+    which = f"split {split}" if not videos else "chosen videos"
+    return _report(
+        f"{folder.name} on {dataset.name}, {which}",
+        reader,
+        readings,
+        measured,
+        events,
+        dataset=dataset,
+        split=split,
+        labels={record.video: record.label for record in records},
+    )
+
+
+def video_report(
+    folder: str | Path,
+    video: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    captions: str | Path | None = None,
+    networks: Mapping[str, Path] | None = None,
+    intervals: str | Path | None = None,
+    camera: str = "",
+) -> Report:
+    """A run on one video file.
+
+    Args:
+        folder: Run folder.
+        video: Video file.
+        dataset: The dataset that the run was trained on, for what each modality adds and for the model card.
+        captions: Caption sidecar, for models with a text modality.
+        networks: For each modality whose extractor is a network on disk, where it lies.
+        intervals: ``intervals.csv`` with ground truth for this video, if known.
+        camera: Whose calibration to use.
+
+    Raises:
+        ParameterError: If something the model needs is missing.
+        VideoError: If the video cannot be decoded.
+        CheckpointError: If the folder holds no run.
+    """
+    folder, video = Path(folder), Path(video)
+    reader = Reader(folder, dataset)
+    reading = reader.video_file(video, captions=captions, networks=networks, intervals=intervals, camera=camera)
+    title = f"{video.name} as {folder.name} sees it"
+    return _report(title, reader, [reading], _measured(reader, reading), Evaluation((), ()), dataset=dataset)
+
+
+def report_pictures(
+    report: Report,
+    dataset: Dataset | None = None,
+    *,
+    folder: str | Path | None = None,
+    files: Mapping[str, Path] | None = None,
+    on_video: Tell | None = None,
+) -> Pictures:
+    """The frames that a report shows; what cannot be decoded is a note.
+
+    Args:
+        report: Which.
+        dataset: Its column ``source`` says where the videos lie.
+        folder: Where they lie instead, as ``<video>.<suffix>``.
+        files: Where some of them lie, by name; goes before both.
+        on_video: Called with how many videos of how many are done.
+    """
+    records = {one.video: one for one in dataset.videos} if dataset is not None else {}
+    wanted = wanted_segments(report.readings)
+    paths = {video: find_video(video, records.get(video), folder) for video in wanted} | dict(files or {})
+    return read_pictures(wanted, paths, on_video=on_video)
+
+
+def save_report(
+    path: str | Path, report: Report, pictures: Pictures | None = None, *, megabytes: float = DEFAULT_MEGABYTES
+) -> Path:
+    """Write a report as one HTML file, whole or not at all.
+
+    Args:
+        path: In a folder that is there.
+        report: What to show.
+        pictures: From ``report_pictures``; None leaves all pictures out.
+        megabytes: Most of graphs and pictures together; Plotly's 5 MB come to it.
+
+    Raises:
+        DataError: If the folder is not there or the path is a folder.
+        MissingExtraError: If Plotly is not installed.
+    """
+    path = check_place(path)
+    page = report_page(report, pictures, megabytes=megabytes)
+    with written_whole(path) as file:
+        file.write(page.encode())
+    return path
+
+
+def check_place(path: str | Path) -> Path:
+    """A path that a report can be written to.
+
+    Raises:
+        DataError: If its folder is not there, or it is a folder itself.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError("this is a folder", where=path, expected="a file to write", fix="give a file name such as report.html")
+    if not path.parent.is_dir():
+        raise DataError("the folder to write into is not there", where=path.parent, fix="make it first, or write elsewhere")
+    return path
+
+
+def _report(
+    title: str,
+    reader: Reader,
+    readings: Sequence[VideoReading],
+    measured: Evaluation,
+    events: Evaluation,
+    *,
+    dataset: Dataset | None,
+    split: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> Report:
+    fusion = reader.detector.fusion
+    _, promise = rule_of_run(reader.folder)
+    notes = [*reader.notes, *measured.notes, *events.notes, *([promise] if promise == UNCALIBRATED else [])]
+    notes += [f"{one.video}: {warning}" for one in readings for warning in one.scores.warnings]
+    if not isinstance(fusion, LegoFusion):
+        notes.append(f"the fusion '{fusion.kind}' has no relation graphs, no operator and no terms: they are left out")
+    return Report(
+        title=title,
+        run=reader.folder.name,
+        readings=tuple(readings),
+        coefficients=tuple(coefficient_tables(reader.detector)),
+        results=measured.results,
+        event_results=events.results,
+        promise=promise,
+        card=model_card(reader.folder, dataset, measured.results, split),
+        settings=_settings(reader.config),
+        manifests={name: manifest.model_dump(mode="json") for name, manifest in reader.config.manifests.items()},
+        labels=dict(labels or {}),
+        notes=tuple(dict.fromkeys(notes)),
+        has_graphs=any(one.fused is not None for one in readings),
+        square=isinstance(fusion, LegoFusion) and not fusion.wanted_references,
+    )
+
+
+def _measured(reader: Reader, reading: VideoReading) -> Evaluation:
+    """Metrics over the frames of one video; nothing where its ground truth is not known or of one class."""
+    scores = reading.scores
+    if scores.truth is None or not scores.truth.any() or scores.truth.all():
+        return Evaluation((), ())
+    return measure_runs(
+        [[ScoredVideo.from_frames(scores.video, scores.scores, scores.truth)]],
+        dataset=scores.video,
+        split="one video",
+        modalities=tuple(reader.config.manifests),
+        fusion=read_method(reader.folder, reader.config),
+        seed=int(str(reader.config.training["seed"])),
+        selection=selection_of(reader.config),
+        parameters=reader.detector.parameter_count(),
+    )
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What made the model, without the lists that the model card has."""
+    shown = config.model_dump(mode="json", exclude={"manifests", "references", "dataset"})
+    return shown | {"references": len(config.references)}
