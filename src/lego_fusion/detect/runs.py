@@ -30,7 +30,7 @@ from ..data.dataset import Dataset
 from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
-from ..extract.base import SidecarExtractor
+from ..extract.base import Extractor, SidecarExtractor
 from ..extract.describe import describe_video
 from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
@@ -159,8 +159,47 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
     return results
 
 
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run folder made ready to score many videos: its detector and extractors are made once.
+
+    Args:
+        folder: Where it lies.
+        detector: Of the run.
+        config: Of the run.
+        extractors: By modality, made again from the manifests it was trained on.
+    """
+
+    folder: Path
+    detector: Detector
+    config: RunConfig
+    extractors: Mapping[str, Extractor]
+
+
+def open_run(folder: str | Path, *, networks: Mapping[str, Path] | None = None) -> OpenRun:
+    """Make a saved run ready to score videos.
+
+    Args:
+        folder: Run folder.
+        networks: For each modality whose extractor is a network on disk, where it lies.
+
+    Raises:
+        ParameterError: If a network is given for a modality that the model does not have.
+    """
+    folder, networks = Path(folder), networks or {}
+    detector, config = load_detector(folder)
+    unknown = [name for name in networks if name not in config.manifests]
+    if unknown:
+        got = ", ".join(config.manifests)
+        raise ParameterError(
+            f"the model was not trained on modality '{unknown[0]}'", where=folder, expected=got, got=unknown[0]
+        )
+    extractors = {name: extractor_for(manifest, model=networks.get(name)) for name, manifest in config.manifests.items()}
+    return OpenRun(folder, detector, config, extractors)
+
+
 def score_video(
-    folder: str | Path,
+    run: str | Path | OpenRun,
     video: str | Path,
     *,
     captions: str | Path | None = None,
@@ -171,10 +210,10 @@ def score_video(
     """Score a video file with a saved detector: the extractors are made again from the manifests it was trained on.
 
     Args:
-        folder: Run folder.
+        run: Run folder, or one that ``open_run`` has opened for many videos.
         video: Video file.
         captions: Caption sidecar, for models with a text modality.
-        networks: For each modality whose extractor is a network on disk, where it lies.
+        networks: For each modality whose extractor is a network on disk, where it lies; not for an open run.
         intervals: ``intervals.csv`` with ground truth for this video, if known.
         on_bags: Called with the segments that are scored.
 
@@ -182,22 +221,16 @@ def score_video(
         ParameterError: If something the model needs is missing, or captions are given to a model without text.
         VideoError: If the video cannot be decoded.
     """
-    folder, video, networks = Path(folder), Path(video), networks or {}
-    detector, config = load_detector(folder)
-    unknown = [name for name in networks if name not in config.manifests]
-    if unknown:
-        got = ", ".join(config.manifests)
-        raise ParameterError(
-            f"the model was not trained on modality '{unknown[0]}'", where=folder, expected=got, got=unknown[0]
-        )
-    extractors = {name: extractor_for(manifest, model=networks.get(name)) for name, manifest in config.manifests.items()}
+    video = Path(video)
+    opened = run if isinstance(run, OpenRun) else open_run(run, networks=networks)
+    config, extractors = opened.config, opened.extractors
     sidecars = [name for name, extractor in extractors.items() if isinstance(extractor, SidecarExtractor)]
     if captions is not None and not sidecars:
-        got = ", ".join(extractors)
-        raise ParameterError("captions are given, but the model was not trained on text", where=folder, got=f"a model of {got}")
+        where, got = opened.folder, f"a model of {', '.join(extractors)}"
+        raise ParameterError("captions are given, but the model was not trained on text", where=where, got=got)
     if captions is None and sidecars:
         fix = "give the captions, or use a model trained without text"
-        raise ParameterError(f"the model needs captions for modality '{sidecars[0]}'", where=folder, fix=fix)
+        raise ParameterError(f"the model needs captions for modality '{sidecars[0]}'", where=opened.folder, fix=fix)
     first = next(iter(config.manifests.values()))
     described = describe_video(video, extractors, captions=captions, snippet_frames=first.snippet_frames, stride=first.stride)
     decoded = described.decoded
@@ -205,7 +238,7 @@ def score_video(
     if on_bags is not None:
         on_bags(bags)
     rows = len(next(iter(described.features.values())).values)
-    logits = predict_logits(detector, bags)[0].double()
+    logits = predict_logits(opened.detector, bags)[0].double()
     scores, frame_logits = (_frame_scores(x.numpy(), rows, decoded.frames, config) for x in (logits.sigmoid(), logits))
     warnings = tuple(note for note in (decoded.problem, *decoded.notes) if note)
     times = np.asarray(decoded.times, dtype=np.float64)
