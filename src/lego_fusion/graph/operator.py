@@ -423,4 +423,7 @@ def _diagonal(graph: Tensor) -> Tensor:
 
 
 def _replace_diagonal(graph: Tensor, on_diagonal: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():  # other runtimes have no scatter along a diagonal
+        diagonal = torch.eye(graph.shape[-1], dtype=torch.bool, device=graph.device)
+        return torch.where(diagonal, on_diagonal[..., None], graph)
     return torch.diagonal_scatter(graph, on_diagonal, dim1=-2, dim2=-1)

@@ -87,7 +87,10 @@ def gaussian_graph(
     require_positive(bandwidth, "bandwidth", "gaussian_graph")
     scaled = x / bandwidth  # before squaring, which could leave the range of floats
     others = scaled if y is None else (y / bandwidth).expand(x.shape[0], -1, -1)
-    distance = torch.cdist(scaled, others, compute_mode="donot_use_mm_for_euclid_dist")
+    if torch.compiler.is_exporting():  # other runtimes have no cdist
+        distance = (scaled[:, :, None] - others[:, None]).square().sum(-1).sqrt()
+    else:
+        distance = torch.cdist(scaled, others, compute_mode="donot_use_mm_for_euclid_dist")
     similarity = torch.exp(-0.5 * distance.clamp(max=NEVER_ALIKE).square())
     return apply_mask(similarity, mask, square=y is None)
 
@@ -257,7 +260,7 @@ def require_width(centre: Tensor, x: Tensor) -> None:
 
 def require_positive(value: Tensor | float, name: str, owner: str) -> None:
     """Raise ``ParameterError`` where a value is not above zero."""
-    if not value > 0:
+    if not torch.compiler.is_exporting() and not value > 0:
         raise ParameterError(f"The '{name}' parameter of {owner} must be above 0. Got {float(value)} instead")
 
 
