@@ -41,6 +41,19 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
     return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def normalised(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its target as a comparison in words, None where nothing was measured, and whether the target is met."""
+    made, target = dict(row), row.get("target")
+    if isinstance(made["measured"], str):
+        made["measured"] = None
+    if isinstance(target, int | float):
+        at_most = row["unit"] == "at most"
+        made["target"] = f"{'<=' if at_most else '>='} {target:g}"
+        if made["measured"] is not None:
+            made["met"] = bool(made["measured"] <= target if at_most else made["measured"] >= target)
+    return made
+
+
 def show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of name, target, measured, unit, and where they have them roofline and met."""
     table = Table(title=title)

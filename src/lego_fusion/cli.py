@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.bench import bench
 from .commands.calibrate import calibrate
 from .commands.compare import compare
 from .commands.demo import demo
