@@ -184,3 +184,23 @@ def test_ray_writes_the_same_files(recordings: Path, model: Path, tmp_path: Path
         told = run(*command, code=2)
         assert "scoring 4 videos: 4 done" in told.stderr
     assert files_in(tmp_path / "ray") == files_in(tmp_path / "processes")
+
+
+def test_a_full_disk_fails_a_video_and_leaves_nothing_of_it(
+    recordings: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lego_fusion.report import folder_scores
+
+    videos = [folder_scores.VideoToScore(path) for path in sorted(recordings.glob("*.mp4"))]
+    plain = folder_scores.save_scores
+
+    def full(folder: Path, scores: Any, *rest: Any, **options: Any) -> dict[str, Path]:
+        if scores.video == videos[0].path.stem:
+            raise OSError(28, "No space left on device", "scores.csv")
+        return plain(folder, scores, *rest, **options)
+
+    monkeypatch.setattr(folder_scores, "save_scores", full)
+    report = folder_scores.score_folder(model, videos, tmp_path / "out", picture=False)
+    assert report.failures == {videos[0].path.stem: "No space left on device (scores.csv)"}
+    assert len(report.rows) == 2
+    assert not [name for name in files_in(tmp_path / "out") if videos[0].path.stem in name]

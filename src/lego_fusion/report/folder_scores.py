@@ -178,11 +178,11 @@ def _scored(shared: _Shared, job: VideoToScore) -> tuple[VideoSummary, bool] | L
         scores = score_video(opened, job.path, captions=job.captions, intervals=job.truth)
         row = _summary(scores, shared.rule)
         save_scores(shared.out / VIDEOS, scores, shared.rule, picture=shared.picture)
+        document = {"key": shared.key, "inputs": inputs, "row": asdict(row)}
+        with written_whole(record) as file:
+            file.write(json.dumps(document, indent=2).encode())
     except (LegoFusionError, OSError) as error:
         return error
-    document = {"key": shared.key, "inputs": inputs, "row": asdict(row)}
-    with written_whole(record) as file:
-        file.write(json.dumps(document, indent=2).encode())
     return row, False
 
 
