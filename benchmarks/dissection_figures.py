@@ -54,7 +54,7 @@ def concepts(path: Path, seeds: Mapping[str, Any]) -> None:
 
 def ablation(path: Path, seeds: Mapping[str, Any], place: str = "middle: concatenation") -> None:
     """What each class group loses beyond random units, by stream and by what the units stand for."""
-    made = figure(8.6, 3.6)
+    made = figure(8.6, 4.0)
     axes = made.subplots(1, 2, sharey=True)
     for axis, (m, groups) in zip(axes, {"rgb": ("colour", "shared"), "depth": ("height", "shared")}.items(), strict=True):
         for number, group in enumerate(groups):
@@ -64,14 +64,14 @@ def ablation(path: Path, seeds: Mapping[str, Any], place: str = "middle: concate
                 continue
             values = np.array([[one[told][0] for told in TOLD] for one in rows])
             at = np.arange(len(TOLD)) + 0.4 * number - 0.2
-            label = f"{group} units" if group != "shared" else "units for shared concepts (outlines)"
+            label = f"{group} units" if group != "shared" else "units for shared concepts"
             axis.bar(at, values.mean(axis=0), width=0.36, color=LINES[number], label=label)
             for column, x in enumerate(at):
                 axis.plot(np.full(len(values), x), values[:, column], "o", color="black", markersize=3)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(title=f"{NAMES[m]}, level 3", xlabel="classes told by")
         axis.set_xticks(range(len(TOLD)), list(TOLD.values()))
-        axis.legend(loc="lower right", fontsize=8)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), fontsize=8, ncols=2, frameon=False)
     axes[0].set_ylabel("change of IoU (dots: seeds)")
     made.savefig(path)
 

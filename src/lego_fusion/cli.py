@@ -24,6 +24,7 @@ from .commands.import_ import import_
 from .commands.join import join
 from .commands.report import report
 from .commands.score import score
+from .commands.sweep import sweep
 from .commands.train import train
 
 app = typer.Typer(
@@ -41,7 +42,10 @@ def _paragraphs(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n"))
 
 
-_VERBS = (demo, extract, import_, join, doctor, train, evaluate, compare, calibrate, score, explain, dissect, report, export)
+_VERBS = (
+    *(demo, extract, import_, join, doctor, train, evaluate, compare, sweep, calibrate, score, explain, dissect, report),
+    export,
+)
 for verb in _VERBS:
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
 

@@ -11,9 +11,10 @@ import torch
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.bags import load_bags
-from lego_fusion.detect.compare import _in_processes, _jobs, cell_videos, read_cell, run_plan
+from lego_fusion.detect.compare import _jobs, _measure, cell_videos, read_cell, run_plan
 from lego_fusion.detect.plan import Cell, Plan
 from lego_fusion.detect.planning import make_plan
+from lego_fusion.detect.processes import _in_processes
 from lego_fusion.detect.protocol import own_split, run_method, scored_videos
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import CheckpointError, LegoFusionError, ParameterError
@@ -159,7 +160,7 @@ class Deadly(Path().__class__):  # type: ignore[misc]
 def test_a_process_that_dies_is_one_line(planted: Dataset, plan: Plan, tmp_path: Path) -> None:
     jobs = list(_jobs(plan, [planted], Deadly(tmp_path), plan.cells()[:2]))
     with pytest.raises(LegoFusionError, match=r"a worker process died.*fewer workers"):
-        list(_in_processes(jobs, 1))
+        list(_in_processes(_measure, jobs, 1, "compare"))
 
 
 def test_another_plan_is_refused_before_anything_is_trained(planted: Dataset, done: Path) -> None:

@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_protocol(planted, tmp_path, method):
     direct = run_method(planted, bags, split, ["motion", "text"], method, QUICK, nodes=N)
     for video in score_dataset(tmp_path / "run", planted, split.test):
         expected = frame_scores(planted, video.video, direct.node_scores[video.video])
-        np.testing.assert_array_equal(video.scores, expected.numpy())
+        np.testing.assert_allclose(video.scores, expected.numpy(), rtol=1e-5)  # here alone, there in one batch
 
 
 def test_what_is_said_of_each_frame(finished, planted):

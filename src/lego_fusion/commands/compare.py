@@ -42,6 +42,7 @@ def compare(
     config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, as for train.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every fusion.")] = None,
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
+    cache: Annotated[str, typer.Option(help="Keep graphs: 'auto' in each dataset folder, or in a folder.")] = "off",
     figure: Annotated[
         Path | None, typer.Option(help="PNG or SVG file. Default: comparison.png in the folder.", show_default=False)
     ] = None,
@@ -80,7 +81,7 @@ def compare(
     if figure is not None:
         check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)
     with progress(f"comparing {len(plan.fusions)} fusions") as tell:
-        comparison = run(plan, datasets, out, baseline=baseline, workers=workers, on_cell=tell)
+        comparison = run(plan, datasets, out, baseline=baseline, workers=workers, cache=cache, on_cell=tell)
     files = save_comparison(out, comparison)
     try:
         files["figure"] = comparison_figure(figure or out / FIGURE_FILE, comparison)

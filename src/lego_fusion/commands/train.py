@@ -39,6 +39,7 @@ def train(
         int | None, typer.Option(help="Also keep the weights of the start, of every so many steps and of the end.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Processor threads; more than one pays on large sets only.")] = 1,
+    cache: Annotated[str, typer.Option(help="Keep graphs: 'auto' in the dataset folder, or in a folder.")] = "off",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train a detector from video-level labels; the same command goes on where it was stopped.
@@ -70,6 +71,7 @@ def train(
             segment_snippets=segment_snippets,
             validation=validation,
             threads=threads,
+            cache=cache,
             on_step=lambda step, loss: tell(step, settings.steps),
         )
     seconds = time.perf_counter() - started if whole else None

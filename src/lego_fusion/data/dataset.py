@@ -230,7 +230,7 @@ class Dataset:
         return -(-self.record(video).frames // self.config.stride)
 
     def features(
-        self, modality: str, video: str, *, check: bool = True
+        self, modality: str, video: str, *, check: bool = True, finite: bool = True
     ) -> Float32[np.ndarray, "rows width"] | Float32[np.ndarray, "rows crops width"]:
         """Features of one video in one modality, mapped into memory.
 
@@ -239,6 +239,7 @@ class Dataset:
             video: Name of a video of ``videos.csv``.
             check: Also read all numbers and refuse NaN and infinity, and features whose provenance names another
                 manifest.
+            finite: False leaves the numbers unread in that check, for a caller that will look at them anyway.
 
         Returns:
             Shape (T, D), or (T, C, D) where the manifest says C > 1, or (T, U, D + 1) where it names finer units, the last
@@ -255,7 +256,9 @@ class Dataset:
             raise problem
         if check:
             provenance = self.provenance(modality, video)
-            for _, problem in (*manifest_problems(provenance, manifest, where), *value_problems(values, where)):
+            for _, problem in manifest_problems(provenance, manifest, where):
+                raise problem
+            for _, problem in value_problems(values, where) if finite or manifest.has_units else ():
                 raise problem
             for _, problem in presence_problems(values, where) if manifest.has_units else ():
                 raise problem

@@ -1,7 +1,7 @@
 """Rendered RGB-D scenes whose classes no object shows by itself: they say how an object relates to another one.
 
 Every scene has one cross, the key. Every other object is a *match* if it has the colour of the key and its height, else a
-*stray*, wherever it lies and whatever its outline. Neither the object alone nor one modality alone can tell.
+*stray*, wherever it lies and whatever its outline. Nothing of the object itself tells which, and one modality only in part.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ meet the mean of a node's present units (``seen_by``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,10 +22,12 @@ from ..data.dataset import Dataset
 from ..data.manifest import Manifest
 from ..data.segments import to_segments
 from ..data.units import units_to_segments
-from ..errors import DataError, ParameterError
+from ..errors import DataError, ParameterError, check_int
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..fusion.units import mean_over_units
+
+Cut = Callable[[np.ndarray, Manifest], Tensor]  # stored features of a video, and their manifest, to segments (C, N, ...)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Bags:
         mask: True where a segment exists, (V * C, N), where videos have segments of a fixed duration and so differ in their
             number; None where every video has N.
         window: How many segments, up to its own, a segment may be related to, where their duration is fixed; else None.
+        related: Whether the inputs are graphs that were computed before (``graph_cache``).
     """
 
     videos: tuple[str, ...]
@@ -46,6 +51,7 @@ class Bags:
     inputs: dict[str, Tensor]
     mask: Bool[Tensor, "bags n"] | None = None
     window: int | None = None
+    related: bool = False
 
     @property
     def bag_labels(self) -> Bool[Tensor, " bags"]:
@@ -64,7 +70,7 @@ class Bags:
         names = tuple(self.videos[int(index)] for index in videos)
         inputs = {name: tensor[bags] for name, tensor in self.inputs.items()}
         mask = None if self.mask is None else self.mask[bags]
-        return Bags(names, self.labels[videos], self.crops, inputs, mask, self.window)
+        return replace(self, videos=names, labels=self.labels[videos], inputs=inputs, mask=mask)
 
     def named(self, videos: Sequence[str]) -> Bags:
         """The bags of the named videos, in the order given."""
@@ -108,10 +114,11 @@ def load_bags(
     videos: Sequence[str],
     *,
     nodes: int = 32,
+    threads: int | None = None,
     on_video: Callable[[str], None] | None = None,
-    cut: Callable[[np.ndarray, Manifest], Tensor] | None = None,
+    cut: Cut | None = None,
 ) -> Bags:
-    """Resample the features of videos to N segments.
+    """Resample the features of videos to N segments, reading each file once.
 
     A modality without crops is repeated for every crop of the others.
 
@@ -120,6 +127,7 @@ def load_bags(
         modalities: Names of feature sets, all of which every video must have.
         videos: Names of videos; an unlabelled one counts as normal here and must not be trained on.
         nodes: N.
+        threads: Videos read at a time; None takes one per processor, up to 4.
         on_video: Called with each video's name when it is done, for progress.
         cut: Another way from the stored features of a video to its segments, (C, N, ...); shorter videos are padded with
             zeros then.
@@ -127,6 +135,46 @@ def load_bags(
     Raises:
         DataError: If a modality or a file is missing or wrong, or crops differ between modalities that have several.
     """
+    require_modalities(dataset, modalities)
+    if not videos or not modalities:
+        raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
+    counts = {dataset.modalities[modality].crops for modality in modalities} - {1}
+    if len(counts) > 1:
+        raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))
+    crops = counts.pop() if counts else 1
+    wholes = {
+        name: torch.empty(len(videos), crops, nodes, dataset.modalities[name].width)
+        for name in modalities
+        if cut is None and not dataset.modalities[name].has_units
+    }
+    units: dict[str, list[Tensor]] = {name: [] for name in modalities if name not in wholes}
+    cut = cut or (lambda values, manifest: segments_by_crop(values, manifest, nodes))
+
+    def read(place: int) -> dict[str, Tensor]:
+        found = {name: _read_segments(dataset, name, videos[place], cut) for name in modalities}
+        for name, whole in wholes.items():
+            whole[place] = found[name]
+        return {name: found[name].expand(crops, *found[name].shape[1:]) for name in units}
+
+    threads = thread_count(threads)
+    with ThreadPoolExecutor(threads) as pool:
+        for video, fine in zip(videos, pool.map(read, range(len(videos))), strict=True):
+            for name, tensor in fine.items():
+                units[name].append(tensor)
+            if on_video is not None:
+                on_video(video)
+    labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
+    inputs = {name: wholes[name].flatten(0, 1) if name in wholes else _joined(units[name]) for name in modalities}
+    return Bags(tuple(videos), labels, crops, inputs)
+
+
+def thread_count(threads: int | None) -> int:
+    """How many videos are read at a time: as many as there are processors, up to 4, unless it is said."""
+    return min(4, os.cpu_count() or 1) if threads is None else check_int(threads, "threads", "load_bags", low=1)
+
+
+def require_modalities(dataset: Dataset, modalities: Sequence[str]) -> None:
+    """Raise ``DataError`` unless the dataset has every modality."""
     for modality in modalities:
         if modality not in dataset.modalities:
             raise DataError(
@@ -136,22 +184,15 @@ def load_bags(
                 got=", ".join(dataset.modalities) or "no modality",
                 fix="extract it, or leave it out",
             )
-    if not videos or not modalities:
-        raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
-    counts = {dataset.modalities[modality].crops for modality in modalities} - {1}
-    if len(counts) > 1:
-        raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))
-    crops = counts.pop() if counts else 1
-    cut = cut or (lambda values, manifest: segments_by_crop(values, manifest, nodes))
-    rows: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
-    for video in videos:
-        for modality in modalities:
-            by_crop = cut(dataset.features(modality, video), dataset.modalities[modality])
-            rows[modality].append(by_crop.expand(crops, *by_crop.shape[1:]))
-        if on_video is not None:
-            on_video(video)
-    labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
-    return Bags(tuple(videos), labels, crops, {modality: _joined(tensors) for modality, tensors in rows.items()})
+
+
+def _read_segments(dataset: Dataset, modality: str, video: str, cut: Cut) -> Tensor:
+    """The segments of one video, from finite features: what is not finite shows in the mean of its segment too."""
+    values = dataset.features(modality, video, finite=False)
+    segments = cut(values, dataset.modalities[modality])
+    if not bool(segments.sum().isfinite()):  # many times as fast as a look at every number, and never misses one
+        dataset.features(modality, video)  # raises, and says in which row; very large numbers pass
+    return segments
 
 
 def segments_by_crop(values: Float[np.ndarray, "rows ..."], manifest: Manifest, nodes: int) -> Float[Tensor, "c n ..."]:
@@ -178,25 +219,30 @@ def fit_statistics(fusion: Fusion, bags: Bags) -> None:
     fusion.fit_statistics(seen_by(fusion, bags).rows(), labels, videos)
 
 
-def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) -> Bags:
+def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None, threads: int = 1) -> Bags:
     """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features.
 
     Args:
         fusion: With fitted statistics.
         bags: The training bags, with features; references come from them.
         shown: Other features of the same bags to see against those references; None sees their own.
+        threads: Videos related at a time.
     """
+    if bags.related:
+        return _cached(fusion, bags)
     bags = seen_by(fusion, bags)
     seen = bags if shown is None else seen_by(fusion, shown)
     if not isinstance(fusion, LegoFusion) or not is_cached(fusion, bags):
         return seen
     labels, videos = bags.of_rows(bags.bag_labels), bags.of_rows(bags.video_ids)
-    graphs = fusion.training_relations(bags.rows(), labels, videos, shown=seen.rows())
+    graphs = fusion.training_relations(bags.rows(), labels, videos, shown=seen.rows(), threads=threads)
     return replace(bags, inputs=bags.padded(graphs))
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
+    if bags.related:
+        return _cached(fusion, bags)
     bags = seen_by(fusion, bags)
     if not isinstance(fusion, LegoFusion) or not is_cached(fusion, bags):
         return bags
@@ -237,6 +283,12 @@ def is_row_wise(fusion: Fusion) -> bool:
 def mean_over_crops(values: Tensor, crops: int) -> Tensor:
     """(V * C, N, ...) -> (V, N, ...): the mean over a video's crops."""
     return values.reshape(-1, crops, *values.shape[1:]).mean(1)
+
+
+def _cached(fusion: Fusion, bags: Bags) -> Bags:
+    if not is_cached(fusion, bags):
+        raise ParameterError(f"the fusion '{fusion.kind}' reads features, and these bags hold graphs", fix="use no cache")
+    return bags.with_modalities(list(fusion.modalities))
 
 
 def _averaged(bags: Bags, kept: set[str]) -> Bags:

@@ -8,15 +8,8 @@ comparison/
 from __future__ import annotations
 
 import functools
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -26,14 +19,16 @@ import torch
 from jaxtyping import Float64
 
 from ..data.dataset import Dataset
-from ..errors import CheckpointError, DataError, LegoFusionError, check_int
-from ..measure.detection import METRICS, micro_auc
+from ..errors import CheckpointError, LegoFusionError, ParameterError, check_int
+from ..measure.detection import detection_metrics, micro_auc
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo
 from ..writing import PARTIAL, written_whole
 from .bags import Bags, load_bags
 from .conditions import parse_condition
+from .graph_cache import cache_place
 from .plan import CELLS_FOLDER, Cell, Plan, claim
+from .processes import run_jobs
 from .protocol import UNLEARNED, Run, Split, run_method, scored_videos
 from .train import TrainingConfig
 
@@ -71,6 +66,7 @@ class _Job:
     nodes: int
     test_best: bool
     path: Path
+    cache: Path | None = None
 
 
 def run_plan(
@@ -79,6 +75,7 @@ def run_plan(
     folder: str | Path,
     *,
     workers: int = 2,
+    cache: str | Path = "off",
     on_cell: Callable[[int, int], None] | None = None,
 ) -> dict[Cell, str]:
     """Measure every cell that is not in the folder yet.
@@ -89,6 +86,7 @@ def run_plan(
         folder: Where the cells are kept; made if it is not there.
         workers: Processes, one thread each; with 1 everything happens in this one. Processes start Python anew, so a script
             needs ``if __name__ == "__main__"``. The scores do not depend on the number.
+        cache: Graphs are kept: ``"auto"`` in each dataset folder, or in one folder for all. The scores stay the same.
         on_cell: Called with how many of how many cells are done.
 
     Returns:
@@ -104,14 +102,13 @@ def run_plan(
     for leftover in (folder / CELLS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
         leftover.unlink(missing_ok=True)
     cells = plan.cells()
-    jobs = [job for job in _jobs(plan, datasets, folder, cells) if not job.path.is_file()]
+    jobs = [job for job in _jobs(plan, datasets, folder, cells, cache) if not job.path.is_file()]
     tell = on_cell or (lambda done, total: None)
     tell(len(cells) - len(jobs), len(cells))
     failures: dict[Cell, str] = {}
-    measure = _in_this_process if min(workers, len(jobs)) <= 1 else _in_processes
-    for number, (cell, failure) in enumerate(measure(jobs, workers), start=1):
+    for number, (job, failure) in enumerate(run_jobs(_measure, jobs, workers, where="compare"), start=1):
         if failure:
-            failures[cell] = failure
+            failures[job.cell] = failure
         tell(len(cells) - len(jobs) + number, len(cells))
     return {cell: failures[cell] for cell in cells if cell in failures}
 
@@ -139,7 +136,12 @@ def cell_videos(dataset: Dataset, plan: Plan, result: CellResult) -> list[Scored
     return scored_videos(dataset, dict(zip(videos, torch.from_numpy(result.scores), strict=True)))
 
 
-def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence[Cell]) -> Iterator[_Job]:
+def _jobs(
+    plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence[Cell], cache: str | Path = "off"
+) -> Iterator[_Job]:
+    if Path(cache).suffix == ".safetensors":
+        raise ParameterError("a comparison needs the graphs of several splits", expected="--cache FOLDER or auto", got=cache)
+    places = {dataset.name: cache_place(cache, dataset) for dataset in datasets}
     modalities = tuple(dict.fromkeys(name for names in plan.modality_sets for name in names))
     roots = {dataset.name: dataset.root for dataset in datasets}
     videos = {
@@ -158,49 +160,8 @@ def _jobs(plan: Plan, datasets: Sequence[Dataset], folder: Path, cells: Sequence
             nodes=plan.nodes,
             test_best=plan.test_best and cell.method not in UNLEARNED,
             path=folder / CELLS_FOLDER / cell.file,
+            cache=places[cell.dataset],
         )
-
-
-def _in_this_process(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Cell, str]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: the sums of several threads differ in their last digits
-    try:
-        for job in jobs:
-            yield job.cell, _measure(job)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_processes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[Cell, str]]:
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
-        futures = {pool.submit(_measure, job): job.cell for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise LegoFusionError(
-                    "a worker process died",
-                    where="compare",
-                    fix="give the same command again with fewer workers (it goes on where it was); in a script, call this "
-                    "under if __name__ == '__main__'",
-                ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread; ends with Ctrl-C, and with the process that started it, even where that is killed."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _measure(job: _Job) -> str:
@@ -218,6 +179,7 @@ def _measure(job: _Job) -> str:
             nodes=job.nodes,
             condition=parse_condition(cell.condition),
             watch_test=job.test_best,
+            cache=job.cache,
         )
         records = _records(dataset, job, run)
     except LegoFusionError as error:
@@ -249,13 +211,10 @@ def _records(dataset: Dataset, job: _Job, run: Run) -> list[Result]:
     learned = cell.method not in UNLEARNED
     times: dict[str, Any] = {"train_seconds": run.train_seconds if learned else None, "score_seconds": run.score_seconds}
     records = []
-    for name, metric in METRICS.items():
-        try:
-            value = metric(scored)
-        except DataError:
-            if metric is micro_auc:
-                raise
-            continue
+    values = detection_metrics(scored).values
+    if "micro_auc" not in values:
+        micro_auc(scored)  # raises, and says why
+    for name, value in values.items():
         records.append(Result(metric=name, value=value, selection=_selection(job), **facts, **times))
     if run.watched:
         looks = {step: micro_auc(scored_videos(dataset, scores)) for step, scores in run.watched.items()}

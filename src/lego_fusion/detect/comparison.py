@@ -98,6 +98,7 @@ def compare(
     *,
     baseline: str = "",
     workers: int = 2,
+    cache: str | Path = "off",
     on_cell: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Train every fusion of a plan on the same splits, seeds and budget, and make the table; the same call goes on if stopped.
@@ -108,6 +109,7 @@ def compare(
         folder: Where the plan and the finished cells are kept.
         baseline: As for ``summarise``.
         workers: Processes, one thread each; more than one needs ``if __name__ == "__main__"`` in a script.
+        cache: Where graphs are kept, if they are (``compare.run_plan``).
         on_cell: Called with how many of how many cells are done.
 
     Raises:
@@ -119,7 +121,7 @@ def compare(
         ``compare(make_plan([dataset], fusions=("lego", "concat")), [dataset], "comparison").rows``
     """
     choose_baseline(plan, baseline)
-    failures = run_plan(plan, datasets, folder, workers=workers, on_cell=on_cell)
+    failures = run_plan(plan, datasets, folder, workers=workers, cache=cache, on_cell=on_cell)
     if len(failures) == len(plan.cells()):
         cell, failure = next(iter(failures.items()))
         raise LegoFusionError(f"nothing could be compared; {cell}: {failure}")

@@ -163,21 +163,26 @@ def claim(folder: str | Path, plan: Plan) -> None:
     Raises:
         CheckpointError: The folder holds another plan (the message names what differs), or something else.
     """
+    claim_folder(folder, plan, (f"{CELLS_FOLDER}/*.npz",), "comparison")
+
+
+def claim_folder(folder: str | Path, plan: BaseModel, parts: Sequence[str], what: str) -> None:
+    """``claim`` for any plan: ``parts`` are patterns of files that would be lost, ``what`` is the name of the whole."""
     path = Path(folder) / PLAN_FILE
     if path.is_file():
         found = list(_differences(_read_json(path), plan.model_dump(mode="json")))
         if not found:
             return
-        if any((path.parent / CELLS_FOLDER).glob("*.npz")):
+        if any(any(path.parent.glob(pattern)) for pattern in parts):
             raise CheckpointError(
-                "the folder holds another comparison",
+                f"the folder holds another {what}",
                 where=folder,
                 expected="the same command",
                 got="; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else ""),
                 fix="use another folder, or delete this one",
             )
     elif path.parent.exists() and any(not one.name.startswith(".") for one in path.parent.iterdir()):
-        raise CheckpointError("the folder is not empty and holds no comparison", where=folder, fix="use a new folder")
+        raise CheckpointError(f"the folder is not empty and holds no {what}", where=folder, fix="use a new folder")
     with written_whole(path) as file:
         file.write((plan.model_dump_json(indent=1) + "\n").encode())
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from ..measure.scored import ScoredVideo
 from .bags import Bags, fit_statistics
 from .conditions import CLEAN, Condition, apply_condition
 from .detector import Detector
+from .graph_cache import cached_graphs, trains_on_graphs
 from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_scores
 from .train import TrainingConfig, fit, predict
 
@@ -208,6 +210,7 @@ def run_method(
     condition: Condition = CLEAN,
     watch_test: bool = False,
     checkpoint: Path | None = None,
+    cache: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Run:
     """Train a method on a split's training videos and score its test videos.
@@ -223,6 +226,7 @@ def run_method(
         condition: What happens to the features, seeded by the configuration's seed; learned or not, all methods meet the same.
         watch_test: Also keep the test scores of the start, of every ``config.check_every`` steps and of the last step.
         checkpoint: Where a killed run can go on from.
+        cache: Folder to keep graphs in, for methods and conditions that train on graphs of the features as they are.
         on_step: Called with step and loss.
     """
     check_choice(method, "method", "run_method", (*LEARNED, *UNLEARNED))
@@ -242,9 +246,15 @@ def run_method(
     started = time.perf_counter()
     manifests = condition.manifests({name: dataset.modalities[name] for name in modalities})
     fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed)
-    fit_statistics(fusion, train)
-    detector = Detector(fusion, seed=config.seed)
     validation = held_out[0] if held_out else None
+    if cache is not None and condition == CLEAN and isinstance(fusion, LegoFusion) and trains_on_graphs(fusion, config):
+        others = (*split.test, *split.validation)
+        graphs = cached_graphs(dataset, fusion, train.videos, others, cache=cache, bags=bags)
+        train, test = graphs.training, (graphs.others or test).named(split.test)
+        validation = graphs.others.named(split.validation) if graphs.others and split.validation else None
+    else:
+        fit_statistics(fusion, train)
+    detector = Detector(fusion, seed=config.seed)
     watched: dict[int, dict[str, Tensor]] = {}
     watching = 0.0
 
@@ -269,11 +279,18 @@ def run_method(
 
 
 def scored_videos(dataset: Dataset, node_scores: Mapping[str, Tensor]) -> list[ScoredVideo]:
-    """Spread segment scores over frames and set them beside the ground truth."""
-    return [
-        ScoredVideo.from_frames(video, frame_scores(dataset, video, scores).numpy(), dataset.frame_labels(video))
-        for video, scores in node_scores.items()
-    ]
+    """Set segment scores, as they spread over frames, beside the ground truth: as weighted runs, not frame by frame."""
+    return [_scored(dataset, video, scores) for video, scores in node_scores.items()]
+
+
+def _scored(dataset: Dataset, video: str, scores: Tensor) -> ScoredVideo:
+    labels, stride = dataset.frame_labels(video), dataset.config.stride
+    if dataset.config.snippet_frames > stride:  # snippets overlap: a frame's score is a mean over several
+        return ScoredVideo.from_frames(video, frame_scores(dataset, video, scores).numpy(), labels)
+    rows = segments_to_rows(scores.double().numpy(), dataset.rows(video))
+    bounds = np.minimum(np.arange(len(rows) + 1) * stride, len(labels))
+    intervals = [(one.start_frame, one.end_frame) for one in dataset.intervals(video)]
+    return ScoredVideo.from_spans(video, rows, bounds, intervals)
 
 
 def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:

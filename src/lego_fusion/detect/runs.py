@@ -13,8 +13,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -27,7 +27,6 @@ from pydantic import JsonValue
 from .. import __version__
 from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
-from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..extract.base import Extractor, SidecarExtractor
@@ -36,9 +35,11 @@ from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..writing import PARTIAL, written_whole
-from .bags import Bags, fit_statistics, load_bags, segments_by_crop
+from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop, thread_count
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
+from .graph_cache import cache_place, cached_graphs, trains_on_graphs
+from .processes import torch_threads
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict_logits
@@ -80,6 +81,7 @@ def train_run(
     hidden: int = 32,
     validation: float = 0.0,
     threads: int = 1,
+    cache: str | Path = "off",
     on_step: Callable[[int, float], None] | None = None,
 ) -> RunConfig:
     """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
@@ -97,11 +99,13 @@ def train_run(
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
         threads: Processor threads of training. With one, the weights do not depend on the number of processors, and small
             sets train many times faster than with several on a machine that is busy otherwise.
+        cache: Graphs are kept for the next run: ``"auto"`` in the dataset folder, or in a folder; a ``.safetensors`` file must
+            fit. Fusions that have none read features. The weights are the same with and without.
         on_step: Called with the step and the loss.
 
     Raises:
         DataError: If data are missing or wrong.
-        CheckpointError: If the folder holds another run.
+        CheckpointError: If the folder holds another run, or the cache file is of other settings or data.
     """
     folder, training = Path(folder), training or TrainingConfig()
     names = tuple(modalities) or tuple(dataset.modalities)
@@ -113,50 +117,89 @@ def train_run(
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
     if _is_finished(folder, request):
         return read_run_config(folder)
-    bags = _load(dataset, names, (*split.train, *split.validation), nodes, segment_snippets)
-    train = bags.named(split.train)
-    if training.normal_only:
-        train = train.select((~train.labels).nonzero()[:, 0])
-    manifests = {name: dataset.modalities[name] for name in names}
-    detector = Detector(_fitted(method, manifests, nodes, training, train), hidden=hidden, seed=training.seed)
-    held_out = bags.named(split.validation) if split.validation else None
+    prepared = _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets)
+    fusion, train, held_out = prepared
+    detector = Detector(fusion, hidden=hidden, seed=training.seed)
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
     if not checkpoint.exists():
         clear_snapshots(folder)  # of a request that gave way to this one
-    with _threads(threads):
+    with torch_threads(threads):
         state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, snapshots=snapshots, on_step=on_step)
     _write_history(folder / "history.csv", state)
-    config = RunConfig(
-        format=FORMAT,
-        lego_fusion=__version__,
-        detector=detector.config(),
-        nodes=nodes,
-        segment_snippets=segment_snippets,
-        manifests=manifests,
-        training=training.model_dump(mode="json"),
-        dataset=cast(dict[str, JsonValue], request["dataset"]),
-        references=_describe_references(detector, train, dataset, nodes, segment_snippets),
-    )
-    save_detector(folder, detector, config)
+    _save(folder, detector, request, train, dataset)
     for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # what a kill in the middle of writing left
         leftover.unlink(missing_ok=True)
     return read_run_config(folder)
 
 
+def save_run(
+    folder: str | Path,
+    detector: Detector,
+    dataset: Dataset,
+    split: Split,
+    training: TrainingConfig,
+    train: Bags,
+    *,
+    method: str,
+    nodes: int,
+) -> None:
+    """Save a detector that was trained elsewhere as a run folder, which evaluates, scores and explains like any other.
+
+    Args:
+        folder: Made if it is not there; what it holds is replaced.
+        detector: As trained.
+        dataset: On which.
+        split: On which videos.
+        training: With which settings.
+        train: The training bags.
+        method: One of ``protocol.LEARNED``.
+        nodes: N.
+    """
+    modalities, hidden = list(detector.fusion.modalities), detector.head.first.out_features
+    request = _request(dataset, modalities, method, training, nodes, hidden, split)
+    with written_whole(Path(folder) / "request.json") as file:
+        file.write(json.dumps(request, indent=2).encode())
+    _save(Path(folder), detector, request, train, dataset)
+
+
+def _save(folder: Path, detector: Detector, request: Mapping[str, JsonValue], train: Bags, dataset: Dataset) -> None:
+    nodes, snippets = int(str(request["nodes"])), request.get("segment_snippets")
+    segment_snippets = None if snippets is None else int(str(snippets))
+    config = RunConfig(
+        format=FORMAT,
+        lego_fusion=__version__,
+        detector=detector.config(),
+        nodes=nodes,
+        manifests={name: dataset.modalities[name] for name in detector.fusion.modalities},
+        training=cast(dict[str, JsonValue], request["training"]),
+        dataset=cast(dict[str, JsonValue], request["dataset"]),
+        segment_snippets=segment_snippets,
+        references=_describe_references(detector, train, dataset, nodes, segment_snippets),
+    )
+    save_detector(folder, detector, config)
+
+
 def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
-    """Score videos of a dataset folder with a saved detector; features made in another way are refused."""
+    """Score videos of a dataset folder with a saved detector; features made in another way are refused.
+
+    Each video goes from its files to its scores in one thread of several, so that scoring keeps pace with reading and memory
+    does not grow with the number of videos.
+    """
     detector, config = load_detector(Path(folder))
     require_same_features(config, dataset)
-    bags = _load(dataset, list(config.manifests), videos, config.nodes, config.segment_snippets)
-    node_logits = predict_logits(detector, bags).double()
-    results = []
-    for video, node_values in zip(videos, zip(node_logits.sigmoid(), node_logits, strict=True), strict=True):
-        record = dataset.record(video)
+    if not videos:
+        raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
+
+    def score(video: str) -> VideoScores:
+        bags = _load(dataset, list(config.manifests), [video], config.nodes, config.segment_snippets, threads=1)
+        record, node_logits = dataset.record(video), predict_logits(detector, bags)[0].double()
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
-        scores, logits = (_frame_scores(x.numpy(), dataset.rows(video), record.frames, config) for x in node_values)
-        times = np.arange(record.frames) / record.fps
-        results.append(VideoScores(video, record.fps, times, scores, truth, logits=logits))
-    return results
+        spread = (node_logits.sigmoid(), node_logits)
+        scores, logits = (_frame_scores(x.numpy(), dataset.rows(video), record.frames, config) for x in spread)
+        return VideoScores(video, record.fps, np.arange(record.frames) / record.fps, scores, truth, logits=logits)
+
+    with torch_threads(1), ThreadPoolExecutor(thread_count(None)) as pool:
+        return list(pool.map(score, videos))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,10 +299,18 @@ def bags_of_video(config: RunConfig, video: str, features: Mapping[str, np.ndarr
     return Bags((video,), torch.zeros(1, dtype=torch.bool), 1, segments)
 
 
-def _load(dataset: Dataset, modalities: Sequence[str], videos: Sequence[str], nodes: int, segment_snippets: int | None) -> Bags:
+def _load(
+    dataset: Dataset,
+    modalities: Sequence[str],
+    videos: Sequence[str],
+    nodes: int,
+    segment_snippets: int | None,
+    *,
+    threads: int | None = None,
+) -> Bags:
     if segment_snippets is None:
-        return load_bags(dataset, modalities, videos, nodes=nodes)
-    return load_fixed_bags(dataset, modalities, videos, segment_snippets=segment_snippets, nodes=nodes)
+        return load_bags(dataset, modalities, videos, nodes=nodes, threads=threads)
+    return load_fixed_bags(dataset, modalities, videos, segment_snippets=segment_snippets, nodes=nodes, threads=threads)
 
 
 def read_method(folder: Path, config: RunConfig) -> str:
@@ -317,17 +368,6 @@ def training_split(dataset: Dataset) -> Split:
     return Split("all", labelled, ())
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(check_int(count, "threads", "train_run", low=1))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
     first = next(iter(config.manifests.values()))
     if config.segment_snippets is None:
@@ -337,10 +377,30 @@ def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunCo
     return rows_to_frames(by_row, frames, first.snippet_frames, first.stride)
 
 
-def _fitted(method: str, manifests: Mapping[str, Manifest], nodes: int, training: TrainingConfig, train: Bags) -> Fusion:
-    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed)
+def _prepared(
+    dataset: Dataset,
+    names: Sequence[str],
+    method: str,
+    training: TrainingConfig,
+    nodes: int,
+    split: Split,
+    cache: Path | None,
+    segment_snippets: int | None = None,
+) -> tuple[Fusion, Bags, Bags | None]:
+    """A fusion with fitted statistics, and the bags to train on and to look at: features, or graphs from the cache."""
+    kept = [video for video in split.train if not (training.normal_only and dataset.record(video).label == "abnormal")]
+    require_modalities(dataset, names)
+    fusion = make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, seed=training.seed)
+    if cache is not None and segment_snippets is not None:
+        fix = "leave --cache out"
+        raise ParameterError("a graph cache holds videos of equal spans, not segments of a fixed duration", fix=fix)
+    if cache is not None and isinstance(fusion, LegoFusion) and trains_on_graphs(fusion, training):
+        graphs = cached_graphs(dataset, fusion, kept, split.validation, cache=cache)
+        return fusion, graphs.training, graphs.others
+    bags = _load(dataset, names, (*kept, *split.validation), nodes, segment_snippets)
+    train = bags.named(kept)
     fit_statistics(fusion, train)
-    return fusion
+    return fusion, train, bags.named(split.validation) if split.validation else None
 
 
 def _request(

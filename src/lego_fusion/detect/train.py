@@ -126,9 +126,10 @@ def fit(
 
     Args:
         detector: Changed in place.
-        train: Bags of both labels (``normal_only``: the abnormal ones are left out).
+        train: Bags of both labels (``normal_only``: the abnormal ones are left out), with features or, ``related``, with the
+            cross-fitted graphs of a cache.
         config: See ``TrainingConfig``.
-        validation: Bags for ``selection="validation"``; never test bags.
+        validation: Bags for ``selection="validation"``, of either kind; never test bags.
         checkpoint: File for the state of the run.
         snapshots: Folder for the weights at the start, every ``config.snapshot_every`` steps and at the end of training
             (before ``selection="validation"`` goes back to an earlier step); a run that goes on writes the same ones again.
@@ -151,14 +152,7 @@ def fit(
             fix = "use method 'lego', or give abnormal videos too"
             raise ParameterError("normal_only needs a fusion that knows what is abnormal before training", fix=fix)
         train = train.select((~train.labels).nonzero()[:, 0])
-    _check_labels(train, config, validation)
-    operator = _regularised_operator(detector, config)
-    if operator is not None and config.operator_nonnegative:
-        operator.project_nonnegative()
-    bags = training_inputs(detector.fusion, train)
-    if detector.fusion.start_direction() is not None:
-        cached = is_cached(detector.fusion, bags)
-        detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached, mask=bags.mask)
+    bags = start_of_training(detector, train, config, validation)
     if on_start is not None:
         on_start()
     keep = _snapshots(detector, snapshots if ranks.first else None, config)
@@ -170,6 +164,19 @@ def fit(
         torch.manual_seed(config.seed)
         dropout = _modality_dropout(detector, train, config)
         return _optimise(detector, bags, config, state, validation, checkpoint, keep, on_step, dropout, ranks)
+
+
+def start_of_training(detector: Detector, train: Bags, config: TrainingConfig, validation: Bags | None) -> Bags:
+    """Check labels and settings, bring a detector to its calibrated start, and return what it is trained on."""
+    _check_labels(train, config, validation)
+    operator = _regularised_operator(detector, config)
+    if operator is not None and config.operator_nonnegative:
+        operator.project_nonnegative()
+    bags = training_inputs(detector.fusion, train)
+    if detector.fusion.start_direction() is not None:
+        cached = is_cached(detector.fusion, bags)
+        detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached, mask=bags.mask)
+    return bags
 
 
 @torch.no_grad()
@@ -210,7 +217,7 @@ def _optimise(
 
     devices: Any = [ranks.local_rank] if ranks.size > 1 and config.accelerator == "cuda" else 1
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)
-    prior = _Prior(detector, config, len(bags.videos))
+    prior = StartPrior(detector, config, len(bags.videos))
     operator = _regularised_operator(detector, config)
     decay = 0.0 if prior.active else config.weight_decay
     adam = torch.optim.AdamW(detector.parameters(), lr=config.learning_rate, weight_decay=decay)
@@ -259,6 +266,8 @@ def _modality_dropout(detector: Detector, train: Bags, config: TrainingConfig) -
     if train.mask is not None:
         fix = "leave modality_dropout out"
         raise ParameterError("modality dropout is not defined for segments of a fixed duration", fix=fix)
+    if train.related:
+        raise ParameterError("modality dropout needs features, and these bags hold cached graphs", fix="use no cache")
     probability, removal = config.modality_dropout, config.modality_removal
     return ModalityDropout(detector.fusion, train, probability, removal, seed=config.seed)
 
@@ -291,7 +300,7 @@ def _operator_loss(operator: GraphOperator, config: TrainingConfig) -> Tensor:
     return operator_penalty(operator.dense_coefficients(), **weights)
 
 
-class _Prior:
+class StartPrior:
     """The Gaussian prior around the start: prior / (2 V) * sum of squared deviations in units of each tensor's size."""
 
     def __init__(self, detector: Detector, config: TrainingConfig, bags: int) -> None:
@@ -302,9 +311,11 @@ class _Prior:
         self.strength = config.prior / (2 * bags)
 
     def to(self, device: torch.device) -> None:
+        """Move the start to a device."""
         self.starts = [start.to(device) for start in self.starts]
 
     def penalty(self) -> Tensor | float:
+        """The price of where the parameters are now."""
         if not self.active:
             return 0.0
         terms = zip(self.parameters, self.starts, self.scales, strict=True)
@@ -351,25 +362,37 @@ def _out_of_patience(state: TrainingState, config: TrainingConfig) -> bool:
 
 
 def _batches(bags: Bags, config: TrainingConfig) -> Callable[[int], Bags]:
-    """Step -> the batch of that step, a function of seed and step alone, so that a resumed run sees the same ones.
+    """Step -> the batch of that step."""
+    rows = batch_rows(bags, config)
 
-    Each label has its share of every batch, at least one bag; each is gone through in a new random order every round.
+    def batch(step: int) -> Bags:
+        chosen = rows(step)
+        return bags if chosen is None else bags.select(chosen)
+
+    return batch
+
+
+def batch_rows(bags: Bags, config: TrainingConfig) -> Callable[[int], Tensor | None]:
+    """Step -> the videos of that step's batch, by index; None for all of them.
+
+    It is a function of seed and step alone, so that a resumed run sees the same ones. Each label has its share of every
+    batch, at least one bag; each is gone through in a new random order every round.
     """
     size = config.batch_size
     if size is None or size >= len(bags.videos):
-        return lambda _: bags
+        return lambda _: None
     groups = [(bags.labels == label).nonzero()[:, 0] for label in (False, True)]
     abnormal = min(size - 1, max(1, round(size * len(groups[1]) / len(bags.videos))))
     shares = (size - abnormal, abnormal)
 
-    def batch(step: int) -> Bags:
+    def rows(step: int) -> Tensor:
         chosen = [
             torch.stack([_nth(group, step * share + place, config.seed, label) for place in range(share)])
             for label, (group, share) in enumerate(zip(groups, shares, strict=True))
         ]
-        return bags.select(torch.cat(chosen).cpu())
+        return torch.cat(chosen).cpu()
 
-    return batch
+    return rows
 
 
 def _nth(group: Tensor, position: int, seed: int, label: int) -> Tensor:

@@ -49,6 +49,7 @@ def load_fixed_bags(
     *,
     segment_snippets: int,
     nodes: int = 32,
+    threads: int | None = None,
     on_video: Callable[[str], None] | None = None,
 ) -> Bags:
     """Videos as bags of segments of a fixed duration: as many as each video has, the shorter ones padded and masked.
@@ -59,6 +60,7 @@ def load_fixed_bags(
         videos: Names of videos.
         segment_snippets: S, snippets of a segment.
         nodes: N, segments of a window.
+        threads: As for ``load_bags``.
         on_video: Called with each video's name when it is done, for progress.
 
     Raises:
@@ -68,6 +70,7 @@ def load_fixed_bags(
         dataset,
         modalities,
         videos,
+        threads=threads,
         on_video=on_video,
         cut=lambda values, manifest: fixed_segments(values, manifest, segment_snippets),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,6 +25,7 @@ from .units import UnitPooling, UnitRelation
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
 ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
 MOST_ORDERED = 1024  # columns of rows in fixed order, whose head grows with their square
+BAGS_AT_ONCE = 8  # related together: small enough to stay in the processor's cache
 MOST_CANDIDATES = 2048  # segments that references are chosen from, evenly spread where there are more
 STATISTICS = ("mean", "standard deviation", "minimum", "lower quartile", "median", "upper quartile", "maximum", "entropy")
 
@@ -132,6 +135,7 @@ class LegoFusion(Fusion):
         self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
         self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate, "own_features": self.own_features}
         self.noise_gate = noise_gate
+        self._last_choice: tuple[list[Any], list[int], Tensor, Tensor, dict[int, Tensor]] | None = None
         self.start_gates: dict[str, float] = {}  # known once the start is balanced; not kept in a saved model
         if self.units:
             self._config |= {"units": self.units, "unit_pooling": unit_pooling, "most_novel": most_novel}
@@ -264,7 +268,9 @@ class LegoFusion(Fusion):
         self.select(features)
         count = self.wanted_references
         if self.whole:
-            index, _ = self._choose(features, labels, video_ids)
+            index, for_video = self._choose(features, labels, video_ids)
+            given = [features[name] for name in self.whole]
+            self._last_choice = [weakref.ref(x) for x in given], [x._version for x in given], labels, video_ids, for_video
             for name in self.whole:
                 self._relation(name).set_references(features[name].flatten(0, 1), index)
             nodes, count = features[self.whole[0]].shape[1], len(index)
@@ -288,24 +294,31 @@ class LegoFusion(Fusion):
         video_ids: Int[Tensor, " v"],
         *,
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
+        threads: int = 1,
     ) -> dict[str, Float[Tensor, "v n k"]]:
         """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only.
 
         ``shown`` are other features of the same bags (a modality removed, say), which then meet the references that
-        ``features`` lead to.
+        ``features`` lead to. ``threads`` videos are related at a time.
         """
         shown = features if shown is None else shown
         if not self.wanted_references:
             return self.relations(shown)
         chosen = dict(zip(self.modalities, self.select(features), strict=True))
         seen = dict(zip(self.modalities, self.select(shown), strict=True))
-        graphs = {name: self._graph(name, x, None, None) for name, x in seen.items()}
-        for_video: dict[int, Tensor] = self._choose(features, labels, video_ids)[1] if self.whole else {}
+        graphs = {name: self._graph(name, seen[name], None, None) for name in self.units}
+        for_video: dict[int, Tensor] = self._chosen_for(features, labels, video_ids) if self.whole else {}
         for name in self.whole:
-            units = chosen[name].flatten(0, 1)
-            for video, index in for_video.items():
-                bags = video_ids == video
-                graphs[name][bags] = self._graph(name, seen[name][bags], units[index][None], None)
+            units, x = chosen[name].flatten(0, 1), seen[name]
+            graphs[name] = x.new_empty(*x.shape[:2], self.columns)
+
+            def relate(video: int, name: str = name, units: Tensor = units, x: Tensor = x) -> None:
+                bags, index = (video_ids == video).nonzero()[:, 0], for_video.get(video)
+                graphs[name][bags] = self._graph(name, x[bags], None if index is None else units[index][None], None)
+
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(relate, video_ids.unique().tolist()))
+        graphs = {name: graphs[name] for name in self.modalities}
         for name in self.units:
             units = chosen[name].flatten(0, 2)[:, :-1]
             for video, index in self.unit_relation(name).choose(chosen[name], labels, video_ids, self.columns)[1].items():
@@ -405,6 +418,8 @@ class LegoFusion(Fusion):
         return graphs | {name: torch.empty_like(graphs[name]).scatter_(-1, order, graphs[name]) for name in self.units}
 
     def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
+        if mask is None and references is None and len(x) > BAGS_AT_ONCE:  # what is copied on the way stays small
+            return torch.cat([self._graph(name, part, None, None) for part in x.split(BAGS_AT_ONCE)])
         graph: Tensor = self._relation(name)(x, references, mask)
         if self.nearest is None:
             return graph
@@ -416,6 +431,19 @@ class LegoFusion(Fusion):
         if not isinstance(relation, Relation):  # for the type checker: nothing else is put there
             raise TypeError(type(relation))
         return relation
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_choice": None}  # of no use elsewhere
+
+    def _chosen_for(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor) -> dict[int, Tensor]:
+        """References for each normal video; those found while fitting, where these are the very tensors that were fitted on."""
+        given = [features[name] for name in self.whole]
+        if self._last_choice is not None:
+            seen, versions, known_labels, known_ids, for_video = self._last_choice
+            unchanged = all(x is one() and x._version == version for x, one, version in zip(given, seen, versions, strict=True))
+            if unchanged and torch.equal(labels, known_labels) and torch.equal(video_ids, known_ids):
+                return for_video
+        return self._choose(features, labels, video_ids)[1]
 
     def _choose(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """References among all normal bags and, for each normal video, among the others: indices into bags x nodes."""

@@ -21,6 +21,7 @@ from ..graph.relationship import (
 
 RelationKind = Literal["cosine", "gaussian", "dot"]
 RELATION_KINDS: tuple[RelationKind, ...] = ("cosine", "gaussian", "dot")
+BAGS_AT_ONCE = 4  # small enough to stay in the processor's cache
 SHRINKAGE: dict[RelationKind, float] = {"cosine": 0.1, "gaussian": 1.0}
 
 
@@ -67,10 +68,9 @@ class Relation(nn.Module):
         """Set the centre from all training bags, the column scales from the normal ones (all where none is), the scale last."""
         rows = features.reshape(-1, features.shape[-1])
         if self.centred:
-            self.centre.copy_(rows.double().mean(0))
+            self.centre.copy_(_moments(features)[0])
         if self.scale_columns:
-            known = features[normal] if bool(normal.any()) else features
-            variance = known.reshape(-1, features.shape[-1]).double().var(0, unbiased=False)
+            variance = _moments(features[normal] if bool(normal.any()) else features)[1]
             deviation = (variance + SHRINKAGE[self.kind] * variance.mean()).sqrt()
             self.column_scale.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
         if self.kind == "gaussian":
@@ -150,3 +150,16 @@ class Relation(nn.Module):
 
     def _scaled_centre(self) -> Tensor | None:
         return self.centre / self.column_scale if self.centred else None
+
+
+def _moments(features: Float[Tensor, "v n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and variance of each column in float64, some bags at a time, so that no copy of all of them is needed."""
+    count = features.shape[0] * features.shape[1]
+    shift = features[0].mean(0, dtype=torch.float64)  # near the mean, so that squares do not cancel
+    total, squares = torch.zeros_like(shift), torch.zeros_like(shift)
+    for part in features.split(BAGS_AT_ONCE):
+        rows = part.reshape(-1, part.shape[-1]).double() - shift
+        total += rows.sum(0)
+        squares += rows.square_().sum(0)
+    mean = total / count
+    return mean + shift, (squares / count - mean.square()).clamp_min(0)

@@ -112,6 +112,23 @@ def cross_fitted_references(
             fix="add normal training videos, or use references=0",
         )
     everyone = choose_references(distance, normal, count)
-    for_video = {video: choose_references(distance, normal & (videos != video), count) for video in normal_videos}
+    sums = {video: distance[:, normal & (videos == video)].sum(1, dtype=torch.float64) for video in normal_videos}
+    total = torch.stack(list(sums.values())).sum(0)
+    for_video = {
+        video: _farthest_among(distance, total - sums[video], normal & (videos != video), count) for video in normal_videos
+    }
     fewest = min(len(index) for index in (everyone, *for_video.values()))
     return everyone[:fewest], {video: index[:fewest] for video, index in for_video.items()}
+
+
+def _farthest_among(distance: Tensor, sums: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """``choose_references`` without a copy of the candidates' distances, given each unit's sum of distances to them."""
+    chosen = [int(sums.masked_fill(~candidates, float("inf")).argmin())]
+    nearest = distance[chosen[0]].masked_fill(~candidates, 0.0)
+    while len(chosen) < count:
+        candidate = int(nearest.argmax())
+        if nearest[candidate] <= 0:
+            break
+        chosen.append(candidate)
+        nearest = torch.minimum(nearest, distance[candidate])
+    return torch.tensor(chosen, device=distance.device)

@@ -234,17 +234,29 @@ def mean_squared_norm(x: Float[Tensor, "n d"], centre: Float[Tensor, " d"] | Non
 
 def unit_vectors(x: Float[Tensor, "b n d"], centre: Float[Tensor, " d"] | None) -> Float[Tensor, "b n d"]:
     """Rows of length 1 seen from ``centre``; rows that are the centre up to the rounding of each number become zero."""
-    if centre is None:
-        nothing = (x == 0).all(-1, keepdim=True)
-    else:
+    if centre is not None:
         require_width(centre, x)
-        rounding = 8 * torch.finfo(x.dtype).eps * (x.abs() + centre.abs())
         x = x - centre
-        nothing = (x.abs() <= rounding).all(-1, keepdim=True)
-    largest = x.detach().abs().amax(-1, keepdim=True)  # dividing by it first keeps squares in range
-    scaled = x / torch.where(nothing, torch.ones_like(largest), largest)
-    unit = scaled / torch.where(nothing, torch.ones_like(largest), scaled.norm(dim=-1, keepdim=True))
-    return unit.masked_fill(nothing, 0.0)
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    nothing = _is_nothing(x.detach(), largest, centre)
+    some = torch.compiler.is_exporting() or bool(nothing.any())  # an exported graph cannot ask
+    # dividing by the largest first keeps squares in range
+    scaled = x / (torch.where(nothing, torch.ones_like(largest), largest) if some else largest)
+    norm = scaled.norm(dim=-1, keepdim=True)
+    unit = scaled / (torch.where(nothing, torch.ones_like(largest), norm) if some else norm)
+    return unit.masked_fill(nothing, 0.0) if some else unit
+
+
+def _is_nothing(shifted: Tensor, largest: Tensor, centre: Tensor | None) -> Tensor:
+    """Rows of x - c in which every |x_j - c_j| is at most 8 eps (|x_j| + |c_j|); zero rows where there is no centre."""
+    if centre is None:
+        return largest == 0
+    rounding = 8 * torch.finfo(shifted.dtype).eps
+    near = largest <= 2 * rounding * (largest + 2 * centre.abs().amax())  # no other row can be: few need a closer look
+    if not torch.compiler.is_exporting() and not bool(near.any()):
+        return near
+    bound = rounding * ((shifted + centre).abs() + centre.abs())
+    return near & (shifted.abs() <= bound).all(-1, keepdim=True)
 
 
 def _with_diagonal(graph: Float[Tensor, "b n n"], value: float) -> Float[Tensor, "b n n"]:

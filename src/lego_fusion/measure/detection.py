@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from jaxtyping import Bool, Float64
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ..errors import DataError, check_number
+from .ranking import RankedRuns
 from .scored import ScoredVideo as ScoredVideo
 from .scored import require_videos
 
@@ -52,7 +50,7 @@ def micro_auc(scored: Sequence[ScoredVideo]) -> float:
         >>> micro_auc([ScoredVideo.from_frames("v01", [-3.0, 2.0, 1.0, 7.0], [0, 0, 1, 1])])
         0.75
     """
-    return _auc(*_pool(scored, "micro AUC"))
+    return _pool(scored, "micro AUC").auc()
 
 
 def macro_auc(scored: Sequence[ScoredVideo]) -> float:
@@ -75,15 +73,7 @@ def macro_auc(scored: Sequence[ScoredVideo]) -> float:
         1.0
     """
     require_videos(scored)
-    aucs = [_auc(video.scores, video.labels, video.weights) for video in scored if _has_both(video)]
-    if not aucs:
-        raise DataError(
-            "macro AUC is undefined",
-            expected="a video with both normal and abnormal frames",
-            got=f"{len(scored)} videos of one class each",
-            fix="report the micro AUC, or evaluate videos with frame-level ground truth",
-        )
-    return float(np.mean(aucs))
+    return _macro(RankedRuns.of(scored), len(scored))
 
 
 def macro_videos(scored: Sequence[ScoredVideo]) -> int:
@@ -118,7 +108,7 @@ def abnormal_auc(scored: Sequence[ScoredVideo]) -> float:
     abnormal = [video for video in scored if video.abnormal]
     if not abnormal:
         raise _missing_class("abnormal-videos-only AUC", "abnormal")
-    return _auc(*_pool(abnormal, "abnormal-videos-only AUC"))
+    return _pool(abnormal, "abnormal-videos-only AUC").auc()
 
 
 def average_precision(scored: Sequence[ScoredVideo]) -> float:
@@ -139,8 +129,7 @@ def average_precision(scored: Sequence[ScoredVideo]) -> float:
         >>> average_precision([ScoredVideo.from_frames("v01", [4.0, 3.0, 2.0, 1.0], [1, 0, 1, 0])]) * 6
         5.0
     """
-    scores, labels, weights = _pool(scored, "average precision")
-    return float(average_precision_score(labels, _ranks(scores), sample_weight=weights))
+    return _pool(scored, "average precision").average_precision()
 
 
 def false_alarm_rate(scored: Sequence[ScoredVideo], threshold: float, normal_only: bool = True) -> float:
@@ -206,39 +195,51 @@ def detection_metrics(scored: Sequence[ScoredVideo], threshold: float | None = N
         (1.0, ['false_alarm_rate'])
     """
     require_videos(scored)
-    metrics = dict(METRICS)
+    runs = RankedRuns.of(scored)  # the one sort that all of them share
+    abnormal = np.array([video.abnormal for video in scored])
+    metrics: dict[str, Callable[[], float]] = {
+        "micro_auc": lambda: _both_classes(runs, "micro AUC").auc(),
+        "macro_auc": lambda: _macro(runs, len(scored)),
+        "abnormal_auc": lambda: _both_classes(runs.of_videos(abnormal), "abnormal-videos-only AUC").auc(),
+        "average_precision": lambda: _both_classes(runs, "average precision").average_precision(),
+    }
     if threshold is not None:
         limit = threshold
-        metrics["false_alarm_rate"] = lambda videos: false_alarm_rate(videos, limit)
+        metrics["false_alarm_rate"] = lambda: false_alarm_rate(scored, limit)
     values: dict[str, float] = {}
     undefined: dict[str, str] = {}
     for name, metric in metrics.items():
         try:
-            values[name] = metric(scored)
+            values[name] = metric()
         except DataError as reason:
             undefined[name] = str(reason)
     return DetectionMetrics(values, undefined, macro_videos(scored))
 
 
-def _auc(scores: Float64[np.ndarray, " s"], labels: Bool[np.ndarray, " s"], weights: Float64[np.ndarray, " s"]) -> float:
-    return float(roc_auc_score(labels, _ranks(scores), sample_weight=weights))
+def _macro(runs: RankedRuns, videos: int) -> float:
+    aucs = runs.auc_by_video(videos)
+    defined = aucs[np.isfinite(aucs)]
+    if not len(defined):
+        raise DataError(
+            "macro AUC is undefined",
+            expected="a video with both normal and abnormal frames",
+            got=f"{videos} videos of one class each",
+            fix="report the micro AUC, or evaluate videos with frame-level ground truth",
+        )
+    return float(np.mean(defined))
 
 
-def _ranks(scores: Float64[np.ndarray, " s"]) -> npt.NDArray[np.intp]:
-    """Dense ranks, so that no difference of two scores can overflow or round away on the way to scikit-learn."""
-    return np.unique(scores, return_inverse=True)[1]
-
-
-def _pool(
-    scored: Sequence[ScoredVideo], metric: str
-) -> tuple[Float64[np.ndarray, " s"], Bool[np.ndarray, " s"], Float64[np.ndarray, " s"]]:
-    """The runs of all videos in one, with both classes present."""
+def _pool(scored: Sequence[ScoredVideo], metric: str) -> RankedRuns:
+    """The runs of all videos in one, sorted, with both classes present."""
     require_videos(scored)
-    labels = np.concatenate([video.labels for video in scored])
-    if labels.all() or not labels.any():
-        raise _missing_class(metric, "normal" if labels.all() else "abnormal")
-    scores = np.concatenate([video.scores for video in scored])
-    return scores, labels, np.concatenate([video.weights for video in scored])
+    return _both_classes(RankedRuns.of(scored), metric)
+
+
+def _both_classes(runs: RankedRuns, metric: str) -> RankedRuns:
+    for name, counts in (("abnormal", runs.abnormal), ("normal", runs.normal)):
+        if not counts.any():
+            raise _missing_class(metric, name)
+    return runs
 
 
 def _has_both(video: ScoredVideo) -> bool:

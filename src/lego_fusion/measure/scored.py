@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 
 from ..errors import DataError
 
@@ -78,10 +78,55 @@ class ScoredVideo:
         """
         score, label = _numbers(scores, "scores", video), _labels(labels, video)
         _require_equal_lengths(video, scores=score, labels=label)
-        changes = (score[1:] != score[:-1]) | (label[1:] != label[:-1])
-        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-        weights = np.diff(starts, append=len(score)).astype(np.float64)
-        return cls(video, score[starts], label[starts], weights)
+        return cls._joined(video, score, label, np.ones(len(score)))
+
+    @classmethod
+    def from_spans(
+        cls,
+        video: str,
+        scores: npt.ArrayLike,
+        bounds: Int64[np.ndarray, " _"],
+        intervals: Sequence[tuple[int, int]] = (),
+    ) -> ScoredVideo:
+        """Build from one score per span of frames and the intervals that are abnormal, without a number per frame.
+
+        Where an interval begins or ends inside a span, the span becomes runs of both labels.
+
+        Args:
+            video: Name of the video.
+            scores: Score per span (S,).
+            bounds: First frame of each span, and the frame after the last, rising, (S + 1,).
+            intervals: Abnormal frames as [start, end), in any order; they may overlap and reach over the ends.
+
+        Returns:
+            The video that ``from_frames`` makes of the scores repeated over their frames.
+
+        Raises:
+            DataError: As the class does, or where bounds do not fit the scores or do not rise.
+
+        Example:
+            >>> video = ScoredVideo.from_spans("v01", [0.1, 0.9], np.array([0, 16, 30]), [(20, 99)])
+            >>> video.scores.tolist(), video.labels.tolist(), video.weights.tolist()
+            ([0.1, 0.9, 0.9], [False, False, True], [16.0, 4.0, 10.0])
+        """
+        score = _numbers(scores, "scores", video)
+        if len(bounds) != len(score) + 1 or (np.diff(bounds) <= 0).any():
+            expected = f"{len(score) + 1} rising bounds for {len(score)} scores"
+            raise DataError("the spans do not fit the scores", where=f"video '{video}'", expected=expected, got=bounds.tolist())
+        edges = np.clip(np.array([edge for interval in intervals for edge in interval], np.int64), bounds[0], bounds[-1])
+        cuts = np.unique(np.concatenate([bounds, edges]))
+        starts = cuts[:-1]
+        label = np.zeros(len(starts), np.bool_)
+        for start, end in intervals:
+            label |= (starts >= start) & (starts < end)
+        return cls._joined(video, score[np.searchsorted(bounds, starts, side="right") - 1], label, np.diff(cuts))
+
+    @classmethod
+    def _joined(cls, video: str, scores: Any, labels: Any, frames: Any) -> ScoredVideo:
+        """Neighbours that agree in score and label as one run."""
+        changes = (scores[1:] != scores[:-1]) | (labels[1:] != labels[:-1])
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])[: len(scores)]
+        return cls(video, scores[starts], labels[starts], np.add.reduceat(frames, starts) if len(starts) else frames)
 
     @property
     def abnormal(self) -> bool:
