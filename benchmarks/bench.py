@@ -82,13 +82,14 @@ def main() -> int:
         failed += found.pop("failed", False)
         if not options.quick and found["rows"][0]["measured"] is not None:
             store(name, found)
-    facts = ", ".join(f"{key} {value}" for key, value in machine_facts().items())
-    show_rows(f"{facts}, load {os.getloadavg()[0]:.1f}" + (" (quick: sizes below those of the targets)" if options.quick else ""), rows)
+    flag = ["--quick"] if options.quick else []
+    title = ", ".join(f"{key} {value}" for key, value in machine_facts().items()) + f", load {os.getloadavg()[0]:.1f}"
+    show_rows(title + (" (quick: sizes below those of the targets)" if options.quick else ""), rows)
     missed = [row["name"] for row in rows if row.get("met") is False]
     print(f"{sum(row.get('met') is True for row in rows)} targets met, {len(missed)} missed", end="")
     print(": " + "; ".join(missed) if missed else "")
     for name in OTHERS if options.all else ():
-        subprocess.run([sys.executable, str(HERE / f"{name}.py"), *(["--quick"] if options.quick else [])], cwd=HERE, check=False)
+        subprocess.run([sys.executable, str(HERE / f"{name}.py"), *flag], cwd=HERE, check=False)
     return 1 if failed or (options.strict and missed) else 0
 
 

@@ -65,7 +65,8 @@ def growth() -> str:
         ratios = " | ".join(f"{rows[-1][f'{part}_ratio']:.1f} x" for part in PARTS)
         lines.append(f"| {words} | {rows[0]['size']} | {rows[-1]['size']} | {ratios} |")
     base = found["base"]
-    return "\n".join([*lines, "", f"From {base['bags']} bags, N = {base['nodes']}, P = Q = {base['order']}, M = {base['modalities']}."])
+    start = f"From {base['bags']} bags, N = {base['nodes']}, P = Q = {base['order']}, M = {base['modalities']}."
+    return "\n".join([*lines, "", start])
 
 
 def growth_figure(what: str) -> Path:

@@ -101,19 +101,6 @@ def time_steps(threads: int, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def rows(rounds: int = 5) -> list[dict[str, Any]]:
-    """The measured rows, one thread."""
-    return [
-        {
-            "name": f"training step on cached graphs over MTN ({row['graphs']})",
-            "target": TARGET,
-            "measured": row["ratio"],
-            "unit": "times faster",
-        }
-        for row in time_steps(1, rounds)
-    ]
-
-
 def show(rows: list[dict[str, Any]]) -> None:
     title = (
         f"one training step, {VIDEOS} videos, N = {NODES}, P = Q = {ORDER}, features {' and '.join(map(str, WIDTHS.values()))}"

@@ -79,7 +79,9 @@ def test_bad_files_among_good_ones_are_listed_and_the_rest_scored(recordings: Pa
 
 
 def test_a_row_says_what_scoring_the_video_alone_says(recordings: Path, model: Path, tmp_path: Path) -> None:
-    document = json.loads(run("score", recordings, "--model", model, "--out", tmp_path / "out", "--workers", 1, "--json").stdout)
+    document = json.loads(
+        run("score", recordings, "--model", model, "--out", tmp_path / "out", "--workers", 1, "--json").stdout
+    )
     for row in document["videos"]:
         alone = json.loads(
             run("score", recordings / f"{row['video']}.mp4", "--model", model, "--out", tmp_path / "alone", "--json").stdout

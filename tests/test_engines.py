@@ -68,7 +68,7 @@ def test_every_job_comes_back_and_lost_workers_are_replaced(made: Any, tmp_path:
     jobs = [("plain", 1), ("killed once", 2), ("refused", 3), ("plain", 4), ("gone", 5), ("killed always", 6)]
     shared = {"factor": 10, "folder": str(tmp_path)}
     found = dict(run_on_ray(made.work, shared, jobs, 2))
-    assert list(sorted(found)) == sorted(jobs)
+    assert sorted(found) == sorted(jobs)
     assert [found[job] for job in (jobs[0], jobs[1], jobs[3])] == [10, 20, 40]
     assert isinstance(found[jobs[2]], DataError) and str(found[jobs[2]]) == "no such thing (3)"
     assert isinstance(found[jobs[4]], FileNotFoundError) and found[jobs[4]].filename == "v.mp4"
@@ -111,7 +111,7 @@ def test_nothing_to_do_starts_no_cluster() -> None:
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
     from lego_fusion.extract.run import extract_dataset
 
-    with pytest.raises(ParameterError, match="'engine'.*'processes', 'ray'. Got 'dask'"):
+    with pytest.raises(ParameterError, match=r"'engine'.*'processes', 'ray'\. Got 'dask'"):
         extract_dataset(tmp_path, tmp_path / "out", extractors={}, engine="dask")
 
 

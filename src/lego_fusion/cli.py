@@ -44,7 +44,7 @@ def _paragraphs(text: str | None) -> str:
 
 _VERBS = (
     *(demo, extract, import_, join, doctor, train, evaluate, compare, sweep, calibrate, score, explain, dissect, report),
-    export,
+    *(export, bench),
 )
 for verb in _VERBS:
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)

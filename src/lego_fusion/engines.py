@@ -90,9 +90,7 @@ def _connect(ray: Any, workers: int) -> None:
 _shared: dict[str, Any] = {}
 
 
-def _outcome(
-    work: Callable[[Shared, Job], Done], key: str, box: list[Any], job: Job
-) -> Done | LegoFusionError | OSError:
+def _outcome(work: Callable[[Shared, Job], Done], key: str, box: list[Any], job: Job) -> Done | LegoFusionError | OSError:
     import ray
 
     if key not in _shared:

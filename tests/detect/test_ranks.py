@@ -5,11 +5,11 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.ranks import ALONE, Ranks, process_group
 from lego_fusion.errors import ParameterError
 
@@ -21,6 +21,13 @@ from lego_fusion.detect.bags import Bags, fit_statistics
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.ranks import ALONE, process_group
 from lego_fusion.detect.train import TrainingConfig, fit
+from lego_fusion.data.dataset import Dataset
+from lego_fusion.detect.comparison import compare
+from lego_fusion.detect.planning import make_plan
+from lego_fusion.detect.processes import run_jobs
+from lego_fusion.detect.runs import train_run
+from lego_fusion.detect.sweep import run_sweep
+from lego_fusion.detect.sweep_plan import make_sweep_plan
 from lego_fusion.errors import DataError, LegoFusionError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
@@ -47,6 +54,14 @@ cases = {
     "validation": (LegoFusion(widths, nodes=8, references=6), {"selection": "validation", "check_every": 1}),
 }
 
+def half(number):
+    return number / 2
+
+def fragile(number):
+    if number == 3:
+        raise DataError("job 3 is wrong")
+    return number
+
 def run(ranks):
     found = {}
     for name, (fusion, given) in cases.items():
@@ -62,7 +77,23 @@ torch.set_num_threads(1)
 out = Path(sys.argv[1])
 with process_group() as ranks:
     found = run(ranks)
-    seen = {"found": found, "size": ranks.size, "collected": ranks.collect(ranks.rank * 10), "share": list(ranks.share("abcde"))}
+    seen = {"found": found, "collected": ranks.collect(ranks.rank * 10), "share": list(ranks.share("abcde"))}
+    seen["jobs"] = sorted(map(list, run_jobs(half, range(5), 1, where="test", ranks=ranks)))
+    try:
+        list(run_jobs(fragile, range(5), 1, where="test", ranks=ranks))
+    except LegoFusionError as error:
+        seen["job failed"] = str(error)
+    folder = out.parent / f"together{ranks.size}"
+    data = Dataset.open(sys.argv[2])
+    training = TrainingConfig(steps=5, learning_rate=1e-2)
+    train_run(data, folder / "run", training=training, cache=folder / "graphs", ranks=ranks)
+    grid = {"order.motion": (1, 3), "k": (1, 3)}
+    swept = make_sweep_plan(data, grid, seeds=1, training=training, validation=0.4, nodes=8, hidden=6)
+    results, _ = run_sweep(swept, data, folder / "sweep", mode="alone", workers=1, ranks=ranks)
+    seen["sweep"] = [[one.trial, one.loss, one.validation_loss, one.validation_auc] for one in results]
+    plan = make_plan([data], fusions=["lego", "concat"], seeds=2, training=training)
+    compared = compare(plan, [data], folder / "compare", workers=1, ranks=ranks)
+    seen["compare"] = [[row.method, row.micro, row.low] for row in compared.rows]
     seen["told"] = ranks.first_alone(lambda: f"from {ranks.rank}")
     def fails():
         raise DataError("the disk is full")
@@ -83,7 +114,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+def seen(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     """What one process and two (as ``torchrun`` starts them) came to."""
     found = {}
     for size in (1, 2):
@@ -93,7 +124,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
             torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none"}
             environment = os.environ | {name: str(value) for name, value in names.items()} | torchrun
-            command = [sys.executable, "-c", CASES, str(folder)]
+            command = [sys.executable, "-c", CASES, str(folder), str(planted.root)]
             started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
         for process in started:
             output, _ = process.communicate(timeout=120)
@@ -102,9 +133,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "case", ["prior", "all terms", "fewer videos than processes", "features", "chance", "validation"]
-)
+@pytest.mark.parametrize("case", ["prior", "all terms", "fewer videos than processes", "features", "chance", "validation"])
 def test_two_processes_train_what_one_trains(seen: dict[str, list[dict]], case: str) -> None:
     (alone,), pair = seen["1"], seen["2"]
     for one in pair:
@@ -119,10 +148,35 @@ def test_the_first_process_speaks_for_all(seen: dict[str, list[dict]]) -> None:
     first, second = seen["2"]
     assert first["told"] == second["told"] == "from 0"
     assert first["error"] == ["DataError", "the disk is full"]
-    assert second["error"] == ["StoppedByFirst", "the disk is full"]
+    assert second["error"] == ["StoppedByFirstError", "the disk is full"]
     assert first["collected"] == second["collected"] == [0, 10]
     assert (first["share"], second["share"]) == (["a", "c", "e"], ["b", "d"])
     assert not first["left"] and not second["left"]
+
+
+def test_jobs_are_shared_and_every_process_knows_what_came_of_all(seen: dict[str, list[dict]]) -> None:
+    for one in (*seen["1"], *seen["2"]):
+        assert one["jobs"] == [[0, 0.0], [1, 0.5], [2, 1.0], [3, 1.5], [4, 2.0]]
+        assert one["job failed"] == "job 3 is wrong"
+
+
+def test_sweep_and_comparison_are_the_same_by_two_processes(seen: dict[str, list[dict]]) -> None:
+    (alone,), pair = seen["1"], seen["2"]
+    assert len(alone["sweep"]) == 4 and len(alone["compare"]) > 2
+    for one in pair:
+        assert one["sweep"] == alone["sweep"]
+        assert one["compare"] == alone["compare"]
+
+
+def test_a_run_folder_of_two_processes(seen: dict[str, list[dict]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    from safetensors.torch import load_file
+
+    one, two = (tmp_path_factory.getbasetemp() / f"together{size}" / "run" for size in (1, 2))
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
+    assert (one / "request.json").read_bytes() == (two / "request.json").read_bytes()
+    expected = load_file(one / "model.safetensors")
+    for name, tensor in load_file(two / "model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 2), (1, 3), (7, 2), (12, 5)])
@@ -144,7 +198,10 @@ def test_alone_nothing_is_shared() -> None:
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ParameterError, match="not enough GPUs.*one for each of 2 processes"), process_group(2, accelerator="cuda"):
+    with (
+        pytest.raises(ParameterError, match=r"not enough GPUs.*one for each of 2 processes"),
+        process_group(2, accelerator="cuda"),
+    ):
         pass
 
 

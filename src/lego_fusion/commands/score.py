@@ -93,7 +93,15 @@ def score(
 
 
 def _score_folder(
-    config: RunConfig, model: Path, folder: Path, out: Path, truth: Path | None, given: dict[str, Any], workers: int, *, json: bool
+    config: RunConfig,
+    model: Path,
+    folder: Path,
+    out: Path,
+    truth: Path | None,
+    given: dict[str, Any],
+    workers: int,
+    *,
+    json: bool,
 ) -> None:
     from ..data.video import find_videos
     from ..report.folder_scores import VideoToScore, score_folder
@@ -127,7 +135,14 @@ def _tell_folder(report: FolderReport) -> None:
     if highest:
         typer.echo(f"the {len(highest)} videos of the highest scores, of {len(report.rows)}:")
         rows = [
-            (row.video, f"{row.seconds:.1f}", f"{row.highest_score:.3f}", f"{row.highest_at:.1f}", str(row.events), _auc(row.auc))
+            (
+                row.video,
+                f"{row.seconds:.1f}",
+                f"{row.highest_score:.3f}",
+                f"{row.highest_at:.1f}",
+                str(row.events),
+                _auc(row.auc),
+            )
             for row in highest
         ]
         print_table(("video", "seconds", "highest score", "at (s)", "events", "AUC"), rows, whole=True)

@@ -6,6 +6,7 @@ folders. Alone is the usual case, in which nothing here does anything.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +16,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from ..errors import LegoFusionError, ParameterError, check_int
+from ..errors import LegoFusionError, ParameterError, StoppedByFirstError, check_int
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that work together.
+    """Which of several processes that work together one is.
 
     Args:
         rank: Its number, from 0.
@@ -44,7 +45,7 @@ class Ranks:
         return items[self.rank :: self.size]
 
     def part(self, count: int) -> range:
-        """The places of this process in a row of ``count``, in which each process has neighbours and none one more than others."""
+        """The places of this process in a row of ``count``: neighbours, and as many as others have, or one more or less."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def wait(self) -> None:
@@ -75,8 +76,18 @@ class Ranks:
         if outcome[1] is not None:
             raise outcome[1]
         if sent[1] is not None:
-            raise StoppedByFirst(sent[1])
+            raise StoppedByFirstError(sent[1])
         return sent[0]  # type: ignore[no-any-return]
+
+    def first_before_others(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives here; the first process is through with it when the others begin, which find what it stored."""
+        if not self.first:
+            self.wait()
+            return work()
+        try:
+            return work()
+        finally:
+            self.wait()
 
     def joined(self, own: Tensor, count: int) -> Tensor:
         """The rows of all processes, ``count`` in all, by rank; gradients flow to this one's own rows.
@@ -107,15 +118,11 @@ class Ranks:
             parameter.grad = gradient.view_as(parameter).clone()
 
 
-class StoppedByFirst(LegoFusionError):
-    """The first process stopped, and has said why."""
-
-
 ALONE = Ranks()
 
 
 def current_ranks() -> Ranks:
-    """This process among those of ``torch.distributed``; alone where there is no process group."""
+    """Which process of ``torch.distributed`` this one is; alone where there is no process group."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return ALONE
     return Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
@@ -127,7 +134,7 @@ def process_group(devices: int = 1, *, accelerator: str = "cpu") -> Iterator[Ran
 
     Args:
         devices: Processes on this machine; the command is run again for each but the first. Under ``torchrun`` it is not asked.
-        accelerator: ``"cpu"`` (gloo) or ``"cuda"`` (nccl, one GPU each).
+        accelerator: ``"cpu"`` (gloo), ``"cuda"`` (nccl, one GPU each) or ``"auto"``.
 
     Raises:
         ParameterError: If there are fewer GPUs than devices.
@@ -137,6 +144,8 @@ def process_group(devices: int = 1, *, accelerator: str = "cpu") -> Iterator[Ran
     if max(devices, started) == 1 or current_ranks().size > 1:
         yield current_ranks()
         return
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
@@ -146,6 +155,8 @@ def process_group(devices: int = 1, *, accelerator: str = "cpu") -> Iterator[Ran
         raise ParameterError("there are not enough GPUs", expected=f"one for each of {here} processes", got=got)
     backend = "nccl" if accelerator == "cuda" else "gloo"
     strategy = DDPStrategy(process_group_backend=backend)
+    for logger in ("lightning_fabric", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.WARNING)  # not which ranks have been found
     fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=max(1, started // here), strategy=strategy)
     fabric.launch()
     try:

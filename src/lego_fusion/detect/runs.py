@@ -41,6 +41,7 @@ from .detector import Detector
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
 from .processes import torch_threads
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
+from .ranks import ALONE, Ranks
 from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict_logits
 from .windows import bag_of_segments, fixed_segments, load_fixed_bags
@@ -83,6 +84,7 @@ def train_run(
     threads: int = 1,
     cache: str | Path = "off",
     on_step: Callable[[int, float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> RunConfig:
     """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
 
@@ -102,6 +104,7 @@ def train_run(
         cache: Graphs are kept for the next run: ``"auto"`` in the dataset folder, or in a folder; a ``.safetensors`` file must
             fit. Fusions that have none read features. The weights are the same with and without.
         on_step: Called with the step and the loss.
+        ranks: Processes that all make this call and train together (``ranks.process_group``); the first writes the folder.
 
     Raises:
         DataError: If data are missing or wrong.
@@ -115,20 +118,28 @@ def train_run(
     request = _request(dataset, names, method, training, nodes, hidden, split)
     if segment_snippets is not None:
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
-    if _is_finished(folder, request):
+    if ranks.first_alone(lambda: _is_finished(folder, request)):
         return read_run_config(folder)
-    prepared = _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets)
-    fusion, train, held_out = prepared
+
+    def prepare() -> tuple[Fusion, Bags, Bags | None]:
+        return _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets)
+
+    fusion, train, held_out = prepare() if str(cache) == "off" else ranks.first_before_others(prepare)
     detector = Detector(fusion, hidden=hidden, seed=training.seed)
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
-    if not checkpoint.exists():
+    if ranks.first and not checkpoint.exists():
         clear_snapshots(folder)  # of a request that gave way to this one
+    files = {"checkpoint": checkpoint, "snapshots": snapshots}
     with torch_threads(threads):
-        state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, snapshots=snapshots, on_step=on_step)
-    _write_history(folder / "history.csv", state)
-    _save(folder, detector, request, train, dataset)
-    for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # what a kill in the middle of writing left
-        leftover.unlink(missing_ok=True)
+        state = fit(detector, train, training, validation=held_out, on_step=on_step, ranks=ranks, **files)
+
+    def save() -> None:
+        _write_history(folder / "history.csv", state)
+        _save(folder, detector, request, train, dataset)
+        for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # of a kill in the middle of writing
+            leftover.unlink(missing_ok=True)
+
+    ranks.first_alone(save)
     return read_run_config(folder)
 
 

@@ -22,7 +22,7 @@ from .conditions import Removal
 from .detector import Detector
 from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
 from .modality_dropout import ModalityDropout
-from .ranks import ALONE, Ranks
+from .ranks import ALONE, Ranks, current_ranks
 from .shared_forward import SharedForward
 from .snapshots import save_snapshot
 from .windows import segment_outputs
@@ -215,7 +215,7 @@ def _optimise(
 ) -> TrainingState:
     from lightning_fabric import Fabric  # takes half a second to import, and scoring does not need it
 
-    devices: Any = [ranks.local_rank] if ranks.size > 1 and config.accelerator == "cuda" else 1
+    devices: Any = [current_ranks().local_rank] if config.accelerator == "cuda" else 1
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)
     prior = StartPrior(detector, config, len(bags.videos))
     operator = _regularised_operator(detector, config)
