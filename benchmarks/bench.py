@@ -80,7 +80,7 @@ def main() -> int:
         found = in_own_process(name, quick=options.quick)
         rows += found["rows"]
         failed += found.pop("failed", False)
-        if not options.quick and found["rows"][0]["measured"] is not None:
+        if not options.quick and any(row["measured"] is not None for row in found["rows"]):
             store(name, found)
     flag = ["--quick"] if options.quick else []
     title = ", ".join(f"{key} {value}" for key, value in machine_facts().items()) + f", load {os.getloadavg()[0]:.1f}"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -129,9 +129,9 @@ def train_run(
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
     if ranks.first and not checkpoint.exists():
         clear_snapshots(folder)  # of a request that gave way to this one
-    files = {"checkpoint": checkpoint, "snapshots": snapshots}
+    given: dict[str, Any] = {"checkpoint": checkpoint, "snapshots": snapshots, "on_step": on_step, "ranks": ranks}
     with torch_threads(threads):
-        state = fit(detector, train, training, validation=held_out, on_step=on_step, ranks=ranks, **files)
+        state = fit(detector, train, training, validation=held_out, **given)
 
     def save() -> None:
         _write_history(folder / "history.csv", state)

@@ -211,7 +211,9 @@ def _key(model: Path, rule: EventRule, *, picture: bool) -> str:
 
 def _summary(scores: VideoScores, rule: EventRule) -> VideoSummary:
     place, events, truth = int(scores.scores.argmax()), events_of(scores, rule), scores.truth
-    both = truth is not None and truth.any() and not truth.all()
+    auc = None
+    if truth is not None and truth.any() and not truth.all():
+        auc = micro_auc([ScoredVideo.from_frames(scores.video, scores.scores, truth)])
     return VideoSummary(
         video=scores.video,
         frames=len(scores.scores),
@@ -220,7 +222,7 @@ def _summary(scores: VideoScores, rule: EventRule) -> VideoSummary:
         highest_at=round(float(scores.times[place]), 6),
         events=len(events),
         alarms=sum(event.alarm_seconds is not None for event in events),
-        auc=micro_auc([ScoredVideo.from_frames(scores.video, scores.scores, truth)]) if both else None,
+        auc=auc,
         warnings="; ".join(scores.warnings),
     )
 
