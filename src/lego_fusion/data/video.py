@@ -18,6 +18,7 @@ from ..errors import DataError, MissingExtraError, VideoError
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".ts")
 MAXIMUM_SIDE = 16_384
 MAXIMUM_PIXELS = 100_000_000
+_NO_PICTURE = np.zeros((1, 1, 3), dtype=np.uint8)
 # Playlists and concatenation scripts, which name other files, are not among these, whatever the suffix says.
 _CONTAINER_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpegts,mpeg,mpegvideo,h264,hevc,m4v,asf,flv,ogg,gif,wav,mp3,aac,flac"
@@ -123,6 +124,7 @@ class VideoReader:
 
     Args:
         path: A local video file.
+        first_picture: Frames before this one are decoded and timed, but not turned into pictures: theirs is one black pixel.
 
     Raises:
         VideoError: Not a local file, not a video, no video track, larger than 16,384 pixels a side or 100 megapixels,
@@ -139,8 +141,9 @@ class VideoReader:
         ([0.0, 0.1, 0.2], 16, None)
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, first_picture: int = 0) -> None:
         self.path = Path(path)
+        self.first_picture = first_picture
         self.frames_read = 0
         self.problem: str | None = None
         self._notes: dict[str, str] = {}
@@ -193,9 +196,7 @@ class VideoReader:
 
     def _read(self) -> Generator[Frame]:
         for index, (time, decoded) in enumerate(self.decode()):
-            image = decoded.to_ndarray(format="rgb24", threads=1)  # more threads only slow small pictures
-            turn = _quarter_turns(decoded)
-            yield Frame(index, time, np.ascontiguousarray(np.rot90(image, turn)) if turn else image)
+            yield Frame(index, time, _NO_PICTURE if index < self.first_picture else upright_picture(decoded))
 
     def decode(self) -> Iterator[tuple[float, Any]]:
         """Yield (time, PyAV frame) without converting pictures: for counting."""
@@ -237,7 +238,7 @@ class VideoReader:
         """Note what is unusual about a frame."""
         size = (decoded.width, decoded.height)
         if size != self._size:
-            _refuse_absurd_size(self.path, *size)
+            refuse_absurd_size(self.path, *size)
             if self._size is not None:
                 self._notes.setdefault("size", f"the size changes at frame {self.frames_read} to {size[0]} x {size[1]}")
             self._size = size
@@ -397,7 +398,7 @@ def open_video(path: Path) -> tuple[Any, Any, Any]:
         raise VideoError("the file has no video track", where=path, got=f"{kinds} tracks only", fix="give a video")
     stream = moving[0]
     try:
-        _refuse_absurd_size(path, stream.codec_context.width, stream.codec_context.height)
+        refuse_absurd_size(path, stream.codec_context.width, stream.codec_context.height)
     except VideoError:
         container.close()
         raise
@@ -410,7 +411,8 @@ def _is_cover_picture(av: Any, stream: Any) -> bool:
     return bool(getattr(stream, "disposition", 0) & av.stream.Disposition.attached_pic)
 
 
-def _refuse_absurd_size(path: Path, width: int, height: int) -> None:
+def refuse_absurd_size(path: object, width: int, height: int) -> None:
+    """Raise ``VideoError`` for pictures so large that they can only be a fault or an attack."""
     if max(width, height) > MAXIMUM_SIDE or width * height > MAXIMUM_PIXELS:
         raise VideoError(
             "the pictures are too large",
@@ -442,6 +444,13 @@ def _is_variable_rate(gaps: Float[np.ndarray, " gaps"]) -> bool:
         return False
     usual = float(np.median(gaps))
     return bool(np.abs(gaps - usual).max() > max(0.002, 0.1 * usual))
+
+
+def upright_picture(decoded: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB picture of a PyAV frame, turned upright where the frame says how."""
+    image: UInt8[np.ndarray, "h w 3"] = decoded.to_ndarray(format="rgb24", threads=1)  # more threads only slow small pictures
+    turn = _quarter_turns(decoded)
+    return np.ascontiguousarray(np.rot90(image, turn)) if turn else image
 
 
 def _quarter_turns(decoded: Any) -> int:

@@ -9,7 +9,9 @@ video of which most is abnormal is told apart by the size of the ratio alone. Sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from statistics import median
 
 import torch
 from jaxtyping import Float
@@ -52,6 +54,31 @@ def unlike_training(fusion: Fusion, features: Mapping[str, Float[Tensor, "b n ..
     """
     medians = {name: float(ratio.median()) for name, ratio in distance_ratios(fusion, features).items()}
     return [say_unlike(name, ratio) for name, ratio in medians.items() if ratio > UNLIKE]
+
+
+class FamiliarityMonitor:
+    """Tells once of each modality in which a stream is unlike the training footage, from the median of its last segments.
+
+    Args:
+        fusion: Of the detector.
+        tell: Hears one line a modality.
+        segments: How many are looked back at; none is told of before there are ``least``.
+        least: See ``segments``.
+    """
+
+    def __init__(self, fusion: Fusion, tell: Callable[[str], None], *, segments: int = 32, least: int = 4) -> None:
+        self.fusion, self.least, self._tell = fusion, least, tell
+        self._ratios: dict[str, deque[float]] = {name: deque(maxlen=segments) for name in fusion.modalities}
+        self._told: set[str] = set()
+
+    def look(self, features: Mapping[str, Float[Tensor, "1 1 ..."]]) -> None:
+        """Take the next segment."""
+        for name, ratio in distance_ratios(self.fusion, features).items():
+            self._ratios[name].append(float(ratio))
+            usual = median(self._ratios[name])
+            if name not in self._told and len(self._ratios[name]) >= self.least and usual > UNLIKE:
+                self._told.add(name)
+                self._tell(say_unlike(name, usual))
 
 
 def say_unlike(modality: str, ratio: float) -> str:

@@ -274,7 +274,7 @@ def load_state(model: nn.Module, state: str | Path | Mapping[str, Tensor], name:
         try:
             state = load_file(str(state))
         except (OSError, SafetensorError, ValueError) as error:
-            fix = "save the state dict with safetensors.torch.save_file"
+            fix = "save the state dict as safetensors"
             raise CheckpointError("not a safetensors file", where=state, got=error, fix=fix) from error
     try:
         model.load_state_dict(state)

@@ -17,6 +17,7 @@ from .base import (
     Features,
     FrameExtractor,
     SidecarExtractor,
+    Snippet,
     TrackExtractor,
     check_row,
     iterate_snippets,
@@ -139,12 +140,8 @@ def decode_video(
         else:
             frames = _noting_times(reader, times)
             for snippet in iterate_snippets(frames, snippet_frames, stride):
-                for modality, extractor in extractors.items():
-                    before = time.perf_counter()
-                    where = f"{path.name}, modality '{modality}', row {snippet.index}"
-                    row = extractor.snippet(snippet.frames, snippet.before)
-                    rows[modality].append(_checked(extractor, row, where))
-                    seconds[modality] += time.perf_counter() - before
+                for modality, row in describe_snippet(snippet, extractors, where=path.name, seconds=seconds).items():
+                    rows[modality].append(row)
         seconds["decode"] = time.perf_counter() - started - sum(seconds.values())
         return Decoded(
             values={modality: np.stack(described) for modality, described in rows.items()},
@@ -155,6 +152,30 @@ def decode_video(
             notes=reader.notes,
             seconds=seconds,
         )
+
+
+def describe_snippet(
+    snippet: Snippet, extractors: Mapping[str, FrameExtractor], *, where: str, seconds: dict[str, float] | None = None
+) -> dict[str, Float32[np.ndarray, ...]]:
+    """The row of each modality for one snippet, of a file or of a running stream.
+
+    Args:
+        snippet: Its frames.
+        extractors: By modality.
+        where: Name of the video or stream, for errors.
+        seconds: Gains the time spent by modality.
+
+    Raises:
+        DataError: If an extractor gave a row of the wrong shape, or NaN.
+    """
+    rows = {}
+    for modality, extractor in extractors.items():
+        before = time.perf_counter()
+        row = extractor.snippet(snippet.frames, snippet.before)
+        rows[modality] = _checked(extractor, row, f"{where}, modality '{modality}', row {snippet.index}")
+        if seconds is not None:
+            seconds[modality] += time.perf_counter() - before
+    return rows
 
 
 def _noting_times(reader: VideoReader, times: list[float]) -> Iterator[Frame]:
