@@ -64,7 +64,7 @@ def show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g}"
         limit = f"{100 * row['roofline']:.0f} %" if "roofline" in row else "-"
         table.add_row(row["name"], measured, row["unit"], f"{row['target'] or '-'}{verdict}", limit)
-    Console(width=128).print(table)
+    Console(width=160).print(table)
 
 
 def machine_facts() -> dict[str, Any]:
