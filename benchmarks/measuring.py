@@ -54,6 +54,11 @@ def normalised(row: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of name, target, measured, unit, and where they have them roofline and met."""
     table = Table(title=title)
@@ -61,7 +66,7 @@ def show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(heading, justify="left" if heading in ("what", "unit") else "right")
     for row in rows:
         verdict = {True: " met", False: " MISSED", None: ""}[row.get("met")]
-        measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g}"
+        measured = "not measured" if row["measured"] is None else short(row["measured"])
         limit = f"{100 * row['roofline']:.0f} %" if "roofline" in row else "-"
         table.add_row(row["name"], measured, row["unit"], f"{row['target'] or '-'}{verdict}", limit)
     Console(width=160).print(table)

@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib
 from bench import CLAIMS
-from measuring import RESULTS, normalised
+from measuring import RESULTS, normalised, short
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -44,7 +44,7 @@ def claims() -> str:
         if "load" in found:
             loads[name] = found["load"]
         for row in map(normalised, found["rows"]):
-            measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g} {row['unit']}"
+            measured = "not measured" if row["measured"] is None else f"{short(row['measured'])} {row['unit']}"
             verdict = {True: "met", False: "**missed**", None: ""}[row.get("met")]
             limit = f"{100 * row['roofline']:.0f} %" if row.get("roofline") is not None else ""
             lines.append(f"| {row['name']} | {row['target'] or ''} | {measured} | {verdict} | {limit} |")

@@ -15,6 +15,7 @@ HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "lightning_fa
 HEAVY += ("onnxruntime", "sentence_transformers", "transformers")
 LAYERS = (
     {"errors", "writing"},
+    {"engines"},
     {"graph", "data", "measure"},
     {"fusion", "extract", "explain"},
     {"detect", "scorer"},
@@ -24,7 +25,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-WITHOUT_TORCH = {"errors", "writing", "data", "measure", "extract"}
+WITHOUT_TORCH = {"errors", "writing", "engines", "data", "measure", "extract"}
 
 
 def loaded_after(statement: str) -> set[str]:
