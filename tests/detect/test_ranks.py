@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,3 +209,26 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_devices() -> None:
     with pytest.raises(ParameterError, match="devices"), process_group(0):
         pass
+
+
+def test_the_command_starts_its_own_processes(
+    planted: Dataset, seen: dict[str, list[dict]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from safetensors.torch import load_file
+
+    (tmp_path / "settings.yaml").write_text("steps: 5\nlearning_rate: 0.01\n")
+    command = [sys.executable, "-m", "lego_fusion", "train", str(planted.root), str(tmp_path / "run")]
+    options = ["--config", str(tmp_path / "settings.yaml"), "--devices", "2", "--json"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    ended = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["method"] == "lego"  # one document: the other process says nothing
+    one = load_file(tmp_path_factory.getbasetemp() / "together1" / "run" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, one[name], rtol=1e-4, atol=2e-5)
+    again = subprocess.run(
+        [*command, "--steps", "6", "--devices", "2"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert again.returncode == 2
+    assert next(line for line in again.stderr.splitlines() if "error" in line).startswith("error: the folder holds another run")
+    assert "Traceback" not in again.stderr and again.stderr.count("error: ") == 1
