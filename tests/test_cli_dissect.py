@@ -53,6 +53,14 @@ def fails():
     return {}["missing"]
 
 
+def bright(outputs, labels):
+    return outputs[:, 0].mean((1, 2)) - outputs[:, 0].amin((1, 2))
+
+
+def wrong(outputs, labels):
+    return labels.nothing
+
+
 def batches():
     for start in range(2):
         yield {"rgb": torch.rand(4, 3, 6, 6), "depth": torch.rand(4, 1, 6, 6)}, torch.randint(0, 2, (4, 6, 6))
@@ -119,6 +127,32 @@ def test_json_is_one_document_with_the_answers(made: Path) -> None:
     assert "data:image" not in Path(document["files"]["page"]).read_text()
 
 
+def test_objects_are_read_over_where_there_are_any(made: Path) -> None:
+    """Squares, each floor or wall: told apart by level and modality, and silenced."""
+    root, random = made / "squares", np.random.default_rng(0)
+    for folder in ("rgb", "depth", "labels", "regions"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for place in range(12):
+        numbers = np.zeros((6, 6), dtype=np.int64)
+        numbers[:2, :2], numbers[:2, 4:], numbers[4:, :2], numbers[4:, 4:] = 1, 2, 3, 4
+        labels = np.where(numbers > 0, np.concatenate([[0], random.integers(1, 3, 4)])[numbers], 0)
+        np.save(root / "labels" / f"s{place}.npy", labels)
+        np.save(root / "regions" / f"s{place}.npy", numbers)
+        np.save(root / "rgb" / f"s{place}.npy", 0.1 * random.random((6, 6, 3)) + labels[..., None])
+        np.save(root / "depth" / f"s{place}.npy", 0.1 * random.random((6, 6)))
+    (root / "labels.csv").write_text("value,name\n1,floor\n2,wall\n")
+    result = call(made, "--fused", "fusion", "--ablate", f"{made / 'net.py'}:bright", data=root)
+    assert "Read over 48 objects that came with the labels; a detector: AUROC above 0.8." in result.stdout
+    assert "rgb alone detects floor, wall." in result.stdout
+    assert "Copies" in result.stdout and "never trained" in result.stdout
+    assert "Silencing units changes the metric most for special units of rgb" in result.stdout
+    document = json.loads(call(made, "--read", "pixels", "--untrained", 0, "--json", data=root).stdout)
+    assert document["read_over"] == {"what": "pixels, as asked for", "objects": 0, "mode": "normalised", "cut": 0.2}
+    assert (document["untrained"], document["ablation"]) == (None, None)
+    failed = call(made, "--ablate", f"{made / 'net.py'}:wrong", data=root, code=2)
+    assert "--ablate fails" in failed.stderr and "AttributeError" in failed.stderr
+
+
 def test_levels_have_names_and_data_may_come_from_a_function(made: Path) -> None:
     options = ("--layers", "rgb=early:rgb.0,late:rgb.1", "--layers", "depth=early:depth.0,late:depth.1")
     result = call(made, *options, "--concepts", "floor,wall", "--json", data=f"{made / 'net.py'}:batches")
@@ -160,6 +194,9 @@ def test_weights_and_checkpoints_are_safetensors(made: Path) -> None:
         (("--weights", "nowhere.safetensors"), "build", "not a safetensors file"),
         (("--apart", "net:apart"), "build", "--apart cannot be imported .*ModuleNotFoundError"),
         (("--kind", "other"), "build", "'kind' parameter of dissect"),
+        (("--read", "other"), "build", "'read' parameter of dissect"),
+        (("--read", "regions", "--kind", "pooled"), "build", "regions are parts of pictures|wrong shape"),
+        (("--untrained", "-1"), "build", "'untrained' parameter of dissect"),
         (("--inputs", "other"), "build", "'inputs' parameter of dissect"),
         (("--grid", "3"), "build", "--grid: expected HEIGHTxWIDTH"),
         (("--fused", "nowhere"), "build", "no layer 'nowhere'"),

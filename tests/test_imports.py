@@ -14,18 +14,18 @@ SOURCE = Path(lego_fusion.__file__).parent
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "lightning_fabric", "av", "cv2", "matplotlib")
 HEAVY += ("onnxruntime", "sentence_transformers", "transformers")
 LAYERS = (
-    {"errors", "writing"},
+    {"errors", "writing", "scorer"},  # the scorer stands alone: it is copied beside exported models
     {"engines"},
     {"graph", "data", "measure"},
     {"fusion", "extract", "explain"},
-    {"detect", "scorer"},
+    {"detect"},
     {"report", "estimators"},
     {"demo", "serve"},
     {"commands"},
     {"cli"},
     {"__main__"},
 )
-WITHOUT_TORCH = {"errors", "writing", "engines", "data", "measure", "extract"}
+WITHOUT_TORCH = {"errors", "writing", "scorer", "engines", "data", "measure", "extract"}
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -179,7 +179,7 @@ def test_a_lattice_ranks_what_lies_on_it() -> None:
     masks[:, 0] = False
     masks[:, 0, 1, 1] = True  # beside the lattice
     missed = align(maps, Concepts.from_masks(masks), quantile=0.1, auroc_pixels=16)
-    assert missed.notes == ("concepts on none or all of the ranked pixels, so without AUROC: concept 0",)
+    assert missed.notes == ("concepts on none or all of the ranked places, so without AUROC: concept 0",)
     assert "concept 0" not in missed.detected("auroc", 0.0)
     without = align(maps, Concepts.from_masks(masks), quantile=0.1, auroc_pixels=0)
     assert without.auroc is None

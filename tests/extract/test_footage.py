@@ -119,3 +119,29 @@ def test_real_footage_of_a_crowd_has_no_warning(shared_data: Path) -> None:
     for name in ("test_11", "train_03"):
         with VideoReader(shared_data / "ped2" / "videos" / f"{name}.mp4") as frames:
             assert check_footage(frames) == []
+
+
+def test_the_doctor_looks_at_the_videos_of_a_dataset(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="pip install 'lego-fusion[video]'")
+    from typer.testing import CliRunner
+
+    from lego_fusion.cli import app
+    from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset
+    from lego_fusion.data.manifest import Manifest
+    from lego_fusion.data.synthetic import render_scenes
+    from lego_fusion.extract.footage import footage_findings
+
+    scene = render_scenes(tmp_path / "scenes", videos=2, frames=(30, 30), size=(64, 96), seed=3).videos[0]
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"")
+    manifest = Manifest(modality="motion", extractor="motion", version="1", width=2)
+    records = [
+        VideoRecord("good", "normal", scene.frames, 10.0, "train", source=str(scene.path)),
+        VideoRecord("gone", "normal", 30, 10.0, "train", source="nowhere.mp4"),
+        VideoRecord("empty", "normal", 30, 10.0, "train", source=str(broken)),
+    ]
+    dataset = write_dataset(tmp_path / "data", DatasetConfig(name="d", modalities={"motion": manifest}), records)
+    found = {finding.where: (finding.severity, finding.check) for finding in footage_findings(dataset)}
+    assert found == {"gone": ("warning", "footage"), "empty": ("error", "footage")}
+    result = CliRunner().invoke(app, ["doctor", str(dataset.root), "--footage", "--json"], catch_exceptions=False)
+    assert result.exit_code == 2 and '"gone"' in result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,12 +43,24 @@ def dissect(
     kind: Annotated[str, typer.Option(help="spatial, tokens, or pooled.")] = "spatial",
     grid: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of patch tokens to be read as maps.")] = None,
     inputs: Annotated[str, typer.Option(help="How the network takes them: keywords, or mapping (one argument).")] = "keywords",
-    mode: Annotated[str, typer.Option(help="What a detector is: normalised, stock, or auroc.")] = "normalised",
-    cut: Annotated[float | None, typer.Option(help="Of the mode. Default: 0.2, 0.04, 0.8.")] = None,
-    quantile: Annotated[float, typer.Option(help="Share of the places where a unit counts as active.")] = 0.005,
+    read: Annotated[
+        str, typer.Option(help="What concepts are told apart among: regions (objects), pixels, or auto: objects if there are.")
+    ] = "auto",
+    mode: Annotated[
+        str | None, typer.Option(help="What a detector is: auroc, normalised, or stock. Default: auroc; of pixels normalised.")
+    ] = None,
+    cut: Annotated[float | None, typer.Option(help="Of the mode. Default: 0.8, 0.2, 0.04.")] = None,
+    quantile: Annotated[
+        float | None, typer.Option(help="Share of the objects or pixels where a unit counts as active. Default: 0.1, 0.005.")
+    ] = None,
     unlabelled: Annotated[str, typer.Option(help="Images without a label: refuse, or drop.")] = "refuse",
     resamples: Annotated[int, typer.Option(help="Of the images, for intervals.")] = 200,
-    shuffles: Annotated[int, typer.Option(help="Of the masks, for the null of the detectors.")] = 20,
+    shuffles: Annotated[int, typer.Option(help="Of the labels, for the null of the detectors.")] = 20,
+    untrained: Annotated[int, typer.Option(help="Copies with untrained weights that are read as well, for comparison.")] = 2,
+    ablate: Annotated[
+        str | None,
+        typer.Option(help="Function of outputs and labels that gives one number for each image: the causal check is made."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all resampling.")] = 0,
     device: Annotated[str, typer.Option(help="Where the network and the maps are: cpu, cuda.")] = "cpu",
     no_images: Annotated[bool, typer.Option("--no-images", help="Leave pictures out.")] = False,
@@ -55,8 +68,8 @@ def dissect(
 ) -> None:
     """Say what the modalities of a network share, what each holds alone, how that evolves, and how they collaborate.
 
-    Works on any torch network; writes one page that any browser shows, and tables. MODEL, --apart and a DATA function are
-    Python code that is executed: give only code that you trust. Weights are safetensors, which hold no code.
+    Works on any torch network; writes one page that any browser shows, and tables. MODEL, --apart, --ablate and a DATA function
+    are Python code that is executed: give only code that you trust. Weights are safetensors, which hold no code.
 
     Example: lego-fusion dissect net.py:build scenes out --layers rgb=encoder.rgb.* --layers depth=encoder.depth.*
     """
@@ -67,6 +80,7 @@ def dissect(
 
     check_choice(inputs, "inputs", "dissect", ("keywords", "mapping"))
     check_choice(kind, "kind", "dissect", ("spatial", "tokens", "pooled"))
+    check_choice(read, "read", "dissect", ("auto", "regions", "pixels"))
     check_choice(unlabelled, "unlabelled", "dissect", ("refuse", "drop"))
     network, given = named_network(model)
     if weights is not None:
@@ -90,24 +104,47 @@ def dissect(
             kind=kind,  # type: ignore[arg-type]
             grid=_grid(grid),
             call=_as_mapping if inputs == "mapping" else None,
+            read=read,  # type: ignore[arg-type]
             quantile=quantile,
             mode=mode,  # type: ignore[arg-type]
             cut=cut,
             unlabelled=unlabelled,  # type: ignore[arg-type]
             resamples=resamples,
             shuffles=shuffles,
+            untrained=untrained,
             seed=seed,
             device=device,
             gallery=(0, 0) if no_images else (4, 4),
             tell=step,
         )
+        if ablate is not None:
+            step("silencing units")
+            found = replace(found, ablation=_silenced(network, found, source, ablate, inputs, seed))
     files = save_dissection(out, found, title=f"Dissection of {model.rpartition(':')[2]}", images=not no_images)
     _say(found, files, json=json)
 
 
+def _silenced(network: Any, found: Dissection, source: Any, name: str, inputs: str, seed: int) -> Any:
+    """The causal check with a person's own metric."""
+    from ..errors import ParameterError
+    from ..explain.ablation import mean_metric
+    from ..explain.causal_check import causal_check
+
+    function = named_function(name, "--ablate")
+
+    def rows(outputs: Any, labels: Any) -> Any:
+        try:
+            return function(outputs, labels)
+        except Exception as error:  # whatever a person's own code may raise
+            raise ParameterError("--ablate fails", where=name, got=f"{type(error).__name__}: {error}") from error
+
+    metric = mean_metric(name.rpartition(":")[2], rows)
+    return causal_check(network, found, source, metric, call=_as_mapping if inputs == "mapping" else None, seed=seed)
+
+
 def _say(found: Dissection, files: dict[str, Path], *, json: bool) -> None:
     from ..report.dissection_files import dissection_document
-    from ..report.dissection_words import QUESTIONS, collaboration_words, consistency_words, evolution_words
+    from ..report.dissection_words import QUESTIONS, collaboration_words, consistency_words, evolution_words, reading_words
 
     if json:
         print_json({**dissection_document(found), "files": as_text(files)})
@@ -119,6 +156,7 @@ def _say(found: Dissection, files: dict[str, Path], *, json: bool) -> None:
         kept = "" if one.fused is None else str(len(one.union & one.fused))
         rows.append((one.level, str(len(one.shared)), *alone, f"{one.joint:.2f}" if one.union else "-", kept))
     names = (f"{name} alone" for name in found.modalities)
+    typer.echo(reading_words(found))
     print_table(("level", "shared", *names, "J", "kept by the fused layer"), rows)
     answers = (consistency_words(found), evolution_words(found), collaboration_words(found))
     for question, words in zip(QUESTIONS, answers, strict=True):

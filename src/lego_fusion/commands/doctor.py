@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import USER_ERROR, one_line_errors, print_json, print_table
+from .terminal import USER_ERROR, one_line_errors, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from ..data.doctor import Finding
 
 
 @one_line_errors
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Dataset folder, as 'extract' writes it.", show_default=False)],
+    footage: Annotated[
+        bool,
+        typer.Option(
+            "--footage", help="Also decode every video and look for cuts, a moved camera, darkness, a frozen picture."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find what is missing, damaged or contradictory in a dataset folder.
@@ -24,6 +33,8 @@ def doctor(
     from ..data.doctor import diagnose
 
     findings = diagnose(folder)
+    if footage:
+        findings += _footage(folder)
     errors = sum(finding.severity == "error" for finding in findings)
     if json:
         print_json({"folder": str(folder), "errors": errors, "findings": [vars(finding) for finding in findings]})
@@ -35,3 +46,18 @@ def doctor(
         typer.echo(f"nothing wrong in {folder}")
     if errors:
         raise typer.Exit(USER_ERROR)
+
+
+def _footage(folder: Path) -> list[Finding]:
+    from ..data.dataset import Dataset
+    from ..extract.footage import footage_findings
+
+    dataset, done = Dataset.open(folder), 0
+    with progress("looking at the footage") as tell:
+
+        def count(_: str) -> None:
+            nonlocal done
+            done += 1
+            tell(done, len(dataset.videos))
+
+        return footage_findings(dataset, count)

@@ -6,6 +6,7 @@ scenes/
   depth/NAME.png | NAME.npy
   labels/NAME.png | NAME.npy    integer label of every pixel; or NAME.npz, one bool (H, W) array for each concept
   labels.csv                    value,name: what the labels mean; a value without a name belongs to no concept
+  regions/NAME.png | NAME.npy   optional: number of the object of every pixel, 0 for none
 ```
 """
 
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Integer
 
 from ..errors import DataError, MissingExtraError
 from .files import check_name, read_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
-LABELS, LABEL_TABLE = "labels", "labels.csv"
+LABELS, LABEL_TABLE, REGIONS = "labels", "labels.csv", "regions"
 _PICTURES, _MASKS = (".png", ".npy"), ".npz"
 
 
@@ -39,6 +40,7 @@ class DissectionFolder:
         modalities: Names of the folders of pictures.
         values: Label values by concept; empty where masks name their concepts.
         concepts: Names.
+        regions: Whether there are maps of object numbers.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class DissectionFolder:
     modalities: tuple[str, ...]
     values: dict[str, int]
     concepts: tuple[str, ...]
+    regions: bool = False
 
     @classmethod
     def open(cls, root: str | Path) -> DissectionFolder:
@@ -59,11 +62,11 @@ class DissectionFolder:
             raise DataError("there is no such folder", where=root, expected="a folder for each modality, and labels/")
         labels = _stems(root / LABELS, (*_PICTURES, _MASKS))
         folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != LABELS and path.name[0] != ".")
-        modalities = tuple(check_name(name, "modality") for name in folders)
+        modalities = tuple(check_name(name, "modality") for name in folders if name != REGIONS)
         if len(modalities) < 2:
             got = ", ".join(modalities) or "none"
             raise DataError("there is nothing to compare", where=root, expected="folders of two modalities or more", got=got)
-        for modality in modalities:
+        for modality in (*modalities, *({REGIONS} & set(folders))):
             stems = _stems(root / modality, _PICTURES)
             for missing, here in ((set(labels) - set(stems), modality), (set(stems) - set(labels), LABELS)):
                 if missing:
@@ -75,7 +78,7 @@ class DissectionFolder:
             raise DataError("labels of two kinds", where=root / LABELS, expected="label maps, or masks", got=sorted(endings))
         values = _label_table(root / LABEL_TABLE) if (root / LABEL_TABLE).is_file() or _MASKS not in endings else {}
         concepts = tuple(values) or tuple(sorted({name for path in labels.values() for name in _array_names(path)}))
-        return cls(root, tuple(sorted(labels)), modalities, values, concepts)
+        return cls(root, tuple(sorted(labels)), modalities, values, concepts, REGIONS in folders)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,16 +107,21 @@ class DissectionFolder:
         path = self._path(LABELS, name, (*_PICTURES, _MASKS))
         if path.suffix == _MASKS:
             return _masks(path, self.concepts)
-        labels = _read(path)
-        if labels.ndim != 2 or labels.dtype.kind not in "iu":
-            got = f"{labels.dtype} {labels.shape}"
-            raise DataError("not a map of labels", where=path, expected="integers (H, W)", got=got)
+        labels = self._integers(path, "not a map of labels")
         wanted = np.array([self.values[concept] for concept in self.concepts])
         found: Bool[np.ndarray, "c h w"] = labels == wanted.reshape(-1, 1, 1)
         return found
 
-    def batches(self, size: int = 8) -> Iterator[tuple[dict[str, Array], Bool[np.ndarray, "b c h w"]]]:
-        """Pictures (b, C, H, W) by modality and masks, batch by batch.
+    def objects(self, name: str) -> Integer[np.ndarray, "h w"]:
+        """Number of the object of every pixel of one picture.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        return self._integers(self._path(REGIONS, name, _PICTURES), "not a map of regions")
+
+    def batches(self, size: int = 8) -> Iterator[tuple[Any, ...]]:
+        """Pictures (b, C, H, W) by modality, masks (b, C, H, W), and object numbers (b, H, W) if there are any.
 
         Raises:
             DataError: If pictures of a modality differ in size, or their labels have another.
@@ -121,10 +129,17 @@ class DissectionFolder:
         for start in range(0, len(self.names), size):
             names = self.names[start : start + size]
             pictures = {modality: self._stack(modality, names) for modality in self.modalities}
-            yield pictures, self._stack(LABELS, names)
+            yield pictures, self._stack(LABELS, names), *([self._stack(REGIONS, names)] if self.regions else [])
+
+    def _integers(self, path: Path, wrong: str) -> Array:
+        array = _read(path)
+        if array.ndim != 2 or array.dtype.kind not in "iu":
+            raise DataError(wrong, where=path, expected="integers (H, W)", got=f"{array.dtype} {array.shape}")
+        return array
 
     def _stack(self, part: str, names: tuple[str, ...]) -> Array:
-        arrays = [self.masks(name) if part == LABELS else self.picture(part, name) for name in names]
+        whole = {LABELS: self.masks, REGIONS: self.objects}
+        arrays = [whole[part](name) if part in whole else self.picture(part, name) for name in names]
         for name, array in zip(names, arrays, strict=True):
             if array.shape != arrays[0].shape:
                 raise DataError("the size differs", where=self.root / part / name, expected=arrays[0].shape, got=array.shape)

@@ -379,6 +379,11 @@ def _node_parts(detector: Detector, terms: Terms, typical: TypicalNormal, *, ran
 
 def require_same_references(fusion: LegoFusion, training: Bags, dataset: str) -> None:
     """The reference units must be found again where the run found them, or the features were changed since."""
+    if fusion.kept_references is not None:
+        raise ParameterError(
+            "references were added to this run, which its training videos do not hold, so shares of a score are not defined",
+            fix="explain the run that they were added to",
+        )
     for name, values in training.inputs.items():
         relation = fusion.relation[name]
         if not fusion.wanted_references or not isinstance(relation, Relation):

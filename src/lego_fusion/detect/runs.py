@@ -31,13 +31,15 @@ from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..extract.base import Extractor, SidecarExtractor
 from ..extract.describe import describe_video
+from ..extract.footage import FootageMonitor, FootageWarning
 from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..writing import PARTIAL, written_whole
-from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop, thread_count
+from .bags import Bags, fit_statistics, load_bags, require_modalities, seen_by, segments_by_crop, thread_count
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
+from .familiarity import unlike_training
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
 from .processes import torch_threads
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
@@ -202,7 +204,7 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
         raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
 
     def score(video: str) -> VideoScores:
-        bags = _load(dataset, list(config.manifests), [video], config.nodes, config.segment_snippets, threads=1)
+        bags = load_run_bags(config, dataset, [video], threads=1)
         record, node_logits = dataset.record(video), predict_logits(detector, bags)[0].double()
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
         spread = (node_logits.sigmoid(), node_logits)
@@ -271,6 +273,10 @@ def score_video(
         intervals: ``intervals.csv`` with ground truth for this video, if known.
         on_bags: Called with the segments that are scored.
 
+    Returns:
+        The scores; their warnings name what is wrong with the footage (``extract.footage``), and each modality in which it is
+        unlike the training footage (``familiarity``).
+
     Raises:
         ParameterError: If something the model needs is missing, or captions are given to a model without text.
         VideoError: If the video cannot be decoded.
@@ -286,7 +292,15 @@ def score_video(
         fix = "give the captions, or use a model trained without text"
         raise ParameterError(f"the model needs captions for modality '{sidecars[0]}'", where=opened.folder, fix=fix)
     first = next(iter(config.manifests.values()))
-    described = describe_video(video, extractors, captions=captions, snippet_frames=first.snippet_frames, stride=first.stride)
+    monitor, footage = FootageMonitor(), list[FootageWarning]()
+    described = describe_video(
+        video,
+        extractors,
+        captions=captions,
+        snippet_frames=first.snippet_frames,
+        stride=first.stride,
+        look=lambda frame: footage.extend(monitor.look(frame)),
+    )
     decoded = described.decoded
     bags = bags_of_video(config, video.stem, {name: features.values for name, features in described.features.items()})
     if on_bags is not None:
@@ -294,7 +308,8 @@ def score_video(
     rows = len(next(iter(described.features.values())).values)
     logits = predict_logits(opened.detector, bags)[0].double()
     scores, frame_logits = (_frame_scores(x.numpy(), rows, decoded.frames, config) for x in (logits.sigmoid(), logits))
-    warnings = tuple(note for note in (decoded.problem, *decoded.notes) if note)
+    unlike = unlike_training(detector.fusion, seen_by(detector.fusion, bags).inputs)
+    warnings = (*(note for note in (decoded.problem, *decoded.notes) if note), *map(str, footage), *unlike)
     times = np.asarray(decoded.times, dtype=np.float64)
     truth = _known_truth(intervals, video, decoded.frames)
     return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings, frame_logits)
@@ -308,6 +323,11 @@ def bags_of_video(config: RunConfig, video: str, features: Mapping[str, np.ndarr
         return bag_of_segments(video, fixed, window=config.nodes)
     segments = {name: segments_by_crop(values, manifests[name], config.nodes) for name, values in features.items()}
     return Bags((video,), torch.zeros(1, dtype=torch.bool), 1, segments)
+
+
+def load_run_bags(config: RunConfig, dataset: Dataset, videos: Sequence[str], *, threads: int | None = None) -> Bags:
+    """Videos of a dataset folder as a run cuts them."""
+    return _load(dataset, list(config.manifests), videos, config.nodes, config.segment_snippets, threads=threads)
 
 
 def _load(

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .ablation_result import Ablation
-from .alignment import Mode, UnitAlignment
+from .alignment import UnitAlignment
+from .overlap import Mode
 from .recorded import Key
 from .recorder import Call, Recorder
 
@@ -97,10 +98,8 @@ def class_iou(classes: Mapping[str, int], groups: Mapping[str, Collection[str]] 
 def unit_labels(alignment: UnitAlignment, mode: Mode = "normalised", cut: float | None = None) -> tuple[str | None, ...]:
     """The concept that each unit stands for: of those it detects the one it aligns with best; None if it detects none."""
     detects = alignment.detects(mode, cut)
-    score = {"stock": alignment.overlap.iou, "normalised": alignment.overlap.above_chance, "auroc": alignment.auroc}[mode]
-    if score is None:  # unreachable: detects has refused it
-        raise ParameterError("the area under the ROC curve was not computed")
-    best = np.where(detects.any(axis=1), np.where(detects, score, -np.inf).argmax(axis=1), -1)
+    scores = alignment.overlap.scores(mode)
+    best = np.where(detects.any(axis=1), np.where(detects, scores, -np.inf).argmax(axis=1), -1)
     return tuple(None if place < 0 else alignment.concepts[place] for place in best.tolist())
 
 

@@ -9,7 +9,7 @@ of more than 12.5 % of the pixels can ever be found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,14 +22,12 @@ from torch import Tensor
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .active_pixels import Active, Layer, active_pixels, guessed_bounds
 from .concepts import Concepts
-from .overlap import CUTS, OverlapCounts, UnitOverlap
+from .overlap import Mode, OverlapCounts, UnitOverlap
 from .ranks import rank_auroc
 
 _UNITS_AT_A_TIME = 64  # bounds the memory
 _SAMPLED = 256  # pixels per image from which a threshold is guessed
 _LARGEST_TABLE = 1 << 24
-
-Mode = Literal["stock", "normalised", "auroc"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +45,8 @@ class UnitAlignment:
         images: Positions, in what was handed in, of the N images that were used.
         notes: What a reader should know: concepts that never occur, images left out, units that tie at their threshold.
         shuffled: Sums of the intersections after the masks were dealt anew to the images (S, K, C), for a null.
+        shuffled_auroc: The area under the ROC curve after the same (S, K, C), where regions are read.
+        regions: How many regions were read instead of pixels; 0 for pixels.
     """
 
     concepts: tuple[str, ...]
@@ -58,11 +58,13 @@ class UnitAlignment:
     images: Int[np.ndarray, " n"]
     notes: tuple[str, ...]
     shuffled: Int[np.ndarray, "s k c"] | None = None
+    shuffled_auroc: Float64[np.ndarray, "s k c"] | None = None
+    regions: int = 0
 
     @cached_property
     def overlap(self) -> UnitOverlap:
-        """The counts of all images together, with IoU, ceiling and normalised IoU."""
-        return self.counts.total()
+        """The counts of all images together, with IoU, ceiling, normalised IoU, and the area under the ROC curve."""
+        return replace(self.counts.total(), auroc=self.auroc)
 
     def detects(self, mode: Mode = "normalised", cut: float | None = None) -> Bool[np.ndarray, "k c"]:
         """Which unit detects which concept (K, C).
@@ -71,14 +73,7 @@ class UnitAlignment:
             mode: "stock" and "normalised" as ``UnitOverlap.detects``; "auroc": above 0.8.
             cut: Instead of the default, in [0, 1].
         """
-        check_choice(mode, "mode", "detects", ("stock", "normalised", "auroc"))
-        if mode != "auroc":
-            return self.overlap.detects(mode, cut)
-        if self.auroc is None:
-            raise ParameterError("the area under the ROC curve was not computed", fix="align with auroc_pixels of at least 1")
-        low = check_number(CUTS[mode] if cut is None else cut, "cut", "detects", low=0.0, high=1.0)
-        found: NDArray[Any] = np.nan_to_num(self.auroc) > low
-        return found
+        return self.overlap.detects(mode, cut)
 
     def detected(self, mode: Mode = "normalised", cut: float | None = None) -> frozenset[str]:
         """The set D of concepts that some unit detects."""
@@ -86,10 +81,11 @@ class UnitAlignment:
         return frozenset(self.concepts[place] for place in places)
 
     def by_chance(self) -> Iterator[UnitOverlap]:
-        """The overlap under each shuffle of the masks over the images: what position and frequency alone explain."""
+        """The overlap under each shuffle of the labels over images or regions: what position and frequency alone explain."""
         total = self.overlap
-        for both in () if self.shuffled is None else self.shuffled:
-            yield UnitOverlap(both.astype(np.float64), total.unit_area, total.concept_area, total.pixels)
+        for place, both in enumerate(() if self.shuffled is None else self.shuffled):
+            auroc = None if self.shuffled_auroc is None else self.shuffled_auroc[place]
+            yield UnitOverlap(both.astype(np.float64), total.unit_area, total.concept_area, total.pixels, auroc)
 
     def gallery(self, unit: int, images: int = 8) -> list[int]:
         """Positions of the images in which a unit is largest, largest first, ties in order."""
@@ -155,7 +151,7 @@ def align(
     check_int(batch_size, "batch_size", "align", low=1)
     check_choice(unlabelled, "unlabelled", "align", ("refuse", "drop"))
     generator = np.random.default_rng(check_int(seed, "seed", "align", low=0))
-    concepts, images, notes = _labelled(concepts, unlabelled)
+    concepts, images, notes = labelled_images(concepts, unlabelled)
     height, width = concepts.size
     kept = int(share * len(images) * height * width + 1e-9)
     if not 1 <= kept < len(images) * height * width:
@@ -178,7 +174,7 @@ def align(
     ranked = len(range(0, height, _stride(auroc_pixels, height, width))) if auroc_pixels else 0
     ranked *= len(range(0, width, _stride(auroc_pixels, height, width))) if auroc_pixels else 0
     found = auroc if auroc_pixels else None
-    notes += _tie_note(counts, kept) + _absent_note(counts, concepts) + _unranked_note(found, counts, concepts)
+    notes += remarks(counts, concepts.names, kept, found)
     return UnitAlignment(concepts.names, thresholds, counts, found, ranked, peaks, images, tuple(notes), shuffled)
 
 
@@ -262,7 +258,7 @@ def _check(maps: Any, concepts: Concepts, image_size: tuple[int, int] | None, wh
         )
 
 
-def _labelled(concepts: Concepts, unlabelled: str) -> tuple[Concepts, Int[np.ndarray, " n"], list[str]]:
+def labelled_images(concepts: Concepts, unlabelled: str) -> tuple[Concepts, Int[np.ndarray, " n"], list[str]]:
     """Images with at least one concept, and a note on the others."""
     some = np.concatenate([concepts.areas(start, start + 64).any(axis=1) for start in range(0, len(concepts), 64)])
     images, without = np.flatnonzero(some), np.flatnonzero(~some)
@@ -278,20 +274,15 @@ def _labelled(concepts: Concepts, unlabelled: str) -> tuple[Concepts, Int[np.nda
     return (concepts.take(images) if len(without) else concepts), images, notes
 
 
-def _tie_note(counts: OverlapCounts, kept: int) -> list[str]:
-    areas = counts.unit_area.sum(axis=0)
+def remarks(counts: OverlapCounts, names: Sequence[str], kept: int, auroc: NDArray[Any] | None) -> list[str]:
+    """What a reader should know: units that tie at their threshold, concepts that never occur, concepts without AUROC."""
+    areas, there = counts.unit_area.sum(axis=0), counts.concept_area.sum(axis=0) > 0
     tied = int((areas < kept).sum())
-    return [f"{tied} of {len(areas)} units tie at their threshold and are active in fewer pixels"] if tied else []
-
-
-def _absent_note(counts: OverlapCounts, concepts: Concepts) -> list[str]:
-    absent = [name for name, area in zip(concepts.names, counts.concept_area.sum(axis=0), strict=True) if not area]
-    return [f"concepts that never occur: {', '.join(absent)}"] if absent else []
-
-
-def _unranked_note(auroc: NDArray[Any] | None, counts: OverlapCounts, concepts: Concepts) -> list[str]:
-    if auroc is None:
-        return []
-    lost = np.isnan(auroc[0]) & (counts.concept_area.sum(axis=0) > 0)
-    names = [name for name, missing in zip(concepts.names, lost, strict=True) if missing]
-    return [f"concepts on none or all of the ranked pixels, so without AUROC: {', '.join(names)}"] if names else []
+    notes = [f"{tied} of {len(areas)} units tie at their threshold and are active in fewer places"] if tied else []
+    absent = [name for name, present in zip(names, there, strict=True) if not present]
+    notes += [f"concepts that never occur: {', '.join(absent)}"] if absent else []
+    lost = np.zeros(len(names), dtype=bool) if auroc is None else np.isnan(auroc[0]) & there
+    unranked = [name for name, missing in zip(names, lost, strict=True) if missing]
+    return notes + (
+        [f"concepts on none or all of the ranked places, so without AUROC: {', '.join(unranked)}"] if unranked else []
+    )

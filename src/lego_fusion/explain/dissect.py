@@ -26,16 +26,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, DataError, ParameterError, check_choice, check_int
-from .alignment import Mode, UnitAlignment
+from .alignment import UnitAlignment
 from .collaboration import LevelCollaboration, Streams, collaboration
 from .dissection import FUSED, AblationReading, DetectorCount, Dissection, Gallery, LevelConcepts, Snapshot, UnitRow, best_units
-from .dissection_reading import Reading, ReadingSettings, Tell, read_network
-from .labelled_data import LabelledData, Pairs, named_pictures
+from .dissection_reading import ChosenSettings, Reading, ReadingSettings, Tell, read_network
+from .labelled_data import LabelledData, Pairs, Read, named_pictures
 from .levels import chosen_layers
+from .overlap import Mode
 from .recorded import Key, Recording
 from .recorder import Call, Kind
 from .similarity import cka, similarity_matrix
-from .variance import AgainstChance, bootstrap, semantic_variance, share_statistics, unit_permutation_null
+from .untrained import untrained_copy
+from .variance import (
+    AgainstChance,
+    Profile,
+    bootstrap,
+    relabelled_null,
+    semantic_variance,
+    share_statistics,
+    unit_permutation_null,
+)
 from .variance import Layers as Overlaps
 
 Networks = nn.Module | Mapping[str, nn.Module]
@@ -54,14 +64,16 @@ def dissect(
     kind: Kind = "spatial",
     grid: tuple[int, int] | None = None,
     call: Call | None = None,
-    quantile: float = 0.005,
-    mode: Mode = "normalised",
+    read: Read = "auto",
+    quantile: float | None = None,
+    mode: Mode | None = None,
     cut: float | None = None,
     unlabelled: Literal["refuse", "drop"] = "refuse",
     auroc_pixels: int = 256,
     resamples: int = 200,
     permutations: int = 200,
     shuffles: int = 20,
+    untrained: int = 2,
     gallery: tuple[int, int] = (4, 4),
     ablation: Iterable[AblationReading] | None = None,
     dtype: Literal["float16", "float32"] = "float16",
@@ -82,7 +94,8 @@ def dissect(
         data: A dataset folder (docs/formats.md); or batches of (inputs, labels), always in the same order; or a function
             that returns them. Labels of kind "spatial" are integers (b, H, W), the position in ``concepts`` or negative for
             none, or masks, bool (b, C, H, W); of "tokens" (b, T) or (b, C, T), or by modality; of "pooled", and of whole
-            samples with "tokens", (b,) or (b, C).
+            samples with "tokens", (b,) or (b, C). A third element of the batches, or a folder ``regions``, numbers the objects:
+            integers (b, H, W), 0 for none.
         concepts: Names of the concepts; a folder names them itself.
         fused: Layer where the modalities are one: of each level, or a single one, of the last level.
         apart: The same streams trained separately: a network with both, or one for each modality.
@@ -90,14 +103,19 @@ def dissect(
         kind: "spatial", "tokens" or "pooled", as ``Recorder`` records.
         grid: Height and width of patch tokens that are to be read as maps.
         call: Runs a network on inputs, ``call(network, inputs)``; None as ``Recorder`` does.
-        quantile: Share of the places where a unit counts as active.
-        mode: What a detector is: "normalised", "stock" or "auroc", as ``UnitAlignment.detects``.
+        read: What concepts are told apart among: "regions", objects, given with the data or found as connected areas of one
+            combination of concepts (``found_regions``); "pixels"; or "auto", objects where concepts lie on objects.
+        quantile: Share of the objects or places where a unit counts as active. Default: 0.1 of objects, 0.005 of pixels.
+        mode: What a detector is: "normalised", "stock" or "auroc", as ``UnitAlignment.detects``. Default: "auroc" over
+            objects, "normalised" over pixels.
         cut: Of the mode.
         unlabelled: Images without a label: "refuse", or "drop".
         auroc_pixels: As for ``align``.
         resamples: Of the bootstrap over images.
         permutations: Of units over modalities, for the null of the variances.
-        shuffles: Of masks over images, for the null of the detectors.
+        shuffles: Of labels over objects, or of masks over images, for the null of the detectors and of the variances.
+        untrained: How many copies of the network, with weights drawn as before any training, are read as well; what any of
+            them detects is not taken for learned.
         gallery: Units of each layer, and images of each, of which pictures are kept.
         ablation: Results of causal checks, which are handed on.
         dtype: Of the activations on disk; numbers depend on it by rounding, 2^-11 for float16.
@@ -127,9 +145,11 @@ def dissect(
         >>> found.levels, found.images, sorted(found.variance.shares.parts) == sorted(["M", "L", "C", "ML", "MC", "LC", "MLC"])
         (('level 1',), 8, True)
     """
-    for value, name in ((resamples, "resamples"), (permutations, "permutations")):
-        check_int(value, name, "dissect", low=1)
-    check_choice(mode, "mode", "dissect", ("stock", "normalised", "auroc"))
+    for value, name, low in ((resamples, "resamples", 1), (permutations, "permutations", 1), (untrained, "untrained", 0)):
+        check_int(value, name, "dissect", low=low)
+    if mode is not None:
+        check_choice(mode, "mode", "dissect", ("stock", "normalised", "auroc"))
+    check_choice(read, "read", "dissect", ("auto", "regions", "pixels"))
     chosen = chosen_layers(model, layers, fused)
     modalities, levels = tuple(name for name in chosen if name != FUSED), tuple(next(iter(chosen.values())))
     source = LabelledData(data, None if concepts is None else tuple(concepts), batch_size)
@@ -137,22 +157,27 @@ def dissect(
         raise ParameterError("the data can be read once only", fix="hand in a list, a loader, or a function that returns one")
     folder = Path(scratch) if scratch is not None else None
     settings = ReadingSettings(
-        kind, grid, call, quantile, mode, cut, unlabelled, auroc_pixels, shuffles, seed, dtype, folder, batch_size, device
+        kind, grid, call, read, quantile, mode, cut, unlabelled, auroc_pixels, shuffles, seed, dtype, folder, batch_size, device
     )
     reading = read_network(model, chosen, source, modalities, settings, galleries=gallery, tell=tell)
-    quick = replace(settings, shuffles=0, auroc_pixels=auroc_pixels if mode == "auroc" else 0)
+    asked = reading.settings
+    quick = replace(asked, shuffles=0, auroc_pixels=auroc_pixels if asked.mode == "auroc" else 0)
     together = None
     if apart is not None:
         separate = _read_apart(apart, chosen, source, modalities, quick, tell)
         _same_order(reading, separate)
-        together = _collaborating(reading, separate, mode, cut)
+        together = _collaborating(reading, separate, asked.mode, cut)
+    notes = list(_notes(reading))
+    never = _untrained(model, chosen, source, modalities, quick, untrained, notes, tell)
     snapshots = _snapshots(model, checkpoints, chosen, source, modalities, quick, reading, tell)
     galleries = _with_pictures(reading.galleries, source, modalities)
     if tell is not None:
         tell("intervals and nulls")
     pooled = reading.pooled.pooled()
-    asked = {key: value for key, value in asdict(settings).items() if key not in ("call", "scratch", "device")}
-    asked |= {"resamples": resamples, "permutations": permutations, "fused": bool(fused), "apart": apart is not None}
+    profile: Profile = "best" if reading.regions else "mean"
+    said = {key: value for key, value in asdict(asked).items() if key not in ("call", "scratch", "device")}
+    said |= {"resamples": resamples, "permutations": permutations, "fused": bool(fused), "apart": apart is not None}
+    said |= {"untrained copies": untrained}
     return Dissection(
         modalities,
         levels,
@@ -160,20 +185,56 @@ def dissect(
         dict(reading.pooled.layers),
         reading.alignments,
         reading.fused,
-        semantic_variance(reading.alignments),
-        bootstrap(reading.alignments, _statistics(mode, cut), resamples=resamples, seed=seed),
-        unit_permutation_null(reading.alignments, permutations=permutations, seed=seed),
-        _sets(reading, levels, mode, cut),
-        _detectors(reading, mode, cut),
-        _units(reading, mode, cut),
+        semantic_variance(reading.alignments, profile),
+        bootstrap(reading.alignments, _statistics(asked.mode, cut, profile), resamples=resamples, seed=seed),
+        unit_permutation_null(reading.alignments, permutations=permutations, seed=seed, profile=profile),
+        _sets(reading, levels),
+        _detectors(reading, asked.mode, cut),
+        _units(reading, asked.mode, cut),
         galleries,
         similarity_matrix(pooled, pooled, permutations=_FLOOR_PERMUTATIONS, seed=seed),
         together,
         snapshots,
         None if ablation is None else tuple(ablation),
-        _notes(reading),
-        asked,
+        tuple(notes),
+        said | {"profile": profile},
         reading.vague,
+        reading.over,
+        reading.regions,
+        relabelled_null(reading.alignments, profile),
+        never,
+    )
+
+
+def _untrained(
+    model: nn.Module,
+    layers: Mapping[str, Mapping[str, str]],
+    data: LabelledData,
+    modalities: tuple[str, ...],
+    settings: ChosenSettings,
+    copies: int,
+    notes: list[str],
+    tell: Tell | None,
+) -> tuple[LevelConcepts, ...] | None:
+    """Concepts that any copy detects that was never trained; None, and a note, where that cannot be read."""
+    if copies and not data.again:
+        notes.append("copies that were never trained are not read: the data can be read once only")
+        return None
+    levels = tuple(next(iter(layers.values())))
+    found: list[tuple[LevelConcepts, ...]] = []
+    for copied in range(copies):
+        drawn = untrained_copy(model, settings.seed + copied)
+        try:
+            found.append(_sets(read_network(drawn, layers, data, modalities, settings, tell=tell), levels))
+        except DataError as error:
+            notes.append(f"copies that were never trained are not read: {error}")
+            return None
+    return (
+        tuple(
+            LevelConcepts(row[0].level, {name: frozenset().union(*(one.detected[name] for one in row)) for name in modalities})
+            for row in zip(*found, strict=True)
+        )
+        or None
     )
 
 
@@ -182,7 +243,7 @@ def _read_apart(
     layers: Mapping[str, Mapping[str, str]],
     data: LabelledData,
     modalities: tuple[str, ...],
-    settings: ReadingSettings,
+    settings: ChosenSettings,
     tell: Tell | None,
 ) -> Reading:
     networks = apart if isinstance(apart, Mapping) else dict.fromkeys(modalities, apart)
@@ -198,7 +259,7 @@ def _read_apart(
     arrays = {key: array for reading in readings for key, array in reading.pooled.arrays.items()}
     ordered = {name: alignments[name] for name in modalities}
     pooled = Recording({key: arrays[key] for name in modalities for key in arrays if key[0] == name}, {}, "pooled")
-    return Reading(ordered, {}, pooled, (), readings[0].digest)
+    return replace(readings[0], alignments=ordered, fused={}, pooled=pooled, galleries=())
 
 
 def _by_network(networks: Mapping[str, nn.Module], modalities: Sequence[str]) -> list[tuple[nn.Module, list[str]]]:
@@ -229,7 +290,7 @@ def _snapshots(
     layers: Mapping[str, Mapping[str, str]],
     data: LabelledData,
     modalities: tuple[str, ...],
-    settings: ReadingSettings,
+    settings: ChosenSettings,
     now: Reading,
     tell: Tell | None,
 ) -> tuple[Snapshot, ...]:
@@ -250,8 +311,9 @@ def _snapshots(
             for level in levels
         ]
         to_last = {key: cka(rows[key], last.arrays[key]) for key in rows} if last is not None else {}
-        sets = _sets(reading, levels, settings.mode, settings.cut)
-        found.append(Snapshot(name, sets, semantic_variance(reading.alignments), np.array(between), to_last))
+        sets = _sets(reading, levels)
+        variance = semantic_variance(reading.alignments, "best" if reading.regions else "mean")
+        found.append(Snapshot(name, sets, variance, np.array(between), to_last))
     return tuple(found)
 
 
@@ -291,12 +353,12 @@ def _without_counts(alignments: dict[str, dict[str, UnitAlignment]]) -> dict[str
     }
 
 
-def _statistics(mode: Mode, cut: float | None) -> Callable[[Overlaps], dict[str, float]]:
-    """Shares and variances, and J and U of every level where the mode reads counts."""
+def _statistics(mode: Mode, cut: float | None, profile: Profile) -> Callable[[Overlaps], dict[str, float]]:
+    """Shares and variances, and J and U of every level where the mode can be read anew from resampled images."""
 
     def statistics(overlaps: Overlaps) -> dict[str, float]:
-        found = share_statistics(overlaps)
-        if mode == "auroc":
+        found = share_statistics(overlaps, profile)
+        if mode == "auroc" and any(one.auroc is None for row in overlaps.values() for one in row.values()):
             return found
         names = tuple(next(iter(overlaps.values())))
         for level, rows in zip(names, zip(*(row.values() for row in overlaps.values()), strict=True), strict=True):
@@ -311,8 +373,8 @@ def _statistics(mode: Mode, cut: float | None) -> Callable[[Overlaps], dict[str,
     return statistics
 
 
-def _sets(reading: Reading, levels: tuple[str, ...], mode: Mode, cut: float | None) -> tuple[LevelConcepts, ...]:
-    found = []
+def _sets(reading: Reading, levels: tuple[str, ...]) -> tuple[LevelConcepts, ...]:
+    found, (mode, cut) = [], (reading.settings.mode, reading.settings.cut)
     for level in levels:
         detected = {modality: row[level].detected(mode, cut) for modality, row in reading.alignments.items()}
         fused = reading.fused[level].detected(mode, cut) if level in reading.fused else None
@@ -332,7 +394,7 @@ def _detectors(reading: Reading, mode: Mode, cut: float | None) -> dict[Key, Det
 def _detector_count(alignment: UnitAlignment, mode: Mode, cut: float | None) -> DetectorCount:
     found = alignment.detects(mode, cut)
     names, units = alignment.detected(mode, cut), int(found.any(axis=1).sum())
-    if mode == "auroc" or alignment.shuffled is None or not len(alignment.shuffled):
+    if alignment.shuffled is None or not len(alignment.shuffled) or (mode == "auroc" and alignment.shuffled_auroc is None):
         return DetectorCount(names, units, len(found))
     shuffled = np.array([one.detects(mode, cut).any(axis=0) for one in alignment.by_chance()])  # (S, C)
     drawn, value = shuffled.sum(axis=1), len(names)
@@ -353,7 +415,7 @@ def _with_pictures(galleries: Sequence[Gallery], data: LabelledData, modalities:
         return tuple(galleries)
     pictures: dict[tuple[str, int], NDArray[Any]] = {}
     start = 0
-    for inputs, _ in data.pairs():
+    for inputs, _ in data:
         named = named_pictures(inputs, modalities)
         if not named:
             return tuple(galleries)

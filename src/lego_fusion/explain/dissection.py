@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 
-from .alignment import Mode, UnitAlignment
+from .alignment import UnitAlignment
 from .collaboration import LevelCollaboration
 from .concept_sets import ConceptSets, concept_sets
+from .overlap import CUTS, Mode
 from .recorded import Key
 from .similarity import SimilarityMatrix
 from .variance import AgainstChance, Bounded, SemanticVariance
@@ -156,6 +157,7 @@ class UnitRow:
         above_chance: Share of the way from chance to the ceiling.
         auroc: Area under the ROC curve; None if it was not computed.
         detects: Whether it is a detector by the chosen mode.
+        score: What the mode reads.
     """
 
     modality: str
@@ -167,6 +169,7 @@ class UnitRow:
     above_chance: float
     auroc: float | None
     detects: bool
+    score: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +234,10 @@ class Dissection:
         settings: What was asked for.
         vague: Number of units that detect concepts which exclude each other, and of units that detect any: those may find
             things without telling them apart, which makes J too high.
+        over: What concepts were read over, objects or pixels, and why, in words.
+        regions: How many objects; 0 where pixels were read.
+        relabelled: Shares and variances beside what they are when the labels are dealt anew to the objects or images.
+        untrained: Concepts of each level in copies of the network that were never trained, any of them; None if there is none.
     """
 
     modalities: tuple[str, ...]
@@ -253,6 +260,22 @@ class Dissection:
     notes: tuple[str, ...]
     settings: dict[str, Any]
     vague: tuple[int, int] = (0, 0)
+    over: str = "pixels"
+    regions: int = 0
+    relabelled: dict[str, AgainstChance] = field(default_factory=dict)
+    untrained: tuple[LevelConcepts, ...] | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """What a detector is."""
+        mode: Mode = self.settings["mode"]
+        return mode
+
+    @property
+    def cut(self) -> float:
+        """From where on."""
+        cut = self.settings["cut"]
+        return CUTS[self.mode] if cut is None else float(cut)
 
     @property
     def images(self) -> int:
@@ -283,8 +306,7 @@ class Dissection:
 def best_units(alignment: UnitAlignment, key: Key, mode: Mode, cut: float | None) -> list[UnitRow]:
     """The best concept of every unit of a layer, best detectors first."""
     overlap, found = alignment.overlap, alignment.detects(mode, cut)
-    by_mode = {"stock": overlap.iou, "normalised": overlap.above_chance, "auroc": alignment.auroc}[mode]
-    ranked = np.nan_to_num(by_mode if by_mode is not None else overlap.iou, nan=-1.0)
+    ranked = overlap.scores(mode)
     best = ranked.argmax(axis=1)
     rows = []
     for unit in np.argsort(-ranked.max(axis=1), kind="stable"):
@@ -294,5 +316,5 @@ def best_units(alignment: UnitAlignment, key: Key, mode: Mode, cut: float | None
             float(np.nan_to_num(table[place])) for table in (overlap.iou, overlap.ceiling, overlap.above_chance)
         )
         name, detects = alignment.concepts[place[1]], bool(found[place])
-        rows.append(UnitRow(key[0], key[1], place[0], name, iou, ceiling, above, auroc, detects))
+        rows.append(UnitRow(key[0], key[1], place[0], name, iou, ceiling, above, auroc, detects, float(ranked[place])))
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +15,19 @@ from torch import nn
 
 from ..errors import DataError
 from .active_pixels import Layer
-from .alignment import Mode, UnitAlignment, align
+from .alignment import UnitAlignment, align
 from .concepts import Concepts
 from .dissection import FUSED, Gallery, UnitRow, best_units
-from .labelled_data import LabelledData, Labels
+from .labelled_data import LabelledData, Labels, Read
+from .overlap import Mode
 from .recorded import Key, Recording, place_means
 from .recorder import Call, Kind, Recorder
+from .region_alignment import QUANTILE, align_regions
+from .regions import Regions, active_regions
 
 Layers = Mapping[str, Mapping[str, str]]
 Tell = Callable[[str], None]
+PIXEL_QUANTILE = 0.005  # Network Dissection's
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class ReadingSettings:
     kind: Kind
     grid: tuple[int, int] | None
     call: Call | None
-    quantile: float
-    mode: Mode
+    read: Read
+    quantile: float | None
+    mode: Mode | None
     cut: float | None
     unlabelled: Literal["refuse", "drop"]
     auroc_pixels: int
@@ -44,6 +49,23 @@ class ReadingSettings:
     scratch: Path | None
     batch_size: int
     device: str | torch.device
+
+
+@dataclass(frozen=True)
+class ChosenSettings(ReadingSettings):
+    """The same once it is known what is read over."""
+
+    quantile: float
+    mode: Mode
+
+
+def chosen(settings: ReadingSettings, regions: Regions | None) -> ChosenSettings:
+    """Where they are not given: over regions the area under the ROC curve, over pixels the way from chance to the ceiling."""
+    mode, quantile = settings.mode, settings.quantile
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    values["mode"] = mode or ("normalised" if regions is None else "auroc")
+    values["quantile"] = quantile if quantile is not None else PIXEL_QUANTILE if regions is None else QUANTILE
+    return ChosenSettings(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +79,8 @@ class Reading:
         galleries: Of the best detectors, without pictures.
         digest: Of the labels, to tell whether another pass met the same in the same order.
         vague: Number of units that detect concepts which exclude each other, and of units that detect any.
+        over: What was read over, and why, in words.
+        settings: With what was left to the data filled in.
     """
 
     alignments: dict[str, dict[str, UnitAlignment]]
@@ -64,7 +88,14 @@ class Reading:
     pooled: Recording
     galleries: tuple[Gallery, ...]
     digest: bytes
-    vague: tuple[int, int] = (0, 0)
+    vague: tuple[int, int]
+    over: str
+    settings: ChosenSettings
+
+    @property
+    def regions(self) -> int:
+        """How many objects were read over; 0 for pixels."""
+        return next(iter(next(iter(self.alignments.values())).values())).regions
 
 
 def read_network(
@@ -98,28 +129,42 @@ def read_network(
         tell("recording")
     with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="dissection-") as folder:
         kept = Path(folder) / "recording"
-        inputs = labels.inputs(data.pairs())
-        recorder.record(inputs, settings.kind, folder=kept, dtype=settings.dtype)
+        recorder.record(labels.inputs(data.batches()), settings.kind, folder=kept, dtype=settings.dtype)
+        regions, over = labels.regions(settings.read)
+        asked = chosen(settings, regions)
         for key in recorder.layers:
             if tell is not None:
                 tell(" ".join(key))
             maps = Recording.open(kept)[key]  # opened anew, so that only one layer is mapped into memory
             maps = maps if maps.ndim == 4 else maps[:, :, None, None]
             means[key] = place_means(maps)
-            alignments.setdefault(key[0], {})[key[1]] = found = _aligned(maps, key, recorder, labels, settings)
-            vague += _vague(found, labels.concepts(key[0], maps), settings)
-            shown += _galleries(maps, found, key, labels, settings, *galleries)
+            alignments.setdefault(key[0], {})[key[1]] = found = _aligned(maps, key, recorder, labels, regions, asked)
+            vague += _vague(found, labels.concepts(key[0], maps), asked)
+            shown += _galleries(maps, found, key, labels, regions, asked, *galleries)
             del maps
     fused = alignments.pop(FUSED, {})
     pooled = Recording(means, dict(recorder.layers), "pooled")
-    return Reading(alignments, fused, pooled, tuple(shown), labels.digest.digest(), (int(vague[0]), int(vague[1])))
+    return Reading(alignments, fused, pooled, tuple(shown), labels.digest.digest(), (int(vague[0]), int(vague[1])), over, asked)
 
 
-def _aligned(maps: NDArray[Any], key: Key, recorder: Recorder, labels: Labels, settings: ReadingSettings) -> UnitAlignment:
+def _aligned(
+    maps: NDArray[Any], key: Key, recorder: Recorder, labels: Labels, regions: Regions | None, settings: ChosenSettings
+) -> UnitAlignment:
     where = f"layer '{recorder.layers[key]}', {key[0]} {key[1]}"
     concepts = labels.concepts(key[0], maps)
     if len(maps) != len(concepts):
         raise DataError("labels are of other images", where=where, expected=f"{len(maps)} images", got=len(concepts))
+    if regions is not None:
+        return align_regions(
+            maps,
+            concepts,
+            regions,
+            quantile=settings.quantile,
+            unlabelled=settings.unlabelled,
+            shuffles=settings.shuffles,
+            seed=settings.seed,
+            where=where,
+        )
     return align(
         maps,
         concepts,
@@ -134,7 +179,7 @@ def _aligned(maps: NDArray[Any], key: Key, recorder: Recorder, labels: Labels, s
     )
 
 
-def _vague(found: UnitAlignment, concepts: Concepts, settings: ReadingSettings) -> NDArray[Any]:
+def _vague(found: UnitAlignment, concepts: Concepts, settings: ChosenSettings) -> NDArray[Any]:
     """Units that detect two concepts which no pixel has both of, and units that detect any."""
     detects = found.detects(settings.mode, settings.cut).astype(np.float64)
     members = concepts.members.astype(np.float64)
@@ -143,7 +188,14 @@ def _vague(found: UnitAlignment, concepts: Concepts, settings: ReadingSettings) 
 
 
 def _galleries(
-    maps: NDArray[Any], found: UnitAlignment, key: Key, labels: Labels, settings: ReadingSettings, units: int, images: int
+    maps: NDArray[Any],
+    found: UnitAlignment,
+    key: Key,
+    labels: Labels,
+    regions: Regions | None,
+    settings: ChosenSettings,
+    units: int,
+    images: int,
 ) -> list[Gallery]:
     """Of the best detector of each concept, best concepts first."""
     if settings.kind != "spatial" or not units or not images:
@@ -156,8 +208,12 @@ def _galleries(
     galleries = []
     for row in list(best.values())[:units]:
         places = np.array(found.gallery(row.unit, images))
-        layer = Layer(maps, places, np.array([row.unit]), size, len(places), settings.device, key[0])
-        large = torch.cat([layer.upsampled(rows[:, 0]) for _, rows in layer.batches()])
-        masks = (large > float(found.thresholds[row.unit])).cpu().numpy()
+        threshold = float(found.thresholds[row.unit])
+        if regions is not None:
+            masks = active_regions(maps[places, row.unit][:, None], regions.numbers[places], threshold)
+        else:
+            layer = Layer(maps, places, np.array([row.unit]), size, len(places), settings.device, key[0])
+            large = torch.cat([layer.upsampled(rows[:, 0]) for _, rows in layer.batches()])
+            masks = (large > threshold).cpu().numpy()
         galleries.append(Gallery(row, tuple(int(place) for place in places), None, masks))
     return galleries

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,19 +14,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.dissection_folder import DissectionFolder
-from ..errors import DataError, ParameterError
+from ..errors import DataError, ParameterError, check_choice
 from .concepts import ConceptCollector, Concepts
 from .dissection import FUSED
 from .recorder import Kind
+from .regions import Regions, found_regions, given_regions
 
 Array = NDArray[Any]
-Pairs = Iterable[Any]  # of (inputs, labels); a loader gives lists
+Pairs = Iterable[Any]  # of (inputs, labels) or (inputs, labels, regions); a loader gives lists
+Read = Literal["auto", "regions", "pixels"]
+_FEWEST, _ON_OBJECTS = 20, 0.5
 _AXES: dict[str, tuple[str, int]] = {"spatial": ("H, W", 3), "tokens": ("T", 2), "pooled": ("", 1)}
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Batches of (inputs, labels).
+    """Batches of (inputs, labels) or (inputs, labels, regions).
 
     Args:
         source: A dataset folder, an iterable of pairs, or a function without arguments that returns one.
@@ -51,21 +54,28 @@ class LabelledData:
             raise ParameterError("concepts have no names", expected="one for each label", fix="give concepts=[...]")
         return self.names
 
-    def pairs(self) -> Iterator[tuple[Any, Any]]:
-        """Inputs and labels of every batch.
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Inputs and labels of every batch."""
+        return ((inputs, labels) for inputs, labels, _ in self.batches())
+
+    def batches(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Inputs, labels, and regions or None, of every batch.
 
         Raises:
-            DataError: If an element is not such a pair.
+            DataError: If an element is no pair, nor a pair with regions.
         """
         if isinstance(self.source, str | Path):
-            for pictures, masks in DissectionFolder.open(self.source).batches(self.batch_size):
-                yield {name: torch.from_numpy(array) for name, array in pictures.items()}, masks
+            for pictures, masks, *objects in DissectionFolder.open(self.source).batches(self.batch_size):
+                yield {name: torch.from_numpy(array) for name, array in pictures.items()}, masks, *(objects or [None])
             return
         for number, pair in enumerate(self.source() if callable(self.source) else self.source):
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
                 got = f"{type(pair).__name__} of {len(pair)}" if isinstance(pair, tuple | list) else type(pair).__name__
-                raise DataError("data must come as pairs of inputs and labels", where=f"batch {number}", got=got)
-            yield pair[0], pair[1]
+                expected = "(inputs, labels), or (inputs, labels, regions)"
+                raise DataError(
+                    "data must come as pairs of inputs and labels", where=f"batch {number}", expected=expected, got=got
+                )
+            yield pair[0], pair[1], pair[2] if len(pair) == 3 else None
 
 
 @dataclass
@@ -83,14 +93,15 @@ class Labels:
     modalities: tuple[str, ...]
     collectors: dict[str, ConceptCollector] = field(default_factory=dict)
     digest: Any = field(default_factory=hashlib.sha256)
+    numbers: list[Array | None] = field(default_factory=list)
 
-    def inputs(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
-        """Hand the inputs on, keeping the labels.
+    def inputs(self, batches: Iterable[tuple[Any, Any, Any]]) -> Iterator[Any]:
+        """Hand the inputs on, keeping the labels and regions.
 
         Raises:
-            DataError: If labels have a wrong form, another size than the pictures or another number of samples.
+            DataError: If labels have a wrong form, another size than the pictures or another number of samples, or regions do.
         """
-        for number, (inputs, labels) in enumerate(pairs):
+        for number, (inputs, labels, objects) in enumerate(batches):
             where = f"batch {number}"
             size = _picture_size(inputs, where) if self.kind == "spatial" else None
             for modality, values in self._by_modality(labels, where).items():
@@ -102,7 +113,57 @@ class Labels:
                     )
                 self.collectors.setdefault(modality, ConceptCollector(self.names)).add(masks)
                 self.digest.update(np.packbits(masks).tobytes())
+                shape = (len(masks), *masks.shape[2:])
+            self.numbers.append(self._regions(objects, shape, where))
             yield inputs
+
+    def _regions(self, objects: Any, shape: tuple[int, ...], where: str) -> Array | None:
+        if objects is None:
+            return None
+        if self.kind != "spatial":
+            raise DataError("regions are parts of pictures", where=where, expected="kind='spatial'", got=f"kind='{self.kind}'")
+        numbers = objects.detach().cpu().numpy() if isinstance(objects, Tensor) else np.asarray(objects)
+        checked = given_regions(numbers, where)
+        if checked.shape != shape:
+            fix = "resize the regions to the labels, taking the nearest number"
+            raise DataError(
+                "regions have another size than the labels", where=where, expected=shape, got=checked.shape, fix=fix
+            )
+        self.digest.update(checked.astype(np.int64).tobytes())
+        return checked
+
+    def regions(self, read: Read) -> tuple[Regions | None, str]:
+        """The regions that concepts are read over, or None for pixels; and why, in words.
+
+        Objects that are found are read over if at least half of all labelled pixels lie on them, they are not whole images,
+        and there are enough of them.
+
+        Raises:
+            DataError: If regions are asked for and there are none, or only some batches have them.
+        """
+        check_choice(read, "read", "dissect", ("auto", "regions", "pixels"))
+        if self.kind != "spatial":
+            if read == "regions":
+                raise DataError("regions are parts of pictures", expected="kind='spatial'", got=f"kind='{self.kind}'")
+            return None, "each place, since tokens and whole samples have no regions"
+        if read == "pixels":
+            return None, "pixels, as asked for"
+        parts = [one for one in self.numbers if one is not None]
+        if parts and len(parts) != len(self.numbers):
+            got = f"{len(parts)} of {len(self.numbers)}"
+            raise DataError("only some batches have regions", expected="all or none", got=got)
+        if not self.collectors:
+            raise DataError("there are no batches", expected="at least one")
+        reason = "modalities have labels of their own"
+        if len(self.collectors) == 1:
+            concepts = next(iter(self.collectors.values())).concepts()
+            regions = Regions(_small(np.concatenate(parts)), given=True) if parts else found_regions(concepts)
+            reason = _unfit(regions, concepts)
+            if not reason:
+                return regions, "objects that came with the labels" if parts else "objects found in the labels"
+        if read == "regions" or parts:
+            raise DataError("objects cannot be read over", got=reason, fix="read='pixels'")
+        return None, f"pixels, since {reason}"
 
     def _by_modality(self, labels: Any, where: str) -> dict[str, Any]:
         if not isinstance(labels, Mapping):
@@ -128,6 +189,26 @@ class Labels:
             )
         whole = np.broadcast_to(found.pixels, (len(found.pixels), *maps.shape[2:]))
         return Concepts(found.names, whole, found.members, found.chosen)
+
+
+def _unfit(regions: Regions, concepts: Concepts) -> str:
+    """Why regions are no objects to tell concepts apart among; nothing if they are."""
+    inside = regions.numbers > 0
+    count = sum(len(np.unique(image[image > 0])) for image in regions.numbers)
+    if not count:
+        return "there are no regions"
+    if all(image.all() and image.max() == image.min() for image in regions.numbers):
+        return "every region is a whole image"
+    if count < _FEWEST:
+        return f"there are only {count} regions"
+    labelled = np.asarray(concepts.members.any(axis=1))[concepts.codes(0, len(concepts))]
+    if not regions.given and (labelled & inside).sum() < _ON_OBJECTS * labelled.sum():
+        return "most labelled pixels do not lie on connected areas"
+    return ""
+
+
+def _small(numbers: Array) -> Array:
+    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
 def named_pictures(inputs: Any, modalities: Sequence[str]) -> dict[str, Tensor]:

@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 from numpy.typing import NDArray
 
-from ..errors import check_choice, check_number
+from ..errors import ParameterError, check_choice, check_number
+from .ranks import RankedRegions
 
 Array = NDArray[Any]
-Overlap = Literal["stock", "normalised"]
+Mode = Literal["stock", "normalised", "auroc"]
 CUTS: dict[str, float] = {"stock": 0.04, "normalised": 0.2, "auroc": 0.8}
 """Default cut of each mode. 0.04 on the plain IoU is Network Dissection's; the other two are ours."""
 
@@ -50,12 +51,14 @@ class UnitOverlap:
         unit_area: Pixels where the unit is active (K,).
         concept_area: Pixels of the concept (C,).
         pixels: All pixels.
+        auroc: Area under the ROC curve (K, C), NaN where it is not defined; None if it was not computed.
     """
 
     intersection: Float64[np.ndarray, "k c"]
     unit_area: Float64[np.ndarray, " k"]
     concept_area: Float64[np.ndarray, " c"]
     pixels: float
+    auroc: Float64[np.ndarray, "k c"] | None = None
 
     @cached_property
     def present(self) -> Bool[np.ndarray, " c"]:
@@ -97,17 +100,25 @@ class UnitOverlap:
         value = _divide(np.nan_to_num(self.iou) - chance, np.where(room > 1e-12, room, 0.0))
         return np.where(self.present, value, np.nan)
 
-    def detects(self, mode: Overlap = "normalised", cut: float | None = None) -> Bool[np.ndarray, "k c"]:
+    def scores(self, mode: Mode) -> Float64[np.ndarray, "k c"]:
+        """What the mode reads (K, C), 0 where it is not defined: IoU, ``above_chance``, or the area under the ROC curve."""
+        check_choice(mode, "mode", "detects", ("stock", "normalised", "auroc"))
+        if mode != "auroc":
+            return np.asarray(np.nan_to_num(self.iou if mode == "stock" else self.above_chance))
+        if self.auroc is None:
+            raise ParameterError("the area under the ROC curve was not computed", fix="align with auroc_pixels of at least 1")
+        return np.asarray(np.nan_to_num(self.auroc))
+
+    def detects(self, mode: Mode = "normalised", cut: float | None = None) -> Bool[np.ndarray, "k c"]:
         """Which unit detects which concept (K, C).
 
         Args:
             mode: "stock": IoU > 0.04, which misses every concept above q / 0.04 of the pixels. "normalised": the share of
-                the way from chance to the ceiling, ``above_chance``, > 0.2.
+                the way from chance to the ceiling, ``above_chance``, > 0.2. "auroc": above 0.8.
             cut: Instead of these, in [0, 1].
         """
-        check_choice(mode, "mode", "detects", ("stock", "normalised"))
-        low = check_number(CUTS[mode] if cut is None else cut, "cut", "detects", low=0.0, high=1.0)
-        return np.asarray(np.nan_to_num(self.iou if mode == "stock" else self.above_chance) > low)
+        scores = self.scores(mode)
+        return np.asarray(scores > check_number(CUTS[mode] if cut is None else cut, "cut", "detects", low=0.0, high=1.0))
 
     @property
     def profile(self) -> Float64[np.ndarray, " c"]:
@@ -132,13 +143,15 @@ class OverlapCounts:
         intersection: (N, K, C).
         unit_area: (N, K).
         concept_area: (N, C).
-        pixels: Pixels of one image.
+        pixels: Pixels of one image, or of each (N,): where regions are read, how many it has.
+        ranked: Ranks of regions, for the area under the ROC curve of any resample; None where it is not read.
     """
 
     intersection: Int[np.ndarray, "n k c"]
     unit_area: Int[np.ndarray, "n k"]
     concept_area: Int[np.ndarray, "n c"]
-    pixels: int
+    pixels: int | Int[np.ndarray, " n"]
+    ranked: RankedRegions | None = None
 
     def total(self) -> UnitOverlap:
         """Summed over all images."""
@@ -149,7 +162,7 @@ class OverlapCounts:
         both, units, concepts = (
             part.sum(axis=0, dtype=np.int64, keepdims=True) for part in (self.intersection, self.unit_area, self.concept_area)
         )
-        return OverlapCounts(both, units, concepts, self.pixels * len(self.unit_area))
+        return OverlapCounts(both, units, concepts, int(np.broadcast_to(self.pixels, len(self.unit_area)).sum()))
 
     def totals(self, weights: Float64[np.ndarray, "r n"]) -> Iterator[UnitOverlap]:
         """Summed with each of r rows of weights: how often each image counts."""
@@ -157,7 +170,8 @@ class OverlapCounts:
         both = (weights @ self.intersection.reshape(samples, -1).astype(np.float64)).reshape(-1, units, concepts)
         unit_area, concept_area = weights @ self.unit_area, weights @ self.concept_area
         for place, row in enumerate(weights):
-            yield UnitOverlap(both[place], unit_area[place], concept_area[place], float(row.sum() * self.pixels))
+            auroc = None if self.ranked is None else self.ranked.auroc(row)
+            yield UnitOverlap(both[place], unit_area[place], concept_area[place], float((row * self.pixels).sum()), auroc)
 
 
 def _divide(over: Array, under: Array) -> Array:

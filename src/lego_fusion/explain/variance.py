@@ -240,7 +240,7 @@ def _read(cube: Array, levels: Sequence[str], modalities: Sequence[str]) -> dict
 
 @dataclass(frozen=True)
 class AgainstChance:
-    """A statistic beside what it is when units belong to no modality.
+    """A statistic beside what it is by chance: when units belong to no modality, or labels to no object.
 
     Args:
         value: As measured.
@@ -287,14 +287,34 @@ def unit_permutation_null(
     ]
     names = tuple(next(iter(overlaps.values()))), tuple(overlaps)
     drawn = [_read(_dealt(rows, generator, profile), *names) for _ in range(permutations)]
-    found = {}
-    for name, measured in value.items():
-        chance = np.array([row[name] for row in drawn])
-        reached = int((chance >= measured - 1e-12 * max(1.0, abs(measured))).sum())
-        found[name] = AgainstChance(
-            measured, float(chance.mean()), float(np.quantile(chance, 0.95)), (1 + reached) / (1 + permutations)
+    return {name: _against(measured, [row[name] for row in drawn]) for name, measured in value.items()}
+
+
+def relabelled_null(layers: Mapping[str, Mapping[str, UnitAlignment]], profile: Profile = "mean") -> dict[str, AgainstChance]:
+    """What the statistics are if labels mean nothing: labels dealt anew to the objects or images, alike in all layers.
+
+    Frequent concepts have a high IoU by chance in every layer, which looks like consistency; here it is what chance gives.
+    Nothing where the layers were aligned without shuffles, or are not of the same places.
+
+    Args:
+        layers: Aligned with the same seed and number of shuffles.
+        profile: As for ``semantic_variance``.
+    """
+    drawn = []
+    for overlaps in zip(*(one.by_chance() for row in layers.values() for one in row.values()), strict=True):
+        rest = iter(overlaps)
+        drawn.append(
+            share_statistics({modality: {name: next(rest) for name in row} for modality, row in layers.items()}, profile)
         )
-    return found
+    value = share_statistics(overlaps_of(layers), profile)
+    return {name: _against(measured, [row[name] for row in drawn]) for name, measured in value.items()} if drawn else {}
+
+
+def _against(measured: float, drawn: Sequence[float]) -> AgainstChance:
+    chance = np.array(drawn)
+    reached = int((chance >= measured - 1e-12 * max(1.0, abs(measured))).sum())
+    p_value = (1 + reached) / (1 + len(chance))
+    return AgainstChance(measured, float(chance.mean()), float(np.quantile(chance, 0.95)), p_value)
 
 
 def overlaps_of(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> dict[str, dict[str, UnitOverlap]]:

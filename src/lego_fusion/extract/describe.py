@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,11 +111,12 @@ def describe_video(
     snippet_frames: int = 16,
     stride: int = 16,
     captions: str | Path | None = None,
+    look: Callable[[Frame], object] | None = None,
 ) -> VideoFeatures:
-    """As extract_video, with the video's frames, rate and problem."""
+    """As extract_video, with the video's frames, rate and problem; ``look`` also sees every frame, in the same pass."""
     path = Path(path)
     on_frames, on_captions, on_tracks = by_kind(extractors)
-    decoded = decode_video(path, on_frames, snippet_frames=snippet_frames, stride=stride)
+    decoded = decode_video(path, on_frames, snippet_frames=snippet_frames, stride=stride, look=look)
     values = dict(decoded.values)
     for modality, extractor in on_captions.items():
         given = Path(captions) if captions is not None else None
@@ -127,18 +128,23 @@ def describe_video(
 
 
 def decode_video(
-    path: Path, extractors: Mapping[str, FrameExtractor], *, snippet_frames: int = 16, stride: int = 16
+    path: Path,
+    extractors: Mapping[str, FrameExtractor],
+    *,
+    snippet_frames: int = 16,
+    stride: int = 16,
+    look: Callable[[Frame], object] | None = None,
 ) -> Decoded:
-    """Decode a video once and let all frame extractors look at each snippet; without any, only count its frames."""
+    """Decode a video once and let all frame extractors look at each snippet; with nothing that looks, only count its frames."""
     rows: dict[str, list[np.ndarray]] = {modality: [] for modality in extractors}
     seconds = dict.fromkeys(extractors, 0.0)
     times: list[float] = []
     started = time.perf_counter()
     with VideoReader(path) as reader:
-        if not extractors:
+        if not extractors and look is None:
             times = [moment for moment, _ in reader.decode()]
         else:
-            frames = _noting_times(reader, times)
+            frames = _noting_times(reader, times, look)
             for snippet in iterate_snippets(frames, snippet_frames, stride):
                 for modality, row in describe_snippet(snippet, extractors, where=path.name, seconds=seconds).items():
                     rows[modality].append(row)
@@ -178,9 +184,11 @@ def describe_snippet(
     return rows
 
 
-def _noting_times(reader: VideoReader, times: list[float]) -> Iterator[Frame]:
+def _noting_times(reader: VideoReader, times: list[float], look: Callable[[Frame], object] | None) -> Iterator[Frame]:
     for frame in reader:
         times.append(frame.time)
+        if look is not None:
+            look(frame)
         yield frame
 
 

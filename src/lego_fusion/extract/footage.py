@@ -7,14 +7,17 @@ scores at such moments, and for the wrong reason: a warning stands beside the sc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from ..data.video import Frame
+from ..data.dataset import Dataset
+from ..data.doctor import Finding
+from ..data.video import Frame, VideoReader
+from ..errors import VideoError
 from .base import load_opencv
 
 Kind = Literal["scene cut", "camera moved", "dark", "frozen", "light changed", "size changed"]
@@ -184,6 +187,35 @@ def check_footage(frames: Iterable[Frame]) -> list[FootageWarning]:
     """Everything a monitor tells about a video, in order."""
     monitor = FootageMonitor()
     return [warning for frame in frames for warning in monitor.look(frame)]
+
+
+def footage_findings(dataset: Dataset, on_video: Callable[[str], object] | None = None) -> list[Finding]:
+    """What is wrong with the video files of a dataset folder, as the doctor says it; a file that is gone is a warning too.
+
+    Args:
+        dataset: Whose ``videos.csv`` names the files.
+        on_video: Called with each video's name when it is done.
+    """
+    findings = []
+    for record in dataset.videos:
+        path = dataset.root / record.source
+        if not record.source or not path.is_file():
+            got = record.source or "no source in videos.csv"
+            findings.append(
+                Finding("warning", "footage", record.video, f"its video file is not there: {got}", "look at it elsewhere")
+            )
+        else:
+            try:
+                with VideoReader(path) as frames:
+                    warnings = check_footage(frames)
+            except VideoError as error:
+                findings.append(Finding("error", "footage", record.video, error.what, "mend or leave out the video"))
+                continue
+            fix = "look at the video there; scores at such moments mean little"
+            findings += [Finding("warning", warning.kind, record.video, str(warning), fix) for warning in warnings]
+        if on_video is not None:
+            on_video(record.video)
+    return findings
 
 
 def _edges(picture: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:

@@ -19,7 +19,9 @@ from ..graph.relationship import k_nearest
 from ..graph.streaming import TILE_ABOVE, propagate
 from . import start
 from .base import Fusion, FusionOutput, mask_nodes
+from .modality_options import relation_kinds, unit_groups
 from .relation import Relation, RelationKind
+from .row_statistics import STATISTICS, row_statistics
 from .units import UnitPooling, UnitRelation
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
@@ -27,7 +29,6 @@ ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
 MOST_ORDERED = 1024  # columns of rows in fixed order, whose head grows with their square
 BAGS_AT_ONCE = 8  # related together: small enough to stay in the processor's cache
 MOST_CANDIDATES = 2048  # segments that references are chosen from, evenly spread where there are more
-STATISTICS = ("mean", "standard deviation", "minimum", "lower quartile", "median", "upper quartile", "maximum", "entropy")
 
 
 class LegoFusion(Fusion):
@@ -64,6 +65,7 @@ class LegoFusion(Fusion):
             for each group; the *relations* of a node's units are pooled (``units.UnitRelation``).
         unit_pooling: ``"novel"``, ``"mean"`` or ``"max"`` over a node's units.
         most_novel: Units that ``"novel"`` keeps.
+        kept_references: Of how many most similar references a sorted row holds; None: of all. ``add_references`` sets it.
         seed: Seed of the operator's start.
 
     Column k of a pooled graph is the k-th nearest known unit, no certain one. Beside graphs of whole segments, whose columns
@@ -105,10 +107,11 @@ class LegoFusion(Fusion):
         units: Mapping[str, int] | None = None,
         unit_pooling: UnitPooling = "novel",
         most_novel: int = 8,
+        kept_references: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
-        self.units = _unit_groups(self.modalities, units or {}, rows, own_features=own_features)
+        self.units = unit_groups(self.modalities, units or {}, rows, own_features=own_features)
         self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
         self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
         self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
@@ -121,9 +124,12 @@ class LegoFusion(Fusion):
                 got=references or nodes,
                 fix="use rows='statistics' or rows='propagate', whose width does not grow with the graph, or fewer references",
             )
+        self.kept_references = (
+            None if kept_references is None else check_int(kept_references, "kept_references", "LegoFusion", low=1)
+        )
         self.own_features = bool(own_features)
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "LegoFusion", low=1)
-        kinds = _kinds(self.modalities, relations)
+        kinds = relation_kinds(self.modalities, relations)
         if references and (expansion, zero_order) != ("hadamard", "ones"):
             raise ParameterError(
                 "reference units are defined for expansion='hadamard' with zero_order='ones' only",
@@ -182,7 +188,9 @@ class LegoFusion(Fusion):
 
     def config(self) -> dict[str, Any]:
         """Arguments that make an equal fusion; ``references`` is the number there really are."""
-        return {"modalities": self.modalities, "references": self.columns if self.wanted_references else 0, **self._config}
+        kept = {} if self.kept_references is None else {"kept_references": self.kept_references}
+        references = self.columns if self.wanted_references else 0
+        return {"modalities": self.modalities, "references": references, **kept, **self._config}
 
     @property
     def columns(self) -> int:
@@ -195,7 +203,7 @@ class LegoFusion(Fusion):
     def out_features(self) -> int:  # type: ignore[override]
         """F, numbers per node."""
         widths = sum(self.modalities.values())
-        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.rows, self.columns)
+        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.rows, self.kept_references or self.columns)
         return count + widths if self.own_features else count
 
     @property
@@ -211,7 +219,7 @@ class LegoFusion(Fusion):
         """
         if not self.wanted_references or self.rows != "sorted" or self.own_features:
             return None
-        weights = 1 / torch.arange(1, self.columns + 1)
+        weights = 1 / torch.arange(1, (self.kept_references or self.columns) + 1)
         return -weights / weights.sum()
 
     def balance_start(
@@ -278,6 +286,31 @@ class LegoFusion(Fusion):
         for name in self.units:
             relation = self.unit_relation(name)
             relation.set_references(features[name], relation.choose(features[name], labels, video_ids, count)[0])
+
+    def add_references(self, features: Mapping[str, Float[Tensor, "u d"]]) -> None:
+        """Let more normal segments count as known, without training: a sorted row goes on holding its K most similar.
+
+        Adding a segment can only raise entries of a sorted row where the operator rises with the relations, and leaves a
+        segment alone that is not more like the new references than like its K nearest old ones.
+
+        Args:
+            features: Of U new normal segments, (U, D) by modality.
+
+        Raises:
+            ParameterError: If the fusion has no references, its rows are not sorted, or it has modalities of finer units.
+        """
+        if not self.wanted_references or self.rows != "sorted" or self.units:
+            got = "finer units" if self.units else f"rows='{self.rows}', references={self.wanted_references}"
+            raise ParameterError("references can be added to sorted rows of whole segments only", got=got, fix="train again")
+        self.kept_references = self.kept_references or self.columns
+        chosen = self.select({name: x[None] for name, x in features.items()})
+        for name, x in zip(self.modalities, chosen, strict=True):
+            relation = self._relation(name)
+            relation.references = torch.cat([relation.references, x[0].to(relation.references)])
+        self.wanted_references = self.columns
+        added = self.columns - len(self.reference_units)
+        nowhere = self.reference_units.new_full((added, 2), -1)  # in no training bag
+        self.reference_units = torch.cat([self.reference_units, nowhere])
 
     def relations(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
@@ -397,7 +430,9 @@ class LegoFusion(Fusion):
             return graph
         ranked = graph.sort(dim=-1, descending=True).values
         if self.rows == "statistics":
-            return _row_statistics(ranked)
+            return row_statistics(ranked)
+        if self.kept_references is not None:
+            ranked = ranked[..., : self.kept_references]
         return ranked.masked_fill(ranked == float("-inf"), 0.0)
 
     def _propagate(self, graph: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
@@ -418,7 +453,7 @@ class LegoFusion(Fusion):
         return graphs | {name: torch.empty_like(graphs[name]).scatter_(-1, order, graphs[name]) for name in self.units}
 
     def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
-        if mask is None and references is None and len(x) > BAGS_AT_ONCE:  # what is copied on the way stays small
+        if mask is None and references is None and not torch.compiler.is_exporting() and len(x) > BAGS_AT_ONCE:
             return torch.cat([self._graph(name, part, None, None) for part in x.split(BAGS_AT_ONCE)])
         graph: Tensor = self._relation(name)(x, references, mask)
         if self.nearest is None:
@@ -463,44 +498,3 @@ class LegoFusion(Fusion):
         everyone = torch.ones(len(units), dtype=torch.bool, device=labels.device)
         index, for_video = cross_fitted_references(distance, everyone, videos, self.wanted_references)
         return units[index], {video: units[chosen_index] for video, chosen_index in for_video.items()}
-
-
-def _kinds(modalities: Mapping[str, int], relations: RelationKind | Mapping[str, RelationKind]) -> dict[str, RelationKind]:
-    if isinstance(relations, str):
-        return dict.fromkeys(modalities, relations)
-    missing = [name for name in modalities if name not in relations]
-    if missing:
-        raise ParameterError(f"no relation is given for modality '{missing[0]}'", got=", ".join(relations) or "none")
-    return {name: relations[name] for name in modalities}
-
-
-def _unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: Rows, *, own_features: bool) -> dict[str, int]:
-    unknown = [name for name in units if name not in modalities]
-    if unknown:
-        raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
-    if units and (rows == "propagate" or own_features):
-        option = "own_features=True" if own_features else "rows='propagate'"
-        raise ParameterError(f"{option} needs one vector per node", got=f"units of {', '.join(units)}")
-    return {name: check_int(groups, f"units['{name}']", "LegoFusion", low=1) for name, groups in units.items()}
-
-
-def _row_statistics(ranked: Tensor) -> Tensor:
-    """(B, N, 8) statistics of descending rows in which -inf marks columns that do not exist."""
-    exists = ranked != float("-inf")
-    count = exists.sum(-1, keepdim=True).clamp_min(1)
-    values = ranked.masked_fill(~exists, 0.0)
-    mean = values.sum(-1, keepdim=True) / count
-    deviation = (((values - mean) * exists).square().sum(-1, keepdim=True) / count).clamp_min(1e-12).sqrt()
-    quantiles = torch.cat([_descending_quantile(values, count, q) for q in (0.0, 0.25, 0.5, 0.75, 1.0)], dim=-1)
-    share = values.abs() / values.abs().sum(-1, keepdim=True).clamp_min(1e-12)
-    entropy = -(share * share.clamp_min(1e-12).log()).sum(-1, keepdim=True)
-    return torch.cat([mean, deviation, quantiles, entropy], dim=-1)
-
-
-def _descending_quantile(values: Tensor, count: Tensor, q: float) -> Tensor:
-    """Quantile q, linearly interpolated, of the first ``count`` entries of descending rows."""
-    position = (1 - q) * (count - 1).to(values.dtype)
-    below = position.floor().long()
-    above = torch.minimum(below + 1, count - 1)
-    weight = position - below
-    return values.gather(-1, below) * (1 - weight) + values.gather(-1, above) * weight

@@ -79,6 +79,9 @@ def dissection_document(found: Dissection) -> dict[str, Any]:
             for one in found.snapshots
         ],
         "ablation": None if found.ablation is None else [_plain_record(one) for one in found.ablation],
+        "read_over": {"what": found.over, "objects": found.regions, "mode": found.mode, "cut": found.cut},
+        "labels_dealt_anew": {name: asdict(one) for name, one in found.relabelled.items()},
+        "untrained": None if found.untrained is None else [_sets(found, one) for one in found.untrained],
         "vague_units": {"units": found.vague[0], "of": found.vague[1]},
         "notes": found.notes,
         "settings": found.settings,
@@ -108,7 +111,9 @@ def _tables(found: Dissection) -> dict[str, list[dict[str, object]]]:
         "concepts": list(_concept_rows(found)),
         "variance": [
             {"statistic": name, **asdict(one), "chance_mean": found.chance[name].mean if name in found.chance else "",
-             "p_value": found.chance[name].p_value if name in found.chance else ""}
+             "p_value": found.chance[name].p_value if name in found.chance else "",
+             "labels_dealt_anew_mean": found.relabelled[name].mean if name in found.relabelled else "",
+             "labels_dealt_anew_p_value": found.relabelled[name].p_value if name in found.relabelled else ""}
             for name, one in found.intervals.items()
         ],
         "similarity": [
@@ -123,7 +128,7 @@ def _concept_rows(found: Dissection) -> Iterable[dict[str, object]]:
     every = {**found.alignments, FUSED: found.fused}
     for modality, level in found.detectors:
         one, count = every[modality][level], found.detectors[modality, level]
-        best = np.nan_to_num(one.overlap.above_chance, nan=-1.0)
+        best = one.overlap.scores(found.mode)
         for place, name in enumerate(one.concepts):
             unit = int(best[:, place].argmax())
             present = bool(one.overlap.present[place])
@@ -131,10 +136,13 @@ def _concept_rows(found: Dissection) -> Iterable[dict[str, object]]:
                 "modality": modality,
                 "level": level,
                 "concept": name,
-                "share_of_pixels": float(one.overlap.concept_area[place] / one.overlap.pixels),
+                "share_of_objects" if found.regions else "share_of_pixels": float(
+                    one.overlap.concept_area[place] / one.overlap.pixels
+                ),
                 "profile": float(one.overlap.profile[place]) if present else "",
                 "best_unit": unit if present else "",
-                "best_above_chance": float(best[unit, place]) if present else "",
+                "best_above_chance": float(one.overlap.above_chance[unit, place]) if present else "",
+                "best_score": float(best[unit, place]) if present else "",
                 "detected": name in count.concepts,
                 "doubtful": name in count.doubtful,
             }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from ..explain.dissection import FUSED, Dissection, Gallery, UnitRow
+from ..explain.overlap import Mode
 from .dissection_definitions import DEFINITIONS
 from .dissection_figures import collaboration_figure, evolution_figure, matrix_table, sets_figure, shaded
 from .dissection_pictures import gallery_uri
@@ -17,6 +16,7 @@ from .dissection_words import (
     collaboration_words,
     consistency_words,
     evolution_words,
+    reading_words,
 )
 from .markup import Html, document, element
 from .words import number_text, percent_text
@@ -35,7 +35,7 @@ def dissection_page(found: Dissection, *, title: str = "Dissection", images: boo
     body = element(
         "main",
         element("h1", title),
-        element("p", _facts(found), class_="soft"),
+        element("p", f"{_facts(found)}. {reading_words(found)}", class_="soft"),
         _answers(found),
         _concept_table(found),
         _variance_table(found),
@@ -78,6 +78,7 @@ def _concept_table(found: Dissection) -> Html:
     columns += [(FUSED, level) for level in found.levels if level in found.fused]
     every = {**found.alignments, FUSED: found.fused}
     reads = {key: every[key[0]][key[1]] for key in columns}
+    score: Mode = "auroc" if found.mode == "auroc" else "normalised"
     head = element("tr", element("th", "concept"), *(element("th", " ".join(key), class_="turned") for key in columns))
     rows = []
     for place, name in enumerate(found.concepts):
@@ -85,19 +86,22 @@ def _concept_table(found: Dissection) -> Html:
             continue
         cells = []
         for key in columns:
-            values = np.nan_to_num(reads[key].overlap.above_chance[:, place], nan=0.0)
+            values = reads[key].overlap.scores(score)[:, place]
             detected = name in found.detectors[key].concepts
             doubtful = name in found.detectors[key].doubtful
             best, text = float(values.max()), number_text(float(values.max()))
             mark = f"{text}{'?' if doubtful else ''}"
-            cells.append(shaded(mark, best, f"{name} in {' '.join(key)}: {text}", "found" if detected else None))
+            shade = 2 * best - 1 if score == "auroc" else best
+            cells.append(shaded(mark, shade, f"{name} in {' '.join(key)}: {text}", "found" if detected else None))
         rows.append(element("tr", element("th", name), *cells))
     counts = [element("td", _count_text(found, key), title=_count_title(found, key)) for key in columns]
     rows.append(element("tr", element("th", "concepts detected"), *counts))
+    what = "objects" if found.regions else "images"
+    value = "area under the ROC curve, 0.5 by chance" if score == "auroc" else "share of the way from chance to the best IoU"
     note = (
-        "Best unit of each layer for each concept, as the share of the way from chance to the best possible IoU. Framed: a "
-        "detector. In brackets below: how many would be detected if the masks lay on the wrong images (mean over shuffles). A "
-        "question mark: the concept is also detected then, so that its position in the picture explains it."
+        f"Best unit of each layer for each concept: {value}. Framed: a detector. In brackets below: how many would be detected "
+        f"if the labels lay on the wrong {what} (mean over shuffles). A question mark: the concept is also detected then, so "
+        f"that {'chance' if found.regions else 'its position in the picture'} explains it."
     )
     table = element("div", element("table", head, *rows, class_="heat"), class_="scroll")
     return element("section", element("h2", "Which concept, where"), element("p", note, class_="note"), table, class_="card")
@@ -110,7 +114,7 @@ def _count_text(found: Dissection, key: tuple[str, str]) -> str:
 
 def _count_title(found: Dissection, key: tuple[str, str]) -> str:
     one = found.detectors[key]
-    p_value = f", p = {one.chance.p_value:.3f} against shuffled masks" if one.chance is not None else ""
+    p_value = f", p = {one.chance.p_value:.3f} against shuffled labels" if one.chance is not None else ""
     return f"{one.units} of {one.of} units detect {len(one.concepts)} concepts{p_value}"
 
 
@@ -130,36 +134,53 @@ _PARTS = {
 
 
 def _variance_table(found: Dissection) -> Html:
-    head = _head("share of the variance of s[m, l, c]", "what it is", "share [interval]", "if units had no modality", "p")
+    names = ("if units had no modality", "p", "if labels meant nothing", "p")
+    head = _head("share of the variance of s[m, l, c]", "what it is", "share [interval]", *names)
     rows = []
     for name, (label, meaning) in _PARTS.items():
-        chance = found.chance[name if name.startswith("share") else f"{name}, sum of squares"]
+        key = name if name.startswith("share") else f"{name}, sum of squares"
+        chance = found.chance[key]
         tested = not set(name.removeprefix("share ")) <= set("LC") and name not in ("consistency", "common_evolution")
         null = percent_text(found.chance[name].mean) if tested else "–"
-        cells = (bounded_percent(found.intervals[name]), null, f"{chance.p_value:.3f}" if tested else "–")
+        cells = (bounded_percent(found.intervals[name]), null, f"{chance.p_value:.3f}" if tested else "–", *_dealt(found, key))
         rows.append(element("tr", element("td", label), element("td", meaning), *_numbers(cells)))
     readings = [(f"across modalities at {level}", f"SV({level}) = mean_c Var_m s") for level in found.levels]
     readings += [(f"over levels in {name}", f"SV_levels({name}) = mean_c Var_l s") for name in found.modalities]
     others = []
     for name, label in readings:
         one, chance = found.intervals[name], found.chance[name]
-        cells = (_bounds(one.value, one.low, one.high, ".4f"), number_text(chance.mean, ".4f"), f"{chance.p_value:.3f}")
-        others.append(element("tr", element("td", label), *_numbers(cells)))
+        read = (_bounds(one.value, one.low, one.high, ".4f"), number_text(chance.mean, ".4f"), f"{chance.p_value:.3f}")
+        others.append(element("tr", element("td", label), *_numbers((*read, *_dealt(found, name)))))
     for place, modality in enumerate(found.modalities):
         for column, level in enumerate(found.levels):
             value = number_text(float(found.variance.of_units[place, column]), ".5f")
             row = element("td", f"SV_units({modality}, {level}) = mean_k Var_c IoU")
-            others.append(element("tr", row, *_numbers((value, "–", "–"))))
+            others.append(element("tr", row, *_numbers((value, "–", "–", "–", "–"))))
     more = element(
         "details",
         element("summary", "semantic variance in every reading"),
-        _table(_head("reading", "value [interval]", "if units had no modality", "p"), others),
+        _table(_head("reading", "value [interval]", *names, words=1), others),
     )
     note = (
-        f"Intervals: {found.settings.get('resamples', '')} resamples of the images. Null: units dealt anew to the modalities "
-        "of their level; p is that of the sum of squares, or of the variance. What depends on concept and level alone has none."
+        f"Intervals: {found.settings.get('resamples', '')} resamples of the images. Nulls: units dealt anew to the modalities "
+        "of their level, and labels dealt anew, of which the sum of squares or the variance is given; p is that of the sum of "
+        f"squares, or of the variance. {_PROFILES[found.settings.get('profile', 'mean')]}"
     )
     return _section("Semantic variance", note, _table(head, rows), more)
+
+
+_PROFILES = {
+    "mean": "s is the mean over units of IoU / ceiling.",
+    "best": "s is how far the best unit of a layer is on the way from chance to the ceiling.",
+}
+
+
+def _dealt(found: Dissection, key: str) -> tuple[str, str]:
+    """A sum of squares or variance with the labels dealt anew, beside its own; and p."""
+    chance = found.relabelled.get(key)
+    if chance is None or key.startswith("share"):
+        return "–", "–"
+    return f"{number_text(chance.mean, '.4f')} (is {number_text(chance.value, '.4f')})", f"{chance.p_value:.3f}"
 
 
 def _similarity(found: Dissection) -> Html:
@@ -195,12 +216,13 @@ def _galleries(found: Dissection) -> Html:
         if chosen:
             parts.append(element("h3", f"{modality} {level}"))
             parts.append(element("div", *(_unit_gallery(one) for one in chosen), class_="units"))
-    note = "The images that excite the best detectors most; outlined and bright: where the unit is active."
+    where = "the objects in which" if found.regions else "where"
+    note = f"The images that excite the best detectors most; outlined and bright: {where} the unit is active."
     return _section("What units see", note, *parts)
 
 
 def _unit_gallery(one: Gallery) -> Html:
-    title = element("p", element("b", one.row.concept), f", unit {one.row.unit}, {number_text(one.row.above_chance)}")
+    title = element("p", element("b", one.row.concept), f", unit {one.row.unit}, {number_text(one.row.score)}")
     shown = [
         element("img", src=gallery_uri(picture, mask), alt=f"image {image}, unit {one.row.unit}", loading="lazy")
         for image, picture, mask in zip(one.images, one.pictures or (), one.masks, strict=True)
@@ -227,10 +249,8 @@ def _unit_cells(row: UnitRow) -> list[Html]:
 
 
 def _definitions(found: Dissection) -> Html:
-    cut = found.settings.get("cut")
     rows = [part for name, text in DEFINITIONS.items() for part in (element("dt", name), element("dd", text))]
-    mode = f"Here a detector is by mode “{found.settings.get('mode')}”, cut {'default' if cut is None else cut}."
-    return _section("Definitions", mode, element("dl", *rows))
+    return _section("Definitions", reading_words(found), element("dl", *rows))
 
 
 def _settings(found: Dissection) -> Html:

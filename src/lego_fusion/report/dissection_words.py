@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ..explain.dissection import Dissection, LevelConcepts
+from ..explain.dissection import AblationReading, Dissection, LevelConcepts
 from ..explain.variance import Bounded
 from .words import number_text, percent_text
 
@@ -43,7 +43,31 @@ def consistency_words(found: Dissection) -> list[str]:
     for name in found.modalities:
         special = last.special(name)
         lines.append(f"{name} alone detects {listed(special)}." if special else f"{name} alone detects nothing.")
-    return [*lines, _variance_words(found), *_vague_words(found)]
+    return [*lines, *_untrained_words(found), _variance_words(found), *_vague_words(found)]
+
+
+def reading_words(found: Dissection) -> str:
+    """What concepts were told apart among, and what a detector is."""
+    measure = {"stock": "IoU", "normalised": "way from chance to the best IoU", "auroc": "AUROC"}[found.mode]
+    what = f"{found.regions:,} {found.over}" if found.regions else found.over
+    return f"Read over {what}; a detector: {measure} above {found.cut:g}."
+
+
+def _untrained_words(found: Dissection) -> list[str]:
+    """What of it copies of the network have that were never trained."""
+    if found.untrained is None:
+        return []
+    last, copies = found.sets[-1], found.untrained[-1]
+    made, anyway = [], []
+    for name in found.modalities:
+        before, now = copies.detected[name], last.detected[name]
+        made += [f"{name} {listed(now - before)}"] if now - before else []
+        anyway += [f"{name} {listed(now & before)}"] if now & before else []
+    if not anyway:
+        return ["Copies of the network that were never trained detect none of these."]
+    if not made:
+        return [f"Copies of the network that were never trained detect all of these too: {'; '.join(anyway)}."]
+    return [f"Copies that were never trained detect {'; '.join(anyway)} too; beyond these: {'; '.join(made)}."]
 
 
 def _vague_words(found: Dissection) -> list[str]:
@@ -52,8 +76,12 @@ def _vague_words(found: Dissection) -> list[str]:
         return []
     return [
         f"Caution: {several} of {units} detecting units detect concepts that exclude each other; they may find things without "
-        "telling them apart, which makes J too high. A higher cut is stricter."
+        f"telling them apart, which makes J too high. {_remedy(found)}"
     ]
+
+
+def _remedy(found: Dissection) -> str:
+    return "A higher cut is stricter." if found.regions else "Give the objects (regions), or a higher cut, which is stricter."
 
 
 def _variance_words(found: Dissection) -> str:
@@ -86,7 +114,7 @@ def evolution_words(found: Dissection) -> list[str]:
         parts = [f"{name} from {len(first.detected[name])} to {len(last.detected[name])}" for name in found.modalities]
         lines = [
             f"From {first.level} to {last.level} the concepts detected go in {', in '.join(parts)}; J, the share that is held "
-            f"in common, from {_joint(first)} to {_joint(last)}."
+            f"in common, from {_joint(first)} to {_joint(last)}{_bounds(found, last)}."
         ]
         common, own = (_share(found, name) for name in ("common_evolution", "own_evolution"))
         lines.append(f"Change over levels that the modalities have in common is {common} of the variance, their own {own}.")
@@ -95,6 +123,11 @@ def evolution_words(found: Dissection) -> list[str]:
 
 def _joint(one: LevelConcepts) -> str:
     return number_text(one.joint) if one.union else "none (nothing detected)"
+
+
+def _bounds(found: Dissection, one: LevelConcepts) -> str:
+    bounds = found.intervals.get(f"J at {one.level}")
+    return f" [{number_text(bounds.low)}, {number_text(bounds.high)}]" if bounds is not None and one.union else ""
 
 
 def _training_words(found: Dissection) -> list[str]:
@@ -160,11 +193,26 @@ def _similarity_words(found: Dissection) -> str:
 
 def ablation_words(found: Dissection) -> list[str]:
     """What silencing groups of units costs."""
-    rows = sorted(found.ablation or (), key=lambda row: row.change)
-    if not rows:
+    rows = list(found.ablation or ())
+    own = sorted((row for row in rows if row.group != "random"), key=lambda row: row.change)[:3]
+    if not own:
         return []
-    told = [f"{row.group} units of {row.modality} at {row.level} {number_text(row.change, '+.3f')}" for row in rows[:3]]
+    told = [
+        f"{row.group} units of {row.modality} at {row.level} {number_text(row.change, '+.3f')}{_random(rows, row)}"
+        for row in own
+    ]
     return [f"Silencing units changes the metric most for {'; '.join(told)}."]
+
+
+def _random(rows: Sequence[AblationReading], row: AblationReading) -> str:
+    """The mean change by random units that match a group."""
+    own = (row.level, row.modality, row.group, getattr(row, "metric", ""))
+    drawn = [
+        one.change
+        for one in rows
+        if (one.level, one.modality, getattr(one, "matched", None), getattr(one, "metric", "")) == own
+    ]
+    return f" (random ones {number_text(float(np.mean(drawn)), '+.3f')})" if drawn else ""
 
 
 def sentence(lines: Sequence[str]) -> str:
