@@ -53,7 +53,7 @@ def score(
     """
     from ..detect.checkpoint import read_run_config
     from ..detect.event_evaluation import rule_of_run
-    from ..detect.runs import score_video
+    from ..detect.video_scoring import score_video
     from ..errors import MissingExtraError, ParameterError
     from ..report.scores import save_scores, scores_document
 

@@ -21,7 +21,8 @@ from ..data.files import write_table
 from ..detect.event_evaluation import events_of
 from ..detect.events import EventRule
 from ..detect.processes import run_jobs
-from ..detect.runs import OpenRun, VideoScores, open_run, score_video
+from ..detect.runs import VideoScores
+from ..detect.video_scoring import OpenRun, open_run, score_video
 from ..engines import ENGINES, run_on_ray
 from ..errors import LegoFusionError, MissingExtraError, check_choice, check_int
 from ..extract.base import file_hash
