@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .commands.bench import bench
 from .commands.calibrate import calibrate
 from .commands.compare import compare
 from .commands.demo import demo
@@ -44,7 +45,7 @@ def _paragraphs(text: str | None) -> str:
 
 _VERBS = (
     *(demo, extract, import_, join, doctor, train, evaluate, compare, sweep, calibrate, score, watch, explain, dissect, report),
-    export,
+    *(export, bench),
 )
 for verb in _VERBS:
     app.command(verb.__name__.rstrip("_"), help=_paragraphs(verb.__doc__))(verb)
