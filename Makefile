@@ -11,7 +11,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
-BENCHMARKS := $(addprefix benchmarks/,graph_operator.py operator_kernels.py streaming.py training_step.py scaling.py interpretation_cost.py information_cost.py)
 
 .PHONY: demo test lint bench clean
 
@@ -27,7 +26,7 @@ lint: $(VENV)/all.stamp
 	$(BIN)/mypy
 
 bench: $(VENV)/all.stamp
-	for file in $(BENCHMARKS); do $(BIN)/python $$file || exit 1; done
+	$(BIN)/lego-fusion bench --all
 
 clean:
 	rm -rf $(VENV) demo-output

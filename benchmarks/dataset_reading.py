@@ -166,10 +166,11 @@ def rows(videos: int = VIDEOS, rounds: int = 3) -> tuple[list[dict[str, Any]], d
 
 
 def main() -> int:
-    """Measure, print, store; 1 where a target is missed."""
+    """Measure, print, store; with --strict 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer videos and rounds, and nothing stored")
     parser.add_argument("--full", action="store_true", help="all 1,900 videos")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
     options = parser.parse_args()
     made, found = rows(20 if options.quick else FULL if options.full else VIDEOS, 1 if options.quick else 5)
     rate = {name: round(found["bytes"] / median(times) / 1e6) for name, times in found["seconds"].items()}
@@ -183,7 +184,7 @@ def main() -> int:
     if not options.quick:
         facts = {"benchmark": "dataset_reading", "load": os.getloadavg()[0], "threads": THREADS, "megabytes_per_second": rate}
         store("dataset_reading", {**facts, **found, "rows": made})
-    return int(any(row["target"] and row["measured"] < row["target"] for row in made))
+    return int(options.strict and any(row["target"] and row["measured"] < row["target"] for row in made))
 
 
 if __name__ == "__main__":

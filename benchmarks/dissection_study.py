@@ -22,6 +22,7 @@ from dissection_measures import (
     CHANNELS,
     ENCODER,
     KINDS,
+    MARGIN,
     TELLING,
     Aligned,
     ablations,
@@ -208,7 +209,7 @@ def same_again(apart: Mapping[int, Streams]) -> list[dict[str, Any]]:
     """What the collaboration finds where there is none: separate streams of one seed against those of the next."""
     seeds = list(apart)
     pairs = zip(seeds, seeds[1:] + seeds[:1], strict=True) if len(seeds) > 1 else ()
-    readings = [one for a, b in pairs for one in collaboration(apart[a], apart[b], mode="auroc")]
+    readings = [one for a, b in pairs for one in collaboration(apart[a], apart[b], mode="auroc", margin=MARGIN)]
     return [{"level": one.level, "trend": one.trend, "J": [one.apart.joint, one.joint.joint]} for one in readings]
 
 

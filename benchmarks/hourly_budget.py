@@ -8,10 +8,10 @@ extractor without a video file between. How many people there are, and the light
 five normal hours, and then watches ten normal hours and 60 abnormal minutes (runners and cyclists, walkers against the lane,
 carts). All have seeds of their own. Alarms are counted as ``watch`` raises them, a pause of up to 5 s being inside an event.
 
-All of that with two rules, since alarms come in bursts, which a Poisson bound does not know of: without a snooze, and with one
-of ten minutes. The snooze was added after the first seed had missed the budget; the second seed (another camera, other people) was
-rendered after that. Then the 15 normal hours are divided again at random, 200 times, into five to calibrate on and ten to watch:
-how often the budget is broken, since the promise is one at 95 % confidence. Features in FOLDER are used again.
+All of that with two rules, since alarms come in bursts, which a Poisson bound does not know of: without a snooze, and with
+one of ten minutes. The snooze was added after the first seed had missed the budget; the second seed (another camera, other
+people) was rendered after that. Then the 15 normal hours are divided again at random, 200 times, into five to calibrate on and
+ten to watch: how often the budget is broken, since the promise is one at 95 % confidence. Features in FOLDER are used again.
 """
 
 from __future__ import annotations

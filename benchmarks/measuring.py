@@ -41,6 +41,24 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
     return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def normalised(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its target as a comparison in words, None where nothing was measured, and whether the target is met."""
+    made, target = dict(row), row.get("target")
+    if isinstance(made["measured"], str):
+        made["measured"] = None
+    if isinstance(target, int | float):
+        at_most = row["unit"] == "at most"
+        made["target"] = f"{'<=' if at_most else '>='} {target:g}"
+        if made["measured"] is not None:
+            made["met"] = bool(made["measured"] <= target if at_most else made["measured"] >= target)
+    return made
+
+
+def short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of name, target, measured, unit, and where they have them roofline and met."""
     table = Table(title=title)
@@ -48,10 +66,10 @@ def show_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(heading, justify="left" if heading in ("what", "unit") else "right")
     for row in rows:
         verdict = {True: " met", False: " MISSED", None: ""}[row.get("met")]
-        measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g}"
+        measured = "not measured" if row["measured"] is None else short(row["measured"])
         limit = f"{100 * row['roofline']:.0f} %" if "roofline" in row else "-"
         table.add_row(row["name"], measured, row["unit"], f"{row['target'] or '-'}{verdict}", limit)
-    Console(width=128).print(table)
+    Console(width=160).print(table)
 
 
 def machine_facts() -> dict[str, Any]:

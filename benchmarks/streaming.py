@@ -182,16 +182,19 @@ def rows(*, quick: bool = False) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Measure, print, store; 1 where a target is missed."""
+    """Measure, print, store; with --strict 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller graphs, and nothing stored")
-    quick = parser.parse_args().quick
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
+    options = parser.parse_args()
+    quick = options.quick
     torch.set_num_threads(1)
     found = rows(quick=quick)
     show_rows("graphs too large to hold, one thread", found)
     if not quick:
         store("streaming", {"benchmark": "streaming", "rows": found})
-    return 1 if any(row.get("met") is False for row in found) else 0
+    missed = any(row.get("met") is False for row in found)
+    return 1 if options.strict and missed else 0
 
 
 if __name__ == "__main__":

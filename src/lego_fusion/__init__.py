@@ -47,7 +47,7 @@ _HOME = {
     "load_detector": "detect.checkpoint",
     "make_plan": "detect.planning",
     "score_dataset": "detect.runs",
-    "score_video": "detect.runs",
+    "score_video": "detect.video_scoring",
     "train_run": "detect.runs",
     "Result": "measure.result",
     "ScoredVideo": "measure.scored",
@@ -99,9 +99,9 @@ if TYPE_CHECKING:
     from .detect.planning import make_plan as make_plan
     from .detect.runs import VideoScores as VideoScores
     from .detect.runs import score_dataset as score_dataset
-    from .detect.runs import score_video as score_video
     from .detect.runs import train_run as train_run
     from .detect.train import TrainingConfig as TrainingConfig
+    from .detect.video_scoring import score_video as score_video
     from .errors import LegoFusionError as LegoFusionError
     from .estimators import LegoClassifier as LegoClassifier
     from .estimators import LegoRegressor as LegoRegressor

@@ -11,6 +11,7 @@ import typer
 
 from . import __version__
 from .commands.add_normal import add_normal
+from .commands.bench import bench
 from .commands.calibrate import calibrate
 from .commands.compare import compare
 from .commands.demo import demo
@@ -45,7 +46,7 @@ def _paragraphs(text: str | None) -> str:
 
 _VERBS = (
     *(demo, extract, import_, join, doctor, train, evaluate, compare, sweep, calibrate, score, watch, explain, dissect, report),
-    *(export, add_normal),
+    *(export, add_normal, bench),
 )
 for verb in _VERBS:
     app.command(verb.__name__.rstrip("_").replace("_", "-"), help=_paragraphs(verb.__doc__))(verb)

@@ -57,6 +57,10 @@ class CheckpointError(LegoFusionError, ValueError):
     """A saved model cannot be used: damaged, of another version, or not one of ours."""
 
 
+class StoppedByFirstError(LegoFusionError):
+    """The first of several processes stopped, and has said why."""
+
+
 class MissingExtraError(LegoFusionError, ImportError):
     """A part of lego-fusion that is not installed is needed."""
 

@@ -61,6 +61,10 @@ def test_the_command_line_measures_events_of_a_calibrated_run(run: Path, planted
     assert made["promise"] == "at most 25.0% of normal clips have an alarm, on average"
     assert any("test videos" in line for line in made["warnings"])
     assert rule_of_run(run)[0].merge_seconds == 1.0
+    hourly = ("calibrate", run, planted.root, "--per-hour", 1000, "--split", "test")
+    assert any("--snooze-seconds" in line for line in told(*hourly)["warnings"])
+    assert not any("--snooze-seconds" in line for line in told(*hourly, "--snooze-seconds", 600)["warnings"])
+    told("calibrate", run, planted.root, "--false-alarms", 0.25, "--split", "test", "--merge-seconds", 1)
     measured = told("evaluate", run, "--data", planted.root)
     assert any(one["metric"] == "event mAP" for one in measured["results"])
     assert any("were calibrated on" in note for note in measured["notes"])

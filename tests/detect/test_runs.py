@@ -16,8 +16,9 @@ from lego_fusion.data.segments import segment_bounds
 from lego_fusion.detect.bags import load_bags
 from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.protocol import frame_scores, own_split, run_method
-from lego_fusion.detect.runs import score_dataset, score_video, train_run
+from lego_fusion.detect.runs import score_dataset, train_run
 from lego_fusion.detect.train import TrainingConfig
+from lego_fusion.detect.video_scoring import score_video
 from lego_fusion.errors import CheckpointError, DataError, ManifestError, ParameterError
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo

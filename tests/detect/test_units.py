@@ -29,8 +29,9 @@ from lego_fusion.detect.protocol import (
     scored_videos,
     unit_groups,
 )
-from lego_fusion.detect.runs import score_dataset, score_video, train_run
+from lego_fusion.detect.runs import score_dataset, train_run
 from lego_fusion.detect.train import TrainingConfig
+from lego_fusion.detect.video_scoring import score_video
 from lego_fusion.errors import DataError, ManifestError
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.motion_units import MotionCells, MotionFrames

@@ -23,10 +23,11 @@ from lego_fusion.data.video import Frame, VideoReader
 from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.events import EventRule, find_events
 from lego_fusion.detect.journal import AlarmJournal, Progress, read_alarms
-from lego_fusion.detect.runs import score_video, train_run
+from lego_fusion.detect.runs import train_run
 from lego_fusion.detect.snippet_queue import SnippetQueue, Work
 from lego_fusion.detect.stream import SegmentScore, stream_extractors
 from lego_fusion.detect.train import TrainingConfig
+from lego_fusion.detect.video_scoring import score_video
 from lego_fusion.detect.watch import Health, Hearers, Watch, fingerprint, health_as_json
 from lego_fusion.errors import VideoError
 from lego_fusion.extract.motion import Motion

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import as_text, names, one_line_errors, print_json, print_table, progress, warn
+from .terminal import DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..detect.comparison import Comparison
@@ -46,6 +46,7 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(help="PNG or SVG file. Default: comparison.png in the folder.", show_default=False)
     ] = None,
+    devices: Annotated[int, typer.Option(help=DEVICES)] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train fusions on the same splits, seeds and budget, into one table; the same command goes on where it was stopped.
@@ -58,6 +59,7 @@ def compare(
     from ..data.dataset import Dataset
     from ..detect.comparison import compare as run
     from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+    from ..detect.ranks import process_group
     from ..detect.settings import read_training_config
     from ..errors import MissingExtraError, check_choice
     from ..report.comparison import document, save_comparison
@@ -80,8 +82,11 @@ def compare(
     )
     if figure is not None:
         check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)
-    with progress(f"comparing {len(plan.fusions)} fusions") as tell:
-        comparison = run(plan, datasets, out, baseline=baseline, workers=workers, cache=cache, on_cell=tell)
+    with process_group(devices) as ranks, progress(f"comparing {len(plan.fusions)} fusions") as tell:
+        each = workers if ranks.size == 1 else 1
+        comparison = run(plan, datasets, out, baseline=baseline, workers=each, cache=cache, on_cell=tell, ranks=ranks)
+    if not ranks.first:
+        raise typer.Exit
     files = save_comparison(out, comparison)
     try:
         files["figure"] = comparison_figure(figure or out / FIGURE_FILE, comparison)

@@ -48,6 +48,7 @@ def extract(
     snippet_frames: Annotated[int, typer.Option(help="Frames that a feature row describes.")] = 16,
     stride: Annotated[int, typer.Option(help="Frames from one row to the next.")] = 16,
     workers: Annotated[int, typer.Option(help="Processes; 0 takes one per processor.")] = 0,
+    engine: Annotated[str, typer.Option(help="processes, or ray: the cluster of RAY_ADDRESS or a local one.")] = "processes",
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 2 if any video failed.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -75,6 +76,7 @@ def extract(
             snippet_frames=snippet_frames,
             stride=stride,
             workers=workers or os.cpu_count() or 1,
+            engine=engine,
             on_progress=lambda step: tell(step.done, step.total),
             **given,
         )

@@ -1,27 +1,31 @@
-"""``score``: one video to a score per frame."""
+"""``score``: one video, or every video of a folder, to a score per frame."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import as_text, one_line_errors, print_json, print_table, progress, warn
+from .terminal import USER_ERROR, as_text, one_line_errors, print_json, print_table, progress, remark, warn
 
 if TYPE_CHECKING:
     from ..detect.checkpoint import RunConfig
     from ..detect.events import EventRule
     from ..detect.runs import VideoScores
     from ..measure.events import Event
+    from ..report.folder_scores import FolderReport
 
 _MOST_EVENTS = 5
+_MOST_VIDEOS = 10
 _CAPTION_EXTRACTORS = ("text", "words")
 
 
 @one_line_errors
 def score(
-    video: Annotated[Path, typer.Argument(help="Video file.", show_default=False)],
+    video: Annotated[Path, typer.Argument(help="Video file, or a folder of them.", show_default=False)],
     model: Annotated[Path, typer.Option(help="Run folder, as 'train' writes it.", show_default=False)],
     captions: Annotated[
         Path | None, typer.Option(help="Its captions. Default: captions/<video>.* beside the video or its folder.")
@@ -33,24 +37,39 @@ def score(
     ] = None,
     camera: Annotated[str, typer.Option(help="Whose calibration to use, where the run has one for each camera.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for <video>.csv, .json and .png.")] = Path("scores"),
+    workers: Annotated[int, typer.Option(help="Of a folder: processes; 0 takes one per processor.")] = 0,
+    engine: Annotated[str, typer.Option(help="Of a folder: processes, or ray: a Ray cluster.")] = "processes",
+    parquet: Annotated[bool, typer.Option("--parquet", help="Of a folder: the summary as Parquet too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Score every frame of a video and draw the curve, with the ground truth where it is known.
 
+    Of a folder, every video, into OUT/videos with a summary beside; the same command goes on where it was stopped. Videos that
+    fail are listed, the others are scored, and the exit code is 2.
+
     Example: lego-fusion score door.mp4 --model my-run --captions door.srt
+
+    Example: lego-fusion score recordings --model my-run --workers 4 --out scores
     """
     from ..detect.checkpoint import read_run_config
     from ..detect.event_evaluation import rule_of_run
-    from ..detect.runs import score_video
+    from ..detect.video_scoring import score_video
     from ..errors import MissingExtraError, ParameterError
     from ..report.scores import save_scores, scores_document
 
     config = read_run_config(model)
     rule, promise = rule_of_run(model, camera)
+    if video.is_dir():
+        if captions is not None:
+            fix = f"put captions/<video>.srt (.vtt, .json, .csv, .txt) into {video}"
+            raise ParameterError("--captions is for one video", where=video, got="a folder", fix=fix)
+        given = {"rule": rule, "networks": _networks(config, onnx, text_model), "engine": engine, "parquet": parquet}
+        _score_folder(config, model, video, out, truth, given, workers, json=json)
+        return
     if not video.is_file():
         raise ParameterError("there is no such video file", where=video, fix="check the path")
     networks = _networks(config, onnx, text_model)
-    with_text = any(manifest.extractor in _CAPTION_EXTRACTORS for manifest in config.manifests.values())
+    with_text = _with_text(config)
     found = _beside(video, "captions") if captions is None and with_text else captions
     if with_text and found is None:
         fix = f"give them with --captions, or put captions/{video.stem}.srt (.vtt, .json, .csv, .txt) beside the video"
@@ -71,6 +90,72 @@ def score(
         return
     warn(warnings)
     _tell(scores, files, rule, promise)
+
+
+def _score_folder(
+    config: RunConfig,
+    model: Path,
+    folder: Path,
+    out: Path,
+    truth: Path | None,
+    given: dict[str, Any],
+    workers: int,
+    *,
+    json: bool,
+) -> None:
+    from ..data.video import find_videos
+    from ..report.folder_scores import VideoToScore, score_folder
+
+    captioned = _with_text(config)
+    videos = [
+        VideoToScore(path, _beside(path, "captions") if captioned else None, truth or _truth_beside(path))
+        for path in find_videos(folder)
+    ]
+    picture = importlib.util.find_spec("matplotlib") is not None
+    with progress(f"scoring {len(videos)} videos") as tell:
+        report = score_folder(
+            model, videos, out, workers=workers or os.cpu_count() or 1, picture=picture, on_video=tell, **given
+        )
+    warnings = [] if picture else ["no pictures are drawn: pip install 'lego-fusion[report]'"]
+    if json:
+        rows = [vars(row) for row in report.rows]
+        document = {"videos": rows, "failures": report.failures, "reused": report.reused, "warnings": warnings}
+        print_json(document | {"model": str(model), "files": as_text(report.files)})
+    else:
+        _tell_folder(report)
+    warn([*warnings, *(f"{row.video}: {row.warnings}" for row in report.rows if row.warnings)])
+    for name, line in report.failures.items():
+        remark(f"failed: {name}: {line}")
+    if report.failures:
+        raise typer.Exit(USER_ERROR)
+
+
+def _tell_folder(report: FolderReport) -> None:
+    highest = sorted(report.rows, key=lambda row: -row.highest_score)[:_MOST_VIDEOS]
+    if highest:
+        typer.echo(f"the {len(highest)} videos of the highest scores, of {len(report.rows)}:")
+        rows = [
+            (
+                row.video,
+                f"{row.seconds:.1f}",
+                f"{row.highest_score:.3f}",
+                f"{row.highest_at:.1f}",
+                str(row.events),
+                _auc(row.auc),
+            )
+            for row in highest
+        ]
+        print_table(("video", "seconds", "highest score", "at (s)", "events", "AUC"), rows, whole=True)
+    typer.echo(f"{len(report.rows) - report.reused} scored, {report.reused} kept as they were, {len(report.failures)} failed")
+    typer.echo("written: " + ", ".join(map(str, report.files.values())))
+
+
+def _auc(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _with_text(config: RunConfig) -> bool:
+    return any(manifest.extractor in _CAPTION_EXTRACTORS for manifest in config.manifests.values())
 
 
 def _networks(config: RunConfig, onnx: Path | None, text_model: Path | None) -> dict[str, Path]:

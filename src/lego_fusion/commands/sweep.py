@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import as_text, names, one_line_errors, print_json, print_table, progress, remark, warn
+from .terminal import DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, remark, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -49,6 +50,7 @@ def sweep(
     ] = None,
     cache: Annotated[str, typer.Option(help="Keep graphs: here ('folder'), 'auto' in the dataset's, or 'off'.")] = "folder",
     cache_type: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    devices: Annotated[int, typer.Option(help=DEVICES)] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train every configuration of a grid on the same graphs and choose by validation videos; the same command goes on.
@@ -81,24 +83,32 @@ def sweep(
     }
     if search and test:
         raise ParameterError("--test goes with a grid", fix="evaluate the pick: lego-fusion evaluate OUT/pick --data DATASET")
+    if search and (devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        fix = "give the same command on each machine, with one --storage URL"
+        raise ParameterError("a search is not shared by the processes of one command", got=f"--search {search}", fix=fix)
     if search:
         table, detector = _search(data, out, words, settings, search, storage, workers, cache)
     else:
         plan = make_sweep_plan(data, parse_grid(words), **settings)
-        table, detector = _sweep(plan, data, out, mode, workers, cache, test=test)
+        table, detector = _sweep(plan, data, out, mode, workers, cache, devices, test=test)
     _tell(data, out, table, detector, cache, json=json)
 
 
 def _sweep(
-    plan: SweepPlan, data: Dataset, out: Path, mode: str, workers: int | None, cache: str, *, test: bool
+    plan: SweepPlan, data: Dataset, out: Path, mode: str, workers: int | None, cache: str, devices: int, *, test: bool
 ) -> tuple[SweepTable, Detector]:
+    from ..detect.ranks import process_group
     from ..detect.sweep import MODES, load_trial, measure_on_test, run_sweep
     from ..detect.sweep_table import tabulate
     from ..errors import check_choice
 
     check_choice(mode, "mode", "sweep", MODES)
-    with progress(f"training {len(plan.configurations())} configurations with {plan.seeds} seeds") as tell:
-        results, notes = run_sweep(plan, data, out, mode=mode, workers=workers, cache=cache, on_trial=tell)  # type: ignore[arg-type]
+    doing = f"training {len(plan.configurations())} configurations with {plan.seeds} seeds"
+    with process_group(devices) as ranks, progress(doing) as tell:
+        given: dict[str, Any] = {"mode": mode, "workers": workers if ranks.size == 1 else 1, "cache": cache}
+        results, notes = run_sweep(plan, data, out, on_trial=tell, ranks=ranks, **given)
+    if not ranks.first:
+        raise typer.Exit
     measured: Sequence[dict[str, float]] = ()
     if test:
         with progress("measuring on the test videos") as tell:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
-from ..errors import LegoFusionError
+from ..errors import LegoFusionError, StoppedByFirstError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 USER_ERROR = 2
 STOPPED = 130
+DEVICES = "Processes that work on this together, as under torchrun --nproc_per_node."
 _PLAIN_WIDTH = 240  # of tables that are not shown on a terminal: wide enough that none is folded
 
 
@@ -33,6 +34,8 @@ def one_line_errors(verb: Callable[P, R]) -> Callable[P, R]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return verb(*args, **kwargs)
+        except StoppedByFirstError:
+            raise typer.Exit(USER_ERROR) from None
         except LegoFusionError as error:
             line = str(error)
         except BrokenPipeError:  # the reader of our output left, as `| head` does
@@ -43,15 +46,20 @@ def one_line_errors(verb: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on where it was", err=True)
             raise typer.Exit(STOPPED) from None
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(f"error: {line}" if _speaks() else f"process {os.environ.get('RANK', '')}: error: {line}", err=True)
         raise typer.Exit(USER_ERROR)
 
     return guarded
 
 
 def remark(line: str) -> None:
-    """Say something beside the results."""
-    typer.echo(line, err=True)
+    """Say something beside the results; of several processes, the first does."""
+    if _speaks():
+        typer.echo(line, err=True)
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def warn(lines: Sequence[str]) -> None:
@@ -86,7 +94,7 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = _console(stderr=True)
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console, transient=True, disable=not (console.is_terminal and _speaks()))
     task = bar.add_task(doing, total=None)
     if not console.is_terminal:
         remark(f"{doing} ...")

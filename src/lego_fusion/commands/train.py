@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import names, one_line_errors, print_json, progress, warn
+from .terminal import DEVICES, names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -40,6 +40,7 @@ def train(
     ] = None,
     threads: Annotated[int, typer.Option(help="Processor threads; more than one pays on large sets only.")] = 1,
     cache: Annotated[str, typer.Option(help="Keep graphs: 'auto' in the dataset folder, or in a folder.")] = "off",
+    devices: Annotated[int, typer.Option(help=DEVICES)] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train a detector from video-level labels; the same command goes on where it was stopped.
@@ -52,6 +53,7 @@ def train(
     from ..data.dataset import Dataset
     from ..detect.evaluation import evaluate_runs
     from ..detect.protocol import LEARNED
+    from ..detect.ranks import process_group
     from ..detect.runs import train_run
     from ..errors import check_choice
     from ..measure.result import save_results
@@ -61,7 +63,7 @@ def train(
     method: str = check_choice(fusion, "fusion", "train", LEARNED)
     data = Dataset.open(dataset)
     started, whole = time.perf_counter(), not run.exists()
-    with progress(f"training {method}") as tell:
+    with process_group(devices, accelerator=settings.accelerator) as ranks, progress(f"training {method}") as tell:
         trained = train_run(
             data,
             run,
@@ -73,7 +75,10 @@ def train(
             threads=threads,
             cache=cache,
             on_step=lambda step, loss: tell(step, settings.steps),
+            ranks=ranks,
         )
+    if not ranks.first:
+        raise typer.Exit
     seconds = time.perf_counter() - started if whole else None
     measured = evaluate_runs([run], data, train_seconds=seconds) if _can_measure(data) else None
     if measured is not None:

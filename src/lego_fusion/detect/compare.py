@@ -30,6 +30,7 @@ from .graph_cache import cache_place
 from .plan import CELLS_FOLDER, Cell, Plan, claim
 from .processes import run_jobs
 from .protocol import UNLEARNED, Run, Split, run_method, scored_videos
+from .ranks import ALONE, Ranks
 from .train import TrainingConfig
 
 
@@ -77,6 +78,7 @@ def run_plan(
     workers: int = 2,
     cache: str | Path = "off",
     on_cell: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[Cell, str]:
     """Measure every cell that is not in the folder yet.
 
@@ -88,6 +90,7 @@ def run_plan(
             needs ``if __name__ == "__main__"``. The scores do not depend on the number.
         cache: Graphs are kept: ``"auto"`` in each dataset folder, or in one folder for all. The scores stay the same.
         on_cell: Called with how many of how many cells are done.
+        ranks: Processes that all make this call and share the cells (``ranks.process_group``).
 
     Returns:
         Why, in one line, a cell could not be measured. It is not kept, so the same call tries it again.
@@ -98,19 +101,23 @@ def run_plan(
     """
     check_int(workers, "workers", "compare", low=1)
     folder = Path(folder)
-    claim(folder, plan)
-    for leftover in (folder / CELLS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
-        leftover.unlink(missing_ok=True)
+    ranks.first_alone(lambda: _claimed(folder, plan))
     cells = plan.cells()
     jobs = [job for job in _jobs(plan, datasets, folder, cells, cache) if not job.path.is_file()]
     tell = on_cell or (lambda done, total: None)
     tell(len(cells) - len(jobs), len(cells))
     failures: dict[Cell, str] = {}
-    for number, (job, failure) in enumerate(run_jobs(_measure, jobs, workers, where="compare"), start=1):
+    for number, (job, failure) in enumerate(run_jobs(_measure, jobs, workers, where="compare", ranks=ranks), start=1):
         if failure:
             failures[job.cell] = failure
         tell(len(cells) - len(jobs) + number, len(cells))
     return {cell: failures[cell] for cell in cells if cell in failures}
+
+
+def _claimed(folder: Path, plan: Plan) -> None:
+    claim(folder, plan)
+    for leftover in (folder / CELLS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
+        leftover.unlink(missing_ok=True)
 
 
 def read_cell(folder: str | Path, cell: Cell) -> CellResult:

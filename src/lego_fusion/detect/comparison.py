@@ -18,6 +18,7 @@ from ..measure.scored import ScoredVideo
 from .compare import CellResult, cell_videos, read_cell, run_plan
 from .plan import Cell, Plan
 from .protocol import LEARNED
+from .ranks import ALONE, Ranks
 
 BEST = "best"
 OURS = ("lego", "lego-paper")
@@ -100,6 +101,7 @@ def compare(
     workers: int = 2,
     cache: str | Path = "off",
     on_cell: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Comparison:
     """Train every fusion of a plan on the same splits, seeds and budget, and make the table; the same call goes on if stopped.
 
@@ -111,6 +113,7 @@ def compare(
         workers: Processes, one thread each; more than one needs ``if __name__ == "__main__"`` in a script.
         cache: Where graphs are kept, if they are (``compare.run_plan``).
         on_cell: Called with how many of how many cells are done.
+        ranks: Processes that all make this call and share the cells.
 
     Raises:
         ParameterError: If the baseline is not compared.
@@ -121,7 +124,7 @@ def compare(
         ``compare(make_plan([dataset], fusions=("lego", "concat")), [dataset], "comparison").rows``
     """
     choose_baseline(plan, baseline)
-    failures = run_plan(plan, datasets, folder, workers=workers, cache=cache, on_cell=on_cell)
+    failures = run_plan(plan, datasets, folder, workers=workers, cache=cache, on_cell=on_cell, ranks=ranks)
     if len(failures) == len(plan.cells()):
         cell, failure = next(iter(failures.items()))
         raise LegoFusionError(f"nothing could be compared; {cell}: {failure}")

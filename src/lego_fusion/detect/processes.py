@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -16,12 +17,15 @@ from typing import TypeVar
 import torch
 
 from ..errors import LegoFusionError, check_int
+from .ranks import ALONE, Ranks
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
 
 
-def run_jobs(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, *, where: str) -> Iterator[tuple[Job, Done]]:
+def run_jobs(
+    work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, *, where: str, ranks: Ranks = ALONE
+) -> Iterator[tuple[Job, Done]]:
     """Give each job and what came of it, as it is done; with one worker, in order and in this process.
 
     Args:
@@ -29,10 +33,14 @@ def run_jobs(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, *, 
         jobs: What it is called with.
         workers: Processes; they start Python anew, so a script needs ``if __name__ == "__main__"``.
         where: What runs, for the message.
+        ranks: Processes that all make this call with the same jobs: each does every size-th of them and then gives those of
+            the others too.
 
     Raises:
         LegoFusionError: If a process dies.
     """
+    if ranks.size > 1:
+        return _shared(work, jobs, workers, where, ranks)
     return _here(work, jobs) if min(workers, len(jobs)) <= 1 else _in_processes(work, jobs, workers, where)
 
 
@@ -45,6 +53,33 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _shared(
+    work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, where: str, ranks: Ranks
+) -> Iterator[tuple[Job, Done]]:
+    ranks.wait()  # until all know what there is to do: what one finishes now is missing from no list
+    own: dict[int, Done] = {}
+    failure: LegoFusionError | OSError | None = None
+    try:
+        share = ranks.share(list(enumerate(jobs)))
+        for (number, job), done in run_jobs(functools.partial(_numbered, work), share, workers, where=where):
+            own[number] = done
+            yield job, done
+    except (LegoFusionError, OSError) as error:  # told to the others, which would wait for ever
+        failure = error
+    found = ranks.collect((own, None if failure is None else str(failure)))
+    if failure is not None:
+        raise failure
+    for told in (message for _, message in found if message is not None):
+        raise LegoFusionError(told)
+    for results, _ in (one for rank, one in enumerate(found) if rank != ranks.rank):
+        for number, done in results.items():
+            yield jobs[number], done
+
+
+def _numbered(work: Callable[[Job], Done], job: tuple[int, Job]) -> Done:
+    return work(job[1])
 
 
 def _here(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:

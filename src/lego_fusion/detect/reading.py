@@ -24,8 +24,9 @@ from .event_evaluation import events_of, rule_of_run
 from .event_records import Segment
 from .events import EventRule
 from .explainer import Explainer
-from .runs import VideoScores, score_dataset, score_video, segment_span
+from .runs import VideoScores, score_dataset, segment_span
 from .train import predict_logits
+from .video_scoring import score_video
 from .windows import load_fixed_bags
 
 Graph = Float[np.ndarray, "n k"]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,24 +25,19 @@ from jaxtyping import Bool, Float64
 from pydantic import JsonValue
 
 from .. import __version__
-from ..data.annotations import labels_from_intervals, read_intervals
 from ..data.dataset import Dataset
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
-from ..extract.base import SidecarExtractor
-from ..extract.describe import describe_video
-from ..extract.footage import FootageMonitor, FootageWarning
-from ..extract.registry import extractor_for
 from ..fusion.base import Fusion
 from ..fusion.lego import LegoFusion
 from ..writing import PARTIAL, written_whole
-from .bags import Bags, fit_statistics, load_bags, require_modalities, seen_by, segments_by_crop, thread_count
+from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop, thread_count
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
-from .familiarity import unlike_training
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
 from .processes import torch_threads
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
+from .ranks import ALONE, Ranks
 from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict_logits
 from .windows import bag_of_segments, fixed_segments, load_fixed_bags
@@ -85,6 +80,7 @@ def train_run(
     threads: int = 1,
     cache: str | Path = "off",
     on_step: Callable[[int, float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> RunConfig:
     """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
 
@@ -104,6 +100,7 @@ def train_run(
         cache: Graphs are kept for the next run: ``"auto"`` in the dataset folder, or in a folder; a ``.safetensors`` file must
             fit. Fusions that have none read features. The weights are the same with and without.
         on_step: Called with the step and the loss.
+        ranks: Processes that all make this call and train together (``ranks.process_group``); the first writes the folder.
 
     Raises:
         DataError: If data are missing or wrong.
@@ -117,20 +114,28 @@ def train_run(
     request = _request(dataset, names, method, training, nodes, hidden, split)
     if segment_snippets is not None:
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
-    if _is_finished(folder, request):
+    if ranks.first_alone(lambda: _is_finished(folder, request)):
         return read_run_config(folder)
-    prepared = _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets)
-    fusion, train, held_out = prepared
+
+    def prepare() -> tuple[Fusion, Bags, Bags | None]:
+        return _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets)
+
+    fusion, train, held_out = prepare() if str(cache) == "off" else ranks.first_before_others(prepare)
     detector = Detector(fusion, hidden=hidden, seed=training.seed)
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
-    if not checkpoint.exists():
+    if ranks.first and not checkpoint.exists():
         clear_snapshots(folder)  # of a request that gave way to this one
+    given: dict[str, Any] = {"checkpoint": checkpoint, "snapshots": snapshots, "on_step": on_step, "ranks": ranks}
     with torch_threads(threads):
-        state = fit(detector, train, training, validation=held_out, checkpoint=checkpoint, snapshots=snapshots, on_step=on_step)
-    _write_history(folder / "history.csv", state)
-    _save(folder, detector, request, train, dataset)
-    for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # what a kill in the middle of writing left
-        leftover.unlink(missing_ok=True)
+        state = fit(detector, train, training, validation=held_out, **given)
+
+    def save() -> None:
+        _write_history(folder / "history.csv", state)
+        _save(folder, detector, request, train, dataset)
+        for leftover in (checkpoint, *folder.glob(PARTIAL), *snapshots.glob(PARTIAL)):  # of a kill in the middle of writing
+            leftover.unlink(missing_ok=True)
+
+    ranks.first_alone(save)
     return read_run_config(folder)
 
 
@@ -197,78 +202,11 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
         record, node_logits = dataset.record(video), predict_logits(detector, bags)[0].double()
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
         spread = (node_logits.sigmoid(), node_logits)
-        scores, logits = (_frame_scores(x.numpy(), dataset.rows(video), record.frames, config) for x in spread)
+        scores, logits = (frame_scores(x.numpy(), dataset.rows(video), record.frames, config) for x in spread)
         return VideoScores(video, record.fps, np.arange(record.frames) / record.fps, scores, truth, logits=logits)
 
     with torch_threads(1), ThreadPoolExecutor(thread_count(None)) as pool:
         return list(pool.map(score, videos))
-
-
-def score_video(
-    folder: str | Path,
-    video: str | Path,
-    *,
-    captions: str | Path | None = None,
-    networks: Mapping[str, Path] | None = None,
-    intervals: str | Path | None = None,
-    on_bags: Callable[[Bags], object] | None = None,
-) -> VideoScores:
-    """Score a video file with a saved detector: the extractors are made again from the manifests it was trained on.
-
-    Args:
-        folder: Run folder.
-        video: Video file.
-        captions: Caption sidecar, for models with a text modality.
-        networks: For each modality whose extractor is a network on disk, where it lies.
-        intervals: ``intervals.csv`` with ground truth for this video, if known.
-        on_bags: Called with the segments that are scored.
-
-    Returns:
-        The scores; their warnings name what is wrong with the footage (``extract.footage``), and each modality in which it is
-        unlike the training footage (``familiarity``).
-
-    Raises:
-        ParameterError: If something the model needs is missing, or captions are given to a model without text.
-        VideoError: If the video cannot be decoded.
-    """
-    folder, video, networks = Path(folder), Path(video), networks or {}
-    detector, config = load_detector(folder)
-    unknown = [name for name in networks if name not in config.manifests]
-    if unknown:
-        got = ", ".join(config.manifests)
-        raise ParameterError(
-            f"the model was not trained on modality '{unknown[0]}'", where=folder, expected=got, got=unknown[0]
-        )
-    extractors = {name: extractor_for(manifest, model=networks.get(name)) for name, manifest in config.manifests.items()}
-    sidecars = [name for name, extractor in extractors.items() if isinstance(extractor, SidecarExtractor)]
-    if captions is not None and not sidecars:
-        got = ", ".join(extractors)
-        raise ParameterError("captions are given, but the model was not trained on text", where=folder, got=f"a model of {got}")
-    if captions is None and sidecars:
-        fix = "give the captions, or use a model trained without text"
-        raise ParameterError(f"the model needs captions for modality '{sidecars[0]}'", where=folder, fix=fix)
-    first = next(iter(config.manifests.values()))
-    monitor, footage = FootageMonitor(), list[FootageWarning]()
-    described = describe_video(
-        video,
-        extractors,
-        captions=captions,
-        snippet_frames=first.snippet_frames,
-        stride=first.stride,
-        look=lambda frame: footage.extend(monitor.look(frame)),
-    )
-    decoded = described.decoded
-    bags = bags_of_video(config, video.stem, {name: features.values for name, features in described.features.items()})
-    if on_bags is not None:
-        on_bags(bags)
-    rows = len(next(iter(described.features.values())).values)
-    logits = predict_logits(detector, bags)[0].double()
-    scores, frame_logits = (_frame_scores(x.numpy(), rows, decoded.frames, config) for x in (logits.sigmoid(), logits))
-    unlike = unlike_training(detector.fusion, seen_by(detector.fusion, bags).inputs)
-    warnings = (*(note for note in (decoded.problem, *decoded.notes) if note), *map(str, footage), *unlike)
-    times = np.asarray(decoded.times, dtype=np.float64)
-    truth = _known_truth(intervals, video, decoded.frames)
-    return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings, frame_logits)
 
 
 def bags_of_video(config: RunConfig, video: str, features: Mapping[str, np.ndarray]) -> Bags:
@@ -355,7 +293,8 @@ def training_split(dataset: Dataset) -> Split:
     return Split("all", labelled, ())
 
 
-def _frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
+def frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
+    """Score of every frame from those of the segments of a video."""
     first = next(iter(config.manifests.values()))
     if config.segment_snippets is None:
         by_row = segments_to_rows(node_scores, rows)
@@ -490,10 +429,3 @@ def _write_history(path: Path, state: TrainingState) -> None:
     writer.writerows(state.history)
     with written_whole(path) as file:
         file.write(text.getvalue().encode())
-
-
-def _known_truth(intervals: str | Path | None, video: Path, frames: int) -> Bool[np.ndarray, " frames"] | None:
-    if intervals is None:
-        return None
-    known = read_intervals(intervals)
-    return labels_from_intervals((*known.get(video.stem, ()), *known.get(video.name, ())), frames)

@@ -37,6 +37,7 @@ from .losses import bag_loss
 from .plan import claim_folder
 from .processes import run_jobs
 from .protocol import scored_videos
+from .ranks import ALONE, Ranks
 from .sweep_plan import SweepPlan, Trial, fusion_options
 from .train import fit, predict_logits
 
@@ -97,6 +98,7 @@ def run_sweep(
     workers: int | None = None,
     cache: str | Path = "folder",
     on_trial: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[TrialResult], list[str]]:
     """Train every trial that is not in the folder yet.
 
@@ -111,6 +113,7 @@ def run_sweep(
         cache: Where graphs are kept: ``"folder"`` in this folder, ``"auto"`` in the dataset folder, another folder or file,
             or ``"off"``, where every process builds them.
         on_trial: Called with how many of how many trials are done.
+        ranks: Processes that all make this call and share the trials (``ranks.process_group``).
 
     Returns:
         One result per trial, in order, and remarks, such as why some were trained alone.
@@ -121,9 +124,7 @@ def run_sweep(
     """
     check_choice(mode, "mode", "sweep", MODES)
     folder = Path(folder)
-    claim_folder(folder, plan, FINISHED, "sweep")
-    for leftover in (folder / TRIALS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
-        leftover.unlink(missing_ok=True)
+    ranks.first_alone(lambda: _claimed(folder, plan))
     place = folder / CACHE_FOLDER if str(cache) == "folder" else cache_place(cache, dataset)
     trials, done = plan.trials(), {result.trial for result in _stored(folder)}
     tell = on_trial or (lambda done, total: None)
@@ -131,7 +132,7 @@ def run_sweep(
     jobs: list[_Job] = []
     notes: list[str] = []
     if len(done) < len(trials):
-        graphs = loaded_graphs(plan, dataset.root, place)
+        graphs = ranks.first_before_others(lambda: loaded_graphs(plan, dataset.root, place))
         chunks, notes = _chunks(plan, dataset, graphs, trials, mode)
         for together, chunk in chunks:
             path = folder / TRIALS_FOLDER / _chunk_file(chunk)
@@ -139,12 +140,23 @@ def run_sweep(
                 jobs.append(_Job(plan, dataset.root, place, tuple(chunk), together, path))
         entries = next(iter(graphs.training.inputs.values())).numel()
         workers = _workers(jobs, entries) if workers is None else check_int(workers, "workers", "sweep", low=1)
-        for job, failure in run_jobs(_train, jobs, workers, where="sweep"):
+        failed: list[LegoFusionError] = []
+        for job, failure in run_jobs(_train, jobs, workers, where="sweep", ranks=ranks):
             if failure:
-                raise LegoFusionError(f"a trial failed: {failure}", where=job.trials[0].values)
+                failed.append(LegoFusionError(f"a trial failed: {failure}", where=job.trials[0].values))
+                if ranks.size == 1:  # others would wait for the rest
+                    break
             done |= {trial.number for trial in job.trials}
             tell(len(done), len(trials))
+        if failed:
+            raise failed[0]
     return _stored(folder), notes
+
+
+def _claimed(folder: Path, plan: SweepPlan) -> None:
+    claim_folder(folder, plan, FINISHED, "sweep")
+    for leftover in (folder / TRIALS_FOLDER).glob(PARTIAL):  # of a kill in the middle of writing
+        leftover.unlink(missing_ok=True)
 
 
 def load_trial(plan: SweepPlan, dataset: Dataset, folder: str | Path, number: int, *, cache: str | Path = "folder") -> Detector:

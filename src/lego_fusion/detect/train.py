@@ -22,6 +22,8 @@ from .conditions import Removal
 from .detector import Detector
 from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
 from .modality_dropout import ModalityDropout
+from .ranks import ALONE, Ranks, current_ranks
+from .shared_forward import SharedForward
 from .snapshots import save_snapshot
 from .windows import segment_outputs
 
@@ -114,6 +116,7 @@ def fit(
     snapshots: Path | None = None,
     on_start: Callable[[], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingState:
     """Train a detector, whose fusion's statistics are fitted, on bags with features.
 
@@ -132,6 +135,9 @@ def fit(
             (before ``selection="validation"`` goes back to an earlier step); a run that goes on writes the same ones again.
         on_start: Called once the start is calibrated, before the first step.
         on_step: Called with the step and the loss.
+        ranks: Processes that train this detector together on the same bags: each takes its share of every batch, the loss is
+            that of the whole batch, and the weights are those of one process but for rounding. The first writes the files.
+            Networks whose bags depend on each other or on chance (batch normalisation, dropout) see whole batches in each.
 
     Returns:
         The final state, with the history of losses.
@@ -149,7 +155,7 @@ def fit(
     bags = start_of_training(detector, train, config, validation)
     if on_start is not None:
         on_start()
-    keep = _snapshots(detector, snapshots, config)
+    keep = _snapshots(detector, snapshots if ranks.first else None, config)
     keep(0)
     state = TrainingState()
     if config.steps == 0 or config.normal_only:
@@ -157,7 +163,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
         torch.manual_seed(config.seed)
         dropout = _modality_dropout(detector, train, config)
-        return _optimise(detector, bags, config, state, validation, checkpoint, keep, on_step, dropout)
+        return _optimise(detector, bags, config, state, validation, checkpoint, keep, on_step, dropout, ranks)
 
 
 def start_of_training(detector: Detector, train: Bags, config: TrainingConfig, validation: Bags | None) -> Bags:
@@ -205,10 +211,12 @@ def _optimise(
     keep: Callable[[int], object],
     on_step: Callable[[int, float], None] | None,
     dropout: ModalityDropout | None,
+    ranks: Ranks,
 ) -> TrainingState:
     from lightning_fabric import Fabric  # takes half a second to import, and scoring does not need it
 
-    fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    devices: Any = [current_ranks().local_rank] if config.accelerator == "cuda" else 1
+    fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)
     prior = StartPrior(detector, config, len(bags.videos))
     operator = _regularised_operator(detector, config)
     decay = 0.0 if prior.active else config.weight_decay
@@ -220,17 +228,19 @@ def _optimise(
     bags = _on_device(bags, fabric.device)
     held_out = None if validation is None else scoring_inputs(detector.fusion, _like(validation, detector))
     batches = _batches(bags, config)
+    shared = model if ranks.size == 1 else SharedForward(model, detector, ranks)
     model.train()
     while state.step < config.steps and not _out_of_patience(state, config):
         batch = batches(state.step)
         if dropout is not None:
             batch = dropout(batch, state.step)
-        loss = _loss(model, detector.fusion, batch, config).mean() + prior.penalty()
-        if operator is not None:
-            loss = loss + _operator_loss(operator, config)
+        loss = _loss(shared, detector.fusion, batch, config).mean()
+        beside = prior.penalty() if operator is None else prior.penalty() + _operator_loss(operator, config)
         optimiser.zero_grad()
-        fabric.backward(loss)
+        fabric.backward(loss + beside / ranks.size)
+        ranks.add_gradients(prior.parameters)
         optimiser.step()
+        loss = loss + beside
         if operator is not None and config.operator_nonnegative:
             operator.project_nonnegative()
         state.step += 1
@@ -241,7 +251,7 @@ def _optimise(
             keep(state.step)
         if on_step is not None:
             on_step(state.step, float(loss.detach()))
-        if checkpoint is not None and state.step % config.checkpoint_every == 0:
+        if checkpoint is not None and ranks.first and state.step % config.checkpoint_every == 0:
             save_training_state(checkpoint, detector, adam, state)
     keep(state.step)
     if config.selection == "validation" and state.best:

@@ -28,7 +28,8 @@ from ..data.dataset import (
 from ..data.features import feature_path
 from ..data.locations import FeatureLocation
 from ..data.manifest import Manifest
-from ..errors import DataError, LegoFusionError, check_int
+from ..engines import ENGINES, run_on_ray
+from ..errors import DataError, LegoFusionError, check_choice, check_int
 from .base import Extractor, FrameExtractor, SidecarExtractor, TrackExtractor, file_hash
 from .describe import CaptionSource, Decoded, by_kind, decode_video, describe_video, extract_video, sidecar_rows, track_rows
 from .layouts import SourceVideo, list_source
@@ -178,6 +179,7 @@ def extract_dataset(
     snippet_frames: int = 16,
     stride: int = 16,
     workers: int = 1,
+    engine: str = "processes",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExtractionReport:
     """Extract features of all videos of a data set into a dataset folder.
@@ -198,6 +200,8 @@ def extract_dataset(
         snippet_frames: Frames that a row describes.
         stride: Frames from one row to the next.
         workers: Processes that decode; each starts Python anew, so a script needs ``if __name__ == "__main__"``.
+        engine: ``"processes"`` of this machine, or ``"ray"``: the workers of a Ray cluster, which must see the videos; the
+            files are the same. A worker that is lost is replaced and its video done again.
         on_progress: Called after each video.
 
     Raises:
@@ -208,6 +212,7 @@ def extract_dataset(
     check_int(workers, "workers", "extract_dataset", low=1, high=1024)
     check_int(snippet_frames, "snippet_frames", "extract_dataset", low=1)
     check_int(stride, "stride", "extract_dataset", low=1)
+    check_choice(engine, "engine", "extract_dataset", ENGINES)
     _, on_captions, _ = by_kind(extractors)
     listing = list_source(source, layout=layout, labels=labels, intervals=intervals, captions=captions)
     if on_captions and all(video.captions is None for video in listing.videos):
@@ -220,7 +225,7 @@ def extract_dataset(
     manifests = {name: one.manifest(name, snippet_frames, stride) for name, one in extractors.items()}
     kept, warnings = _kept_modalities(output, manifests, {video.name for video in listing.videos})
     run = _Run(output, extractors, manifests, snippet_frames, stride)
-    extracted = _extract_all(run, listing.videos, workers, on_progress)
+    extracted = _extract_all(run, listing.videos, workers, engine, on_progress)
     records = [_record(video, run.known[video.name]) for video in listing.videos if video.name in run.known]
     truth = _truth_inside(run, listing.intervals, warnings)
     failed = {failure.video for failure in run.failures}
@@ -283,7 +288,11 @@ def _kept_locations(output: Path, manifests: Mapping[str, Manifest]) -> dict[str
 
 
 def _extract_all(
-    run: _Run, videos: Sequence[SourceVideo], workers: int, on_progress: Callable[[Progress], None] | None
+    run: _Run,
+    videos: Sequence[SourceVideo],
+    workers: int,
+    engine: str,
+    on_progress: Callable[[Progress], None] | None,
 ) -> set[str]:
     """Extract what is pending, and give the names of the videos of which something was."""
     jobs: list[_Job] = []
@@ -307,10 +316,11 @@ def _extract_all(
         else:
             run.known[video.name] = job.known
             tell(video.name, reused=True)
-    decode = _in_this_process if workers == 1 or len(jobs) < 2 else _in_processes
+    local = _in_this_process if workers == 1 or len(jobs) < 2 else _in_processes
+    decode = _with_ray if engine == "ray" else local
     for job, outcome in decode(run, jobs, workers):
         try:
-            if isinstance(outcome, DataError):
+            if not isinstance(outcome, Decoded):
                 raise outcome
             run.finish(job, outcome)
         except DataError as error:
@@ -351,6 +361,22 @@ def _in_processes(run: _Run, jobs: Sequence[_Job], workers: int) -> Iterator[tup
                 ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _with_ray(run: _Run, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Decoded | DataError]]:
+    on_frames, _, _ = by_kind(run.extractors)
+    grid = (run.snippet_frames, run.stride)
+    calls = {(job.video.path, tuple(run.frame_extractors(job)), grid): job for job in jobs}
+    for call, outcome in run_on_ray(_work_on_ray, on_frames, list(calls), workers):
+        lost = isinstance(outcome, Exception) and not isinstance(outcome, DataError)
+        yield calls[call], DataError(str(outcome)) if lost else outcome  # type: ignore[misc]
+
+
+def _work_on_ray(extractors: dict[str, FrameExtractor], call: tuple[Path, tuple[str, ...], tuple[int, int]]) -> Decoded:
+    if not _worker_extractors:
+        _start_worker({})
+    _worker_extractors.update(extractors)
+    return _work(*call)
 
 
 # Belongs to a worker process: extractors are sent to it once, and keep their network open from video to video.

@@ -453,7 +453,7 @@ class LegoFusion(Fusion):
         return graphs | {name: torch.empty_like(graphs[name]).scatter_(-1, order, graphs[name]) for name in self.units}
 
     def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
-        if mask is None and references is None and len(x) > BAGS_AT_ONCE:  # what is copied on the way stays small
+        if mask is None and references is None and not torch.compiler.is_exporting() and len(x) > BAGS_AT_ONCE:
             return torch.cat([self._graph(name, part, None, None) for part in x.split(BAGS_AT_ONCE)])
         graph: Tensor = self._relation(name)(x, references, mask)
         if self.nearest is None:

@@ -252,7 +252,7 @@ def _is_nothing(shifted: Tensor, largest: Tensor, centre: Tensor | None) -> Tens
     if centre is None:
         return largest == 0
     rounding = 8 * torch.finfo(shifted.dtype).eps
-    near = largest <= 2 * rounding * (largest + 2 * centre.abs().amax())  # no other row can be: few need a closer look
+    near = largest <= 2 * rounding * (largest + 2 * centre.abs().amax(-1))  # no other row can be: few need a closer look
     if not torch.compiler.is_exporting() and not bool(near.any()):
         return near
     bound = rounding * ((shifted + centre).abs() + centre.abs())
