@@ -51,7 +51,22 @@ def test_the_commands_of_the_readme_exist() -> None:
     from lego_fusion.cli import app
 
     verbs = set(typer.main.get_group(app).commands)
-    assert set(re.findall(r"^lego-fusion (\w+)", README, flags=re.MULTILINE)) <= verbs
+    assert set(re.findall(r"^lego-fusion ([\w-]+)", README, flags=re.MULTILINE)) <= verbs
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem)
+def test_the_options_in_the_documentation_exist(page: Path) -> None:
+    import typer.main
+
+    from lego_fusion.cli import app
+
+    commands = typer.main.get_group(app).commands
+    for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            verb, arguments = (re.search(r"lego-fusion ([a-z-]+)( [^#]*)?", line) or re.match("()()", "")).groups()  # type: ignore[union-attr]
+            if verb in commands:
+                known = {name for one in commands[verb].params for name in one.opts}
+                assert set(re.findall(r"(?<= )--[a-z0-9-]+", arguments or "")) <= known, line
 
 
 def test_the_fusion_block_learns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,3 +117,7 @@ def test_the_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     demo.run_demo(tmp_path / "demo", videos=12, seeds=1)
     run_script("readme_picture.py", tmp_path / "demo", tmp_path / "out" / "demo.png", monkeypatch=monkeypatch)
     assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    if shutil.which("chromium"):
+        pytest.importorskip("plotly", reason="pip install 'lego-fusion[report]'")
+        run_script("report_picture.py", tmp_path / "demo", tmp_path / "report.png", monkeypatch=monkeypatch)
+        assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
