@@ -108,6 +108,8 @@ class Browser:
         """End the browser."""
         self.process.terminate()
         self.process.wait(10)
+        os.close(self._out)
+        self._answers.close()
 
 
 def main() -> None:
