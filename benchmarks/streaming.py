@@ -91,8 +91,8 @@ def speed_rows(nodes: int, rounds: int) -> list[dict[str, Any]]:
         facts = {"unit": "times slower", "roofline": share, "least_possible": units}
         alone = {"name": f"{what} vs two Gram products alone", "target": f"<= {target:g}", "measured": ratio}
         rows.append(alone | facts | {"met": ratio <= target, "seconds": taken})
-        both = {"name": f"{what} vs two Gram products with their backward (3 x alone)", "target": f"<= {target:g}"}
-        rows.append(both | {"measured": ratio / 3} | facts | {"met": ratio / 3 <= target, "least_possible": units / 3})
+        both = {"name": f"{what} vs two Gram products with their backward (3 x alone)", "target": None}
+        rows.append(both | {"measured": ratio / 3} | facts | {"least_possible": units / 3})
     return rows
 
 
