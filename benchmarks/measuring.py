@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -103,3 +104,20 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+def main_of_rows(
+    description: str | None, name: str, title: str, rows: Callable[..., list[dict[str, Any]]], *, quick_means: str
+) -> int:
+    """Measure the rows of a benchmark on one thread, print them, store them; with --strict 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"{quick_means}, and nothing stored")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = rows(quick=options.quick)
+    show_rows(title, found)
+    if not options.quick:
+        store(name, {"benchmark": name, "rows": found})
+    missed = any(row.get("met") is False for row in found)
+    return 1 if options.strict and missed else 0

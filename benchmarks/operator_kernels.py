@@ -12,7 +12,6 @@ that limits arithmetic; from 8 x 1,024 x 1,024 on it is limited by memory.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from graph_operator import explicit, inputs, kept_bytes
-from measuring import alternating, median_ratio, show_rows, store
+from measuring import alternating, main_of_rows, median_ratio
 from torch import Tensor
 
 from lego_fusion.graph.kernels import bivariate_polynomial
@@ -167,21 +166,5 @@ def rows(*, quick: bool = False) -> list[dict[str, Any]]:
     return [*speed_rows(rounds), *add_rows(rounds), *memory_rows(), *cuda_rows(rounds)]
 
 
-def main() -> int:
-    """Measure, print, store; with --strict 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing stored")
-    parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
-    options = parser.parse_args()
-    quick = options.quick
-    torch.set_num_threads(1)
-    found = rows(quick=quick)
-    show_rows("the operator's kernels, one thread", found)
-    if not quick:
-        store("operator_kernels", {"benchmark": "operator_kernels", "rows": found})
-    missed = any(row.get("met") is False for row in found)
-    return 1 if options.strict and missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of_rows(__doc__, "operator_kernels", "the operator's kernels, one thread", rows, quick_means="fewer rounds"))

@@ -11,7 +11,6 @@ compares with the Gram products *and their own backward* (3 units).
 
 from __future__ import annotations
 
-import argparse
 import functools
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import alternating, median_ratio, show_rows, store
+from measuring import alternating, main_of_rows, median_ratio
 from torch import Tensor
 
 from lego_fusion.fusion.block import LegoBlock
@@ -181,21 +180,5 @@ def rows(*, quick: bool = False) -> list[dict[str, Any]]:
     return [*speed_rows(nodes, rounds), *memory_rows(nodes), *threshold_rows(3 if quick else 9), *cuda_rows(rounds)]
 
 
-def main() -> int:
-    """Measure, print, store; with --strict 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller graphs, and nothing stored")
-    parser.add_argument("--strict", action="store_true", help="exit code 1 if a target is missed")
-    options = parser.parse_args()
-    quick = options.quick
-    torch.set_num_threads(1)
-    found = rows(quick=quick)
-    show_rows("graphs too large to hold, one thread", found)
-    if not quick:
-        store("streaming", {"benchmark": "streaming", "rows": found})
-    missed = any(row.get("met") is False for row in found)
-    return 1 if options.strict and missed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of_rows(__doc__, "streaming", "graphs too large to hold, one thread", rows, quick_means="smaller graphs"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .score import _beside, _networks, _truth_beside
+from .beside import captions_beside, given_networks, reads_captions, truth_beside
 from .terminal import names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
@@ -105,9 +105,8 @@ def _of_video(
     from ..report.run_report import video_report
 
     config = read_run_config(run)
-    given: dict[str, Any] = {"networks": _networks(config, onnx, text_model), "intervals": truth or _truth_beside(video)}
-    with_text = any(manifest.extractor in ("text", "words") for manifest in config.manifests.values())
-    found = _beside(video, "captions") if captions is None and with_text else captions
+    given: dict[str, Any] = {"networks": given_networks(config, onnx, text_model), "intervals": truth or truth_beside(video)}
+    found = captions_beside(video) if captions is None and reads_captions(config) else captions
     with progress(f"scoring {video.name}") as tell:
         made = video_report(run, video, dataset=dataset, captions=found, camera=camera, **given)
         tell(1, 1)

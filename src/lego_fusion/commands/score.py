@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .beside import captions_beside, given_networks, reads_captions, truth_beside
 from .terminal import USER_ERROR, as_text, one_line_errors, print_json, print_table, progress, remark, warn
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _MOST_EVENTS = 5
 _MOST_VIDEOS = 10
-_CAPTION_EXTRACTORS = ("text", "words")
 
 
 @one_line_errors
@@ -63,19 +63,19 @@ def score(
         if captions is not None:
             fix = f"put captions/<video>.srt (.vtt, .json, .csv, .txt) into {video}"
             raise ParameterError("--captions is for one video", where=video, got="a folder", fix=fix)
-        given = {"rule": rule, "networks": _networks(config, onnx, text_model), "engine": engine, "parquet": parquet}
+        given = {"rule": rule, "networks": given_networks(config, onnx, text_model), "engine": engine, "parquet": parquet}
         _score_folder(config, model, video, out, truth, given, workers, json=json)
         return
     if not video.is_file():
         raise ParameterError("there is no such video file", where=video, fix="check the path")
-    networks = _networks(config, onnx, text_model)
-    with_text = _with_text(config)
-    found = _beside(video, "captions") if captions is None and with_text else captions
+    networks = given_networks(config, onnx, text_model)
+    with_text = reads_captions(config)
+    found = captions_beside(video) if captions is None and with_text else captions
     if with_text and found is None:
         fix = f"give them with --captions, or put captions/{video.stem}.srt (.vtt, .json, .csv, .txt) beside the video"
         raise ParameterError("the model needs captions, and none are beside the video", where=video, fix=fix)
     with progress(f"scoring {video.name}") as tell:
-        scores = score_video(model, video, captions=found, networks=networks, intervals=truth or _truth_beside(video))
+        scores = score_video(model, video, captions=found, networks=networks, intervals=truth or truth_beside(video))
         tell(1, 1)
     warnings = list(scores.warnings)
     if truth is not None and scores.truth is not None and not scores.truth.any():
@@ -106,9 +106,9 @@ def _score_folder(
     from ..data.video import find_videos
     from ..report.folder_scores import VideoToScore, score_folder
 
-    captioned = _with_text(config)
+    captioned = reads_captions(config)
     videos = [
-        VideoToScore(path, _beside(path, "captions") if captioned else None, truth or _truth_beside(path))
+        VideoToScore(path, captions_beside(path) if captioned else None, truth or truth_beside(path))
         for path in find_videos(folder)
     ]
     picture = importlib.util.find_spec("matplotlib") is not None
@@ -152,51 +152,6 @@ def _tell_folder(report: FolderReport) -> None:
 
 def _auc(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _with_text(config: RunConfig) -> bool:
-    return any(manifest.extractor in _CAPTION_EXTRACTORS for manifest in config.manifests.values())
-
-
-def _networks(config: RunConfig, onnx: Path | None, text_model: Path | None) -> dict[str, Path]:
-    """The network of each modality that needs one from this machine."""
-    from ..errors import ParameterError
-
-    networks: dict[str, Path] = {}
-    for option, extractors, path in (("--onnx", ("onnx",), onnx), ("--text-model", _CAPTION_EXTRACTORS, text_model)):
-        using = [name for name, manifest in config.manifests.items() if manifest.extractor in extractors]
-        if path is not None and not using:
-            got = ", ".join(f"{name} by {manifest.extractor}" for name, manifest in config.manifests.items())
-            raise ParameterError(f"{option} is given, but the model uses no such network", got=got, fix="leave it out")
-        if path is None and using and option == "--onnx":
-            file = config.manifests[using[0]].settings.get("file")
-            fix = "give it with --onnx"
-            raise ParameterError(f"the model needs the network of '{using[0]}'", expected=f"the file {file}", fix=fix)
-        networks |= {name: path for name in using if path is not None}
-    return networks
-
-
-def _beside(video: Path, folder: str) -> Path | None:
-    """The caption file of a video in ``captions/`` beside it or beside its folder."""
-    from ..extract.captions import CAPTION_SUFFIXES
-
-    for parent in (video.parent, video.parent.parent):
-        for suffix in CAPTION_SUFFIXES:
-            path = parent / folder / f"{video.stem}{suffix}"
-            if path.is_file():
-                return path
-    return None
-
-
-def _truth_beside(video: Path) -> Path | None:
-    """The ``intervals.csv`` beside a video or its folder, if it names the video."""
-    from ..data.annotations import read_intervals
-
-    for parent in (video.parent, video.parent.parent):
-        path = parent / "intervals.csv"
-        if path.is_file() and {video.stem, video.name} & set(read_intervals(path)):
-            return path
-    return None
 
 
 def _tell(scores: VideoScores, files: dict[str, Path], rule: EventRule, promise: str) -> None:

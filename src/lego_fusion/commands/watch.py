@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .score import _networks
+from .beside import given_networks
 from .terminal import one_line_errors, remark
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def watch(
     if not 0 < health_seconds < float("inf") or settle_seconds < 0:
         raise ParameterError("--health-seconds must be above 0, --settle-seconds at least 0")
     detector, config = load_detector(model)
-    networks = {} if config.segment_snippets is None else _networks(config, onnx, None)
+    networks = {} if config.segment_snippets is None else given_networks(config, onnx, None)
     extractors = stream_extractors(config, networks=networks, where=model)
     tell = _Telling(json=json, status=status, scores=scores)
     given = {"minimum_seconds": minimum_seconds, "merge_seconds": merge_seconds, "snooze_seconds": snooze_seconds}

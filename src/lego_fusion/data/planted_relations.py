@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import ParameterError, check_int, check_number
-from .planted_rgbd import COLOURS, HEIGHTS, OUTLINES, TEXTURES, PlantedObject, PlantedScenes, place_objects, render_objects
+from .planted_rgbd import COLOURS, HEIGHTS, OUTLINES, TEXTURES, PlantedScenes, plant
 
 RELATION_LABELS = ("plane", "key", "match", "stray")
 _KEY = "cross"
@@ -46,23 +45,7 @@ def plant_relations(
         >>> [(one.outline, one.colour, one.height, RELATION_LABELS[one.label]) for one in planted.table][:3]
         [('cross', 'red', 'low', 'key'), ('triangle', 'red', 'low', 'match'), ('square', 'green', 'low', 'stray')]
     """
-    check_int(scenes, "scenes", "plant_relations", low=1)
-    for axis, pixels in zip(("height", "width"), size, strict=True):
-        check_int(pixels, f"size ({axis})", "plant_relations", low=24)
-    check_int(others[0], "others (fewest)", "plant_relations", low=1)
-    if check_int(others[1], "others (most)", "plant_relations", low=1, high=1000) < others[0]:
-        raise ParameterError("others must be given as (fewest, most)", where="plant_relations", got=others)
-    check_number(noise, "noise", "plant_relations", low=0.0)
-    check_int(seed, "seed", "plant_relations", low=0)
-    rgb, depth = np.empty((scenes, *size, 3), np.float32), np.empty((scenes, *size), np.float32)
-    labels, numbers = np.zeros((scenes, *size), np.uint8), np.zeros((scenes, *size), np.int16)
-    table: list[PlantedObject] = []
-    for scene in range(scenes):
-        random = np.random.default_rng([seed, scene])
-        placed = place_objects(scene, size, _described(int(random.integers(others[0], others[1] + 1)), random), random)
-        rgb[scene], depth[scene] = render_objects(placed, labels[scene], numbers[scene], noise, random)
-        table.extend(placed)
-    return PlantedScenes(rgb, depth, labels, numbers, tuple(table))
+    return plant(_described, scenes, size, others, noise, seed, owner="plant_relations", kind="others")
 
 
 def _described(others: int, random: np.random.Generator) -> Iterator[tuple[str, str, str, str, int]]:

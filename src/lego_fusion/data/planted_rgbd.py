@@ -14,7 +14,7 @@ at the other:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +32,7 @@ _COLOUR_VALUES = {"red": (0.70, 0.30, 0.30), "green": (0.30, 0.70, 0.30)}
 _HEIGHT_VALUES = {"low": 0.35, "tall": 0.75}
 _STRIPE = 0.12  # what is added to and taken from the brightness, in stripes of two pixels
 _GAP = 2  # pixels of plane between two objects
+Describe = Callable[[int, np.random.Generator], Iterable[tuple[str, str, str, str, int]]]
 _TRIES = 60  # places tried for an object before a scene goes without it
 
 
@@ -156,20 +157,49 @@ def plant_scenes(
         >>> planted.rgb.shape, planted.depth.shape, [LABELS[one.label] for one in planted.table][:2]
         ((3, 48, 48, 3), (3, 48, 48), ['triangle', 'tall square'])
     """
-    check_int(scenes, "scenes", "plant_scenes", low=1)
+    return plant(_described, scenes, size, objects, noise, seed, owner="plant_scenes", kind="objects")
+
+
+def plant(
+    describe: Describe,
+    scenes: int,
+    size: tuple[int, int],
+    count: tuple[int, int],
+    noise: float,
+    seed: int,
+    *,
+    owner: str,
+    kind: str,
+) -> PlantedScenes:
+    """Check what a person asked for and render scenes; scene s depends on the seed and s alone.
+
+    Args:
+        describe: From a number and a generator to outline, colour, height, texture and label of each object of a scene.
+        scenes: S >= 1.
+        size: Height and width in pixels, each >= 24.
+        count: Fewest and most that ``describe`` is asked for, at least 1.
+        noise: Standard deviation of the noise on every pixel.
+        seed: Of everything that is drawn.
+        owner: Function that was called, for messages.
+        kind: Name of its parameter ``count``, for messages.
+
+    Raises:
+        ParameterError: If an argument is out of range.
+    """
+    check_int(scenes, "scenes", owner, low=1)
     for axis, pixels in zip(("height", "width"), size, strict=True):
-        check_int(pixels, f"size ({axis})", "plant_scenes", low=24)
-    check_int(objects[0], "objects (fewest)", "plant_scenes", low=1)
-    if check_int(objects[1], "objects (most)", "plant_scenes", low=1, high=1000) < objects[0]:
-        raise ParameterError("objects must be given as (fewest, most)", where="plant_scenes", got=objects)
-    check_number(noise, "noise", "plant_scenes", low=0.0)
-    check_int(seed, "seed", "plant_scenes", low=0)
+        check_int(pixels, f"size ({axis})", owner, low=24)
+    check_int(count[0], f"{kind} (fewest)", owner, low=1)
+    if check_int(count[1], f"{kind} (most)", owner, low=1, high=1000) < count[0]:
+        raise ParameterError(f"{kind} must be given as (fewest, most)", where=owner, got=count)
+    check_number(noise, "noise", owner, low=0.0)
+    check_int(seed, "seed", owner, low=0)
     rgb, depth = np.empty((scenes, *size, 3), np.float32), np.empty((scenes, *size), np.float32)
     labels, numbers = np.zeros((scenes, *size), np.uint8), np.zeros((scenes, *size), np.int16)
     table: list[PlantedObject] = []
     for scene in range(scenes):
         random = np.random.default_rng([seed, scene])
-        placed = place_objects(scene, size, _described(int(random.integers(objects[0], objects[1] + 1)), random), random)
+        placed = place_objects(scene, size, describe(int(random.integers(count[0], count[1] + 1)), random), random)
         rgb[scene], depth[scene] = render_objects(placed, labels[scene], numbers[scene], noise, random)
         table.extend(placed)
     return PlantedScenes(rgb, depth, labels, numbers, tuple(table))

@@ -10,7 +10,7 @@ from ..data.dataset import Dataset
 from ..measure.events import Event, EventVideo, event_intervals
 from ..measure.intervals import Estimate
 from ..measure.result import Result
-from .calibration import read_calibration
+from .calibration import Calibration, read_calibration
 from .checkpoint import load_detector
 from .evaluation import Evaluation, measurable_videos, selection_of
 from .events import EventRule, find_events, frame_edges, score_segments
@@ -21,10 +21,7 @@ UNCALIBRATED = "the run is not calibrated: events are spans scored 0.5 or more, 
 
 def rule_of_run(folder: str | Path, camera: str = "") -> tuple[EventRule, str]:
     """The rule that a run makes events by, and what it promises: the calibrated one, or spans scored 0.5 or more."""
-    calibration = read_calibration(folder)
-    if calibration is None:
-        return EventRule(), UNCALIBRATED
-    return calibration.rule_for(camera), calibration.promise()
+    return _rule_of(read_calibration(folder), camera)
 
 
 def events_of(scores: VideoScores, rule: EventRule) -> tuple[Event, ...]:
@@ -63,15 +60,16 @@ def evaluate_events(
     """
     names, notes = measurable_videos(dataset, split)
     detector, config = load_detector(Path(folder))
-    _, promise = rule_of_run(folder)
+    calibration = read_calibration(folder)
+    _, promise = _rule_of(calibration)
     videos = [
-        event_video(scores, rule_of_run(folder, dataset.record(scores.video).camera)[0])
+        event_video(scores, _rule_of(calibration, dataset.record(scores.video).camera)[0])
         for scores in score_dataset(folder, dataset, names)
     ]
     true = sum(len(video.truth) for video in videos)
     if promise == UNCALIBRATED:
         notes.append(promise)
-    notes += _calibrated_on(folder, names)
+    notes += _calibrated_on(calibration, names)
     protocol = f"events, {len(videos)} videos with {true} true ones; {promise}; 95 % bootstrap interval over videos"
     facts = {
         "dataset": dataset.name,
@@ -92,8 +90,13 @@ def _result(metric: str, estimate: Estimate, facts: dict[str, object]) -> Result
     return Result.model_validate({"metric": metric, **values, **facts})
 
 
-def _calibrated_on(folder: str | Path, videos: Sequence[str]) -> list[str]:
-    calibration = read_calibration(folder)
+def _rule_of(calibration: Calibration | None, camera: str = "") -> tuple[EventRule, str]:
+    if calibration is None:
+        return EventRule(), UNCALIBRATED
+    return calibration.rule_for(camera), calibration.promise()
+
+
+def _calibrated_on(calibration: Calibration | None, videos: Sequence[str]) -> list[str]:
     if calibration is None:
         return []
     used = {video for camera in calibration.cameras.values() for video in camera.videos} & set(videos)
