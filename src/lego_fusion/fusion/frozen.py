@@ -14,6 +14,7 @@ from ..errors import DataError, ParameterError
 from ..graph.operator import GraphOperator
 from ..graph.readings import bounded, degrees, inside_degrees, propagated, received
 from ..graph.references import choose_references, node_numbers, require_several_videos, spacings
+from .base import mask_nodes
 from .known import KnownNormals, column_scales, normal_rows
 from .known_units import KnownUnits
 from .units import mean_over_units
@@ -250,7 +251,7 @@ class FrozenReadings(nn.Module):
 
     def inside(self, x: Mapping[str, Tensor], mask: Tensor | None) -> Float[Tensor, "b n m p"]:
         """Degrees in the graph inside each video."""
-        rows = {name: self._comparable(name, tensor) for name, tensor in x.items()}
+        rows = {name: mask_nodes(self._comparable(name, tensor), mask) for name, tensor in x.items()}
         numbers, window = node_numbers(list(rows.values()), mask), self.settings.window
         found = []
         for place, (name, values) in enumerate(rows.items()):

@@ -350,7 +350,7 @@ class LegoFusion(Fusion):
             departure.append(values)
         degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
-        return FusionOutput(mask_nodes(nodes, mask), log_graph.exp())
+        return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
 
 
 def _operator(

@@ -215,7 +215,9 @@ class GraphOperator(nn.Module):
         if self.is_product:
             return functools.reduce(torch.add, chosen).neg()
         nothing = torch.stack([one == float("inf") for one in chosen]).all(0)
-        graph = self({name: torch.exp(-one) for name, one in zip(self.names, chosen, strict=True)}, square=False)
+        shape = chosen[0].shape
+        bags = {name: torch.exp(-one).view(-1, *shape[-2:]) for name, one in zip(self.names, chosen, strict=True)}
+        graph = self(bags, square=False).view(shape)
         fused: Tensor = graph.clamp_min(LEAST_ENTRY).log().masked_fill(nothing, float("-inf"))
         return fused
 

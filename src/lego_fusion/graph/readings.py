@@ -73,7 +73,8 @@ def propagated(
 ) -> Float[Tensor, "rows d"]:
     """sum_j G_ij y_j over the kept entries of each row."""
     if torch.compiler.is_exporting() or torch.is_grad_enabled():  # other runtimes have no bag of embeddings
-        return (weights[..., None] * known[columns]).sum(-2)
+        gathered: Tensor = (weights[..., None] * known[columns]).sum(-2)
+        return gathered
     summed: Tensor = torch.nn.functional.embedding_bag(columns, known, per_sample_weights=weights, mode="sum")
     return summed
 

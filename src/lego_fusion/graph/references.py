@@ -38,8 +38,8 @@ def node_numbers(features: Sequence[Float[Tensor, "b n ..."]], mask: Bool[Tensor
         tensor([[0, 0, 1, 2]])
     """
     changed = torch.stack([(x[:, 1:] != x[:, :-1]).flatten(2).any(-1) for x in features]).any(0)
-    if mask is not None:
-        changed = changed | (mask[:, 1:] & ~mask[:, :-1])
+    if mask is not None:  # what a masked node holds says nothing
+        changed = mask[:, 1:] & (changed | ~mask[:, :-1])
     return torch.nn.functional.pad(changed.long().cumsum(1), (1, 0))
 
 
