@@ -73,7 +73,7 @@ def middle(y: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b 1 d"]:
     y = y.detach()
     if y.shape[-2] == 0:
         return y.new_zeros(*y.shape[:-2], 1, y.shape[-1])
-    if y.shape[-2] > FOR_CENTRE:
+    if not torch.compiler.is_exporting() and y.shape[-2] > FOR_CENTRE:  # an exported graph cannot ask
         y = y[..., torch.linspace(0, y.shape[-2] - 1, FOR_CENTRE, device=y.device).long(), :]
     y = y.to(_at_least_single(y.dtype))
     far = (y - y.mean(-2, keepdim=True)).abs().amax(-1)  # not squared, which could leave the range of floats
@@ -267,7 +267,7 @@ def _finish(product: Tensor, left: Tensor, right: Tensor, *, copies: bool) -> Te
     if copies:
         result = result.masked_fill(result <= COPIES * torch.finfo(result.dtype).eps * (left + right), 0.0)
     if torch.compiler.is_exporting() or not bool(left.isfinite().all() & right.isfinite().all()):
-        result = result.masked_fill(left.isinf() | right.isinf(), torch.inf)  # not inf - inf
+        result = result.masked_fill((left + right).isinf(), torch.inf)  # not inf - inf; NaN stays
     return result
 
 
