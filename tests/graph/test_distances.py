@@ -117,7 +117,7 @@ def test_copies_are_told_from_near_copies(dtype, width):
     x = random(12, width, dtype=dtype) + 3
     x[5] *= 1e6
     y = torch.cat([x, x + 0.01 * (x - 3)])  # the same rows, and each 1 % further out
-    got = squared_distances(x, y, copies=True)
+    got = squared_distances(x, y)
     same = torch.from_numpy(by_differences(x, y) == 0)
     assert (got[same] == 0).all() and (got.diagonal() == 0).all()
     assert (got.diagonal(12) > 0).all()
@@ -232,7 +232,7 @@ class _ToReferences(nn.Module):
         self.register_buffer("y", y)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return squared_distances(x, self.y), squared_distances(x, copies=True)
+        return squared_distances(x, self.y), squared_distances(x)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

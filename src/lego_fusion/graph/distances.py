@@ -82,20 +82,20 @@ def middle(y: Float[Tensor, "*b k d"]) -> Float[Tensor, "*b 1 d"]:
 
 
 def squared_distances(
-    x: Float[Tensor, "*rows d"], y: Float[Tensor, "*b k d"] | Points | None = None, *, copies: bool = False
+    x: Float[Tensor, "*rows d"], y: Float[Tensor, "*b k d"] | Points | None = None
 ) -> Float[Tensor, "*rows k"]:
     """Squared Euclidean distances of the rows of x to those of y: |x_i - y_j|^2.
 
-    The error is at most 1e-5 of an entry's scale, |x_i - c|^2 + |y_j - c|^2, in float32, and 1e-13 in float64, whatever offset
-    the rows share. A distance that is 1e-3 of those to the centre or less is therefore mostly rounding; ``nearest`` has it
-    exactly. NaN in a row of x makes that row NaN, in y all of them; where a square leaves the range of floats, the distance
-    is infinite. It can be differentiated, and exported for other runtimes.
+    The error is at most 1e-5 of an entry's scale, |x_i - c|^2 + |y_j - c|^2, in float32, and 1e-13 in float64, whatever
+    offset the rows share. What is within rounding of zero, 16 eps of its scale, is set to zero, so a copy is at 0 however far
+    out it lies; distances of a thousandth of those to the centre are not resolved, which ``nearest`` does. NaN in a row of x
+    makes that row NaN, in y all of them; where a square leaves the range of floats, the distance is infinite. It can be
+    differentiated, and exported for other runtimes.
 
     Args:
         x: Rows, (*rows, D).
         y: Rows to measure to, or these prepared: (K, D) or (1, K, D), common to all; (B, K, D) for x (B, N, D), each item to
             its own. None: the rows of x, (N, D) or (B, N, D), to each other; symmetric, with a zero diagonal.
-        copies: Whether what is within rounding of zero, 16 eps of its scale, is set to zero, so that copies can be told.
 
     Returns:
         (*rows, K), in float32, or in float64 if x or y are.
@@ -116,7 +116,7 @@ def squared_distances(
             _require_fit(x, points)
             rows = x.to(torch.promote_types(x.dtype, points.rows.dtype)) - points.centre
             squares = _squares(rows)
-        result = _finish(_product(rows, points), squares, points.squares, copies=copies)
+        result = _finish(_product(rows, points), squares, points.squares)
         if y is not None:
             return result
         diagonal = torch.eye(result.shape[-1], dtype=torch.bool, device=x.device)
@@ -143,9 +143,7 @@ def mean_distance(x: Float[Tensor, "n d"], *, tile: int = 1024) -> Float[Tensor,
     points = prepare(x)
     total = points.rows.new_zeros((), dtype=torch.float64)
     for start in range(0, len(x), tile):
-        distances = squared_distances(x[start : start + tile], points).sqrt_()
-        distances.diagonal(start).zero_()
-        total += distances.sum(dtype=torch.float64)
+        total += squared_distances(x[start : start + tile], points).sqrt_().sum(dtype=torch.float64)
     return (total / max(len(x) * (len(x) - 1), 1)).to(points.rows.dtype)
 
 
@@ -260,12 +258,12 @@ def _product(rows: Float[Tensor, "*rows d"], points: Points) -> Float[Tensor, "*
     return torch.addmm(squares, rows.reshape(-1, rows.shape[-1]), others.mT, alpha=-2).reshape(*rows.shape[:-1], len(others))
 
 
-def _finish(product: Tensor, left: Tensor, right: Tensor, *, copies: bool) -> Tensor:
-    """Add |x_i - c|^2 (overwriting), stay at 0 or above, and mend what left the range of floats."""
+def _finish(product: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Add |x_i - c|^2 (overwriting), set copies and what is below 0 to 0, and mend what left the range of floats."""
     left, right = left[..., None], right[..., None, :]
-    result = product.add_(left).clamp_min_(0)
-    if copies:
-        result = result.masked_fill(result <= COPIES * torch.finfo(result.dtype).eps * (left + right), 0.0)
+    result = product.add_(left)
+    rounding = 2 * COPIES * torch.finfo(result.dtype).eps * left.detach()  # of rows so near, both have this scale
+    result = result.masked_fill_(result <= rounding, 0.0)
     if torch.compiler.is_exporting() or not bool(left.isfinite().all() & right.isfinite().all()):
         result = result.masked_fill((left + right).isinf(), torch.inf)  # not inf - inf; NaN stays
     return result

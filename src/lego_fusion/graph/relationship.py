@@ -84,6 +84,8 @@ def gaussian_graph(
         0.1353...
     """
     require_positive(bandwidth, "bandwidth", "gaussian_graph")
+    if y is None and mask is not None:
+        x = _without_masked(x, mask)
     scaled = x / bandwidth  # before squaring, which could leave the range of floats
     others = None if y is None else y / bandwidth
     similarity = torch.exp(-0.5 * squared_distances(scaled, others)).to(x.dtype)
@@ -203,7 +205,7 @@ def median_distance(x: Float[Tensor, "n d"], *, at_most: int = 2048) -> Float[Te
     if x.shape[0] > at_most:
         x = x[torch.linspace(0, x.shape[0] - 1, at_most, device=x.device).long()]
     above = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1)
-    distances = squared_distances(x.double(), copies=True)[above].sqrt()
+    distances = squared_distances(x.double())[above].sqrt()
     median = distances.median()
     if median == 0:
         positive = distances[distances > 0]
@@ -253,6 +255,12 @@ def _is_nothing(shifted: Tensor, largest: Tensor, centre: Tensor | None) -> Tens
         return near
     bound = rounding * ((shifted + centre).abs() + centre.abs())
     return near & (shifted.abs() <= bound).all(-1, keepdim=True)
+
+
+def _without_masked(x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    """The first node that exists in place of those that do not, so that what these hold is nowhere in the rounding."""
+    first = mask.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, x.shape[-1])
+    return torch.where(mask[:, :, None], x, x.gather(1, first))
 
 
 def _with_diagonal(graph: Float[Tensor, "b n n"], value: float) -> Float[Tensor, "b n n"]:
