@@ -21,6 +21,7 @@ from ..errors import DataError, ParameterError, check_int
 COPIES = 16.0  # eps of an entry's scale, within which two rows count as copies
 SPARE = 4  # further candidates for the nearest rows, so that rounding chooses nothing
 FOR_CENTRE = 4096  # rows that the centre is found from
+IN_CACHE = 2**18  # entries that are finished together
 COLUMNS_PER_ROW = 8  # rows of y in a tile, to one of x
 
 
@@ -261,12 +262,20 @@ def _product(rows: Float[Tensor, "*rows d"], points: Points) -> Float[Tensor, "*
 def _finish(product: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Add |x_i - c|^2 (overwriting), set copies and what is below 0 to 0, and mend what left the range of floats."""
     left, right = left[..., None], right[..., None, :]
-    result = product.add_(left)
-    rounding = 2 * COPIES * torch.finfo(result.dtype).eps * left.detach()  # of rows so near, both have this scale
-    result = result.masked_fill_(result <= rounding, 0.0)
+    if torch.compiler.is_exporting() or product.requires_grad or product.numel() <= IN_CACHE:
+        result = _rounded_to_zero(product.add_(left), left)
+    else:  # some rows at a time stay in the cache for all steps
+        result, at_once = product, max(1, IN_CACHE // product.shape[-1])
+        for part, squares in zip(result.flatten(0, -2).split(at_once), left.flatten(0, -2).split(at_once), strict=True):
+            _rounded_to_zero(part.add_(squares), squares)
     if torch.compiler.is_exporting() or not bool(left.isfinite().all() & right.isfinite().all()):
         result = result.masked_fill((left + right).isinf(), torch.inf)  # not inf - inf; NaN stays
     return result
+
+
+def _rounded_to_zero(result: Tensor, left: Tensor) -> Tensor:
+    rounding = 2 * COPIES * torch.finfo(result.dtype).eps * left.detach()  # of rows so near, both have this scale
+    return result.masked_fill_(result <= rounding, 0.0)
 
 
 def _squares(rows: Float[Tensor, "*b d"]) -> Float[Tensor, "*b"]:
