@@ -68,7 +68,7 @@ def candidates() -> dict[str, Callable[[], object]]:
 def faiss_search(x: np.ndarray, y: np.ndarray) -> Callable[[], object] | None:
     """A search of faiss's flat index, or None where it is not installed."""
     try:
-        import faiss
+        import faiss  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return None
     faiss.omp_set_num_threads(1)
