@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Real
 from scipy.ndimage import correlate1d
 
 from ..errors import check_int, check_number
@@ -37,11 +37,13 @@ def check_smoothing(seconds: object, owner: str) -> float:
     return check_number(seconds, "smoothing", owner, low=0.0, high=MOST_SECONDS)
 
 
-def smooth(values: Float[np.ndarray, "*b n"], step: float, seconds: float, *, causal: bool = False) -> Float64[np.ndarray, "*b n"]:
+def smooth(
+    values: Float[np.ndarray, "*b n"], step: float, seconds: float, *, causal: bool = False
+) -> Float64[np.ndarray, "*b n"]:
     """Gaussian means over the last axis: y_i = sum_j w_ij x_j / sum_j w_ij, w_ij = exp(-((i - j) step / seconds)^2 / 2).
 
-    Values more than 4 ``seconds`` away do not count, nor, with ``causal``, later ones. Beyond the ends there is nothing (weights
-    are renormalised), so a constant stays that constant.
+    Values more than 4 ``seconds`` away do not count, nor, with ``causal``, later ones. Beyond the ends there is nothing, and
+    weights are renormalised, so a constant stays that constant.
 
     Args:
         values: Logits or scores, one every ``step``.
@@ -165,6 +167,6 @@ class CausalSmoother:
         self._recent.extend(state)
 
 
-def _weights(places: Float[np.ndarray, " k"], step: float, seconds: float) -> Float64[np.ndarray, " k"]:
+def _weights(places: Real[np.ndarray, " k"], step: float, seconds: float) -> Float64[np.ndarray, " k"]:
     weights: Float64[np.ndarray, " k"] = np.exp(-np.square(places * step / seconds) / 2)
     return weights
