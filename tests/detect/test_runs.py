@@ -22,6 +22,7 @@ from lego_fusion.detect.video_scoring import score_video
 from lego_fusion.errors import CheckpointError, DataError, ManifestError, ParameterError
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
+from lego_fusion.measure.smoothing import SMOOTHING
 
 N = 8
 QUICK = TrainingConfig(steps=10, learning_rate=1e-2, checkpoint_every=3, batch_size=6)
@@ -65,8 +66,9 @@ def test_scores_are_those_of_the_protocol(planted, tmp_path, method):
     bags = load_bags(planted, ["motion", "text"], [record.video for record in planted.videos], nodes=N)
     direct = run_method(planted, bags, split, ["motion", "text"], method, QUICK, nodes=N)
     for video in score_dataset(tmp_path / "run", planted, split.test):
-        expected = frame_scores(planted, video.video, direct.node_scores[video.video])
-        np.testing.assert_allclose(video.scores, expected.numpy(), rtol=1e-5)  # here alone, there in one batch
+        expected = frame_scores(planted, video.video, direct.node_scores[video.video], smoothing=SMOOTHING)
+        np.testing.assert_allclose(video.logits, expected.numpy(), rtol=1e-5, atol=1e-5)  # here alone, there in one batch
+        np.testing.assert_allclose(video.scores, expected.sigmoid().numpy(), rtol=1e-5)
 
 
 def test_what_is_said_of_each_frame(finished, planted):
