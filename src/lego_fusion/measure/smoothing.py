@@ -6,8 +6,8 @@ alone, so that a recorded video and a running stream give the same scores.
 
 Logits are smoothed, not their sigmoids: events, thresholds and calibrations are found in logits; a frame's logit stays a
 weighted mean of segments' logits, so the parts of an explanation still add up to it; and a logit of 30 is not cut to a score of
-1 beforehand. On development data the two gain the same for relational fusions, and scores somewhat more for a fusion whose
-logits are large. What learns nothing has no logits: its distances are smoothed as they are.
+1 beforehand. On development data sigmoids would gain 0.0 to 0.2 points of micro AUC more for relational fusions and 0.7 for
+concatenation. What learns nothing has no logits: its distances are smoothed as they are.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def smooth_frames(
 ) -> Float64[np.ndarray, "*b f"]:
     """``smooth`` for the frames of a video, whose scores come in spans, in as few steps as are fine enough.
 
-    The steps are a divisor of ``constant`` frames and at most half a standard deviation long: AUC is then within 0.03 points of
+    The steps are a divisor of ``constant`` frames and at most half a standard deviation long: AUC is then within 0.05 points of
     smoothing frame by frame, and metrics meet a quarter to an eighth as many different scores.
 
     Args:
