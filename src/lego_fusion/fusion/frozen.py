@@ -84,6 +84,9 @@ class FrozenReadings(nn.Module):
         super().__init__()
         self.modalities, self.units, self.settings = dict(modalities), dict(units), settings
         self.whole = [name for name in self.modalities if name not in self.units]  # of one vector per node
+        self.product = GraphOperator(self.whole, 1, "rank1", start="product", noise=0.0) if self.whole else None
+        if self.product is not None:  # G = prod_m R_m, whatever is learned later
+            self.product.requires_grad_(False)
         self.known = nn.ModuleDict()
         for name, width in self.modalities.items():
             groups = units.get(name)
@@ -133,7 +136,6 @@ class FrozenReadings(nn.Module):
         normal: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
         mask: Bool[Tensor, "v n"] | None,
-        operator: GraphOperator | None,
     ) -> None:
         """Know the segments of the normal training bags, and what is usual among them.
 
@@ -155,7 +157,7 @@ class FrozenReadings(nn.Module):
         some = evenly_thinned(torch.arange(len(normal), device=normal.device), MOST_BAGS)
         every = len(some) == len(normal)  # else they are read again by whoever trains, a few at a time
         part = dict(x) if every else {name: tensor[some] for name, tensor in x.items()}
-        readings = self.read(part, _of(mask, some), operator, self.own(video_ids[some], video_ids))
+        readings = self.read(part, _of(mask, some), self.own(video_ids[some], video_ids))
         self._fit_usual(readings, normal[some], _of(mask, some))
         tensors = [(weakref.ref(tensor), tensor._version) for tensor in x.values()]
         self._remembered = (tensors, video_ids, mask, readings) if every else None
@@ -196,7 +198,6 @@ class FrozenReadings(nn.Module):
         self,
         x: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None,
-        operator: GraphOperator | None,
         own: Own | None = None,
     ) -> Readings:
         """Degrees and departures of bags; with ``own`` of training bags, cross-fitted."""
@@ -205,15 +206,14 @@ class FrozenReadings(nn.Module):
         degree = first.new_empty(count, nodes, len(self.modalities), len(self.settings.orders))
         departure = {name: first.new_empty(count, nodes, width) for name, width in self.modalities.items()}
         place = {name: number for number, name in enumerate(self.modalities)}
-        if self.whole and operator is not None:
+        if self.product is not None:
             for name in self.whole:
                 self.of(name).require_fitted()
             known = [self.of(name).references for name in self.whole]
             for bags in chunks(count, nodes * len(self.reference_units) * len(self.whole), 1):
                 part = {name: x[name][bags].flatten(0, 1) for name in self.whole}
                 entries = self.surprises(part, None if own is None else Own(own.bags[bags], own.columns), nodes)
-                with torch.set_grad_enabled(torch.is_grad_enabled() and operator.is_product):  # else it is learned later
-                    expected = propagated(operator.log_entries(entries), known, len(self.whole))
+                expected = propagated(self.product.log_entries(entries), known, len(self.whole))
                 for name, middle in zip(self.whole, expected, strict=True):
                     nearest = entries[name].topk(self.kept, dim=-1, largest=False).values
                     degree[bags, :, place[name]] = degrees(nearest, self.settings.orders).unflatten(0, (-1, nodes))

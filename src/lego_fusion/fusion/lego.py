@@ -114,13 +114,20 @@ class LegoFusion(Fusion):
         self.frozen = FrozenReadings(self.modalities, self.units, settings)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
-        self.operator = _operator(self.whole, operator, order, form, rank, seed)
+        self.learned = (
+            GraphOperator(self.whole, order, form, rank=rank, start="product", seed=seed) if self.learns_operator else None
+        )
         self.register_buffer("fused_centre", torch.zeros(len(self.orders)))
 
     @property
     def whole(self) -> list[str]:
         """Modalities of one vector per node; the fused graph is of these."""
         return self.frozen.whole
+
+    @property
+    def operator(self) -> GraphOperator | None:
+        """What fuses the graphs of whole segments; it starts as their product, G = prod_m R_m, and stays it if it is fixed."""
+        return self.frozen.product if self.learned is None else self.learned
 
     @property
     def has_frozen_stage(self) -> bool:
@@ -196,7 +203,7 @@ class LegoFusion(Fusion):
             DataError: If fewer than two normal videos are given.
         """
         x = self._chosen(features)
-        self.frozen.fit(x, ~labels, video_ids, mask, self.operator)
+        self.frozen.fit(x, ~labels, video_ids, mask)
         if self.learns_operator:
             self._fit_fused(x, ~labels, video_ids, mask)
 
@@ -211,7 +218,7 @@ class LegoFusion(Fusion):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "v n ..."]]:
+    ) -> dict[str, Float[Tensor, "bags n ..."]]:
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
         x = self._chosen(features if shown is None else shown)
@@ -224,7 +231,7 @@ class LegoFusion(Fusion):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
-    ) -> dict[str, Float[Tensor, "b n ..."]]:
+    ) -> dict[str, Float[Tensor, "bags n ..."]]:
         """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
@@ -265,7 +272,7 @@ class LegoFusion(Fusion):
     ) -> Readings:
         """Degrees and departures before they are centred and scaled; with ``video_ids`` of training bags, cross-fitted."""
         own = None if video_ids is None else self.frozen.own(video_ids, video_ids)
-        return self.frozen.read(self._chosen(features), mask, self.operator, own)
+        return self.frozen.read(self._chosen(features), mask, own)
 
     @torch.no_grad()
     def most_like(
@@ -308,7 +315,7 @@ class LegoFusion(Fusion):
             given = {name: tensor[bags] for name, tensor in x.items()}
             there = None if mask is None else mask[bags]
             kept = None if own is None else Own(own.bags[bags], own.columns)
-            read = self.frozen.read(given, there, self.operator, kept) if readings is None else readings
+            read = self.frozen.read(given, there, kept) if readings is None else readings
             parts.append(self._packed(given, kept, crops, read))
         return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
 
@@ -366,16 +373,3 @@ class LegoFusion(Fusion):
         degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
-
-
-def _operator(
-    names: Sequence[str], choice: OperatorChoice, order: int, form: Form, rank: int | None, seed: int
-) -> GraphOperator | None:
-    """The operator over the graphs of whole segments: it starts as their product, G = prod_m R_m."""
-    if not names:
-        return None
-    if choice == "fixed":
-        operator = GraphOperator(names, 1, "rank1", start="product", noise=0.0)
-        operator.requires_grad_(False)
-        return operator
-    return GraphOperator(names, order, form, rank=rank, start="product", seed=seed)
