@@ -146,7 +146,7 @@ def import_dataset(
     records = [
         VideoRecord(
             video.video, video.label, clips[video.video].frames, clips[video.video].fps, video.split,
-            domain=video.domain, class_name=video.class_name,
+            domain=video.domain, class_name=video.class_name, source=video.source,
         )
         for video in listed
     ]  # fmt: skip

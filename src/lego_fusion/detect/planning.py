@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
-from .protocol import LEARNED, Split, domain_splits, hold_out, own_split, require_labels, resplits
+from .protocol import LEARNED, Split, division_warnings, hold_out, own_split, require_labels, resplits, rotate_domains
 from .train import TrainingConfig
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
@@ -30,7 +31,7 @@ class SplitRule:
 SPLITS = {
     "own": SplitRule("own split", lambda dataset, count: [own_split(dataset)]),
     "resplits": SplitRule("random re-splits", resplits),
-    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: domain_splits(dataset)),
+    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: rotate_domains(dataset)),
 }
 """Every way there is, by its name on the command line."""
 
@@ -59,7 +60,7 @@ def make_plan(
         references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
         seeds: Training seeds.
         splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos;
-            ``"domains"``: every domain is tested once by what was trained on the others.
+            ``"domains"``: every domain is tested once by what was trained on all videos of the others.
         count: How many random ones.
         conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
         training: The same for every fusion.
@@ -159,8 +160,24 @@ def _plan_dataset(
         splits=tuple(known),
         moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
         fine=tuple(name for name in used if dataset.modalities[name].has_units),
+        notes=(*(line for split in drawn for line in division_warnings(dataset, split)), *_drawn_counts(dataset, drawn, kind)),
         untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
     )
+
+
+def _drawn_counts(dataset: Dataset, splits: Sequence[Split], kind: str) -> list[str]:
+    """How many videos re-splits by source came to train on, beside those of the own split."""
+    sources = Counter(record.source for record in dataset.videos if record.source)
+    if kind != "resplits" or not any(count > 1 for count in sources.values()):
+        return []
+    own, counts = own_split(dataset), []
+    for label in ("normal", "abnormal"):
+        wanted, *found = (
+            sum(dataset.record(video).label == label for video in (*split.train, *split.validation)) for split in (own, *splits)
+        )
+        span = f"{min(found)} to {max(found)}" if min(found) < max(found) else f"{found[0]}"
+        counts.append(f"{span} {label} videos (own split: {wanted})")
+    return [f"{dataset.name}: no re-split divides a source; they train on {' and '.join(counts)}"]
 
 
 def _require_different(what: str, values: Sequence[object]) -> None:
