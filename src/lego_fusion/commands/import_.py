@@ -33,7 +33,8 @@ def import_(
         list[str] | None, typer.Option(help="SPLIT=N: the first N videos of that list are abnormal.")
     ] = None,
     ground_truth: Annotated[
-        Path | None, typer.Option(help="Abnormal frames of the test videos: array, annotations, masks or intervals.")
+        Path | None,
+        typer.Option(help="Abnormal frames, of the test videos at least: array, annotations, masks or intervals."),
     ] = None,
     ground_truth_form: Annotated[str, typer.Option(help="auto, array, ucf-crime, xd-violence, masks or intervals.")] = "auto",
     files: Annotated[

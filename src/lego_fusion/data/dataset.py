@@ -465,7 +465,8 @@ def _with_files(table: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict
     count = Counter(row.get("source", "") for _, row in table)
     own = [count[row.get("source", "")] == 1 and is_video_file(row.get("source", "")) for _, row in table]
     return [
-        (line, {**row, "file": row["source"], "source": ""} if mine else row) for (line, row), mine in zip(table, own, strict=True)
+        (line, {**row, "file": row["source"], "source": ""} if mine else row)
+        for (line, row), mine in zip(table, own, strict=True)
     ]
 
 

@@ -139,6 +139,11 @@ def read_cell(folder: str | Path, cell: Cell) -> CellResult:
     return CellResult(cell, records, scores)
 
 
+def unfinished_cells(folder: str | Path, plan: Plan) -> frozenset[Cell]:
+    """The cells of a plan that a folder does not hold."""
+    return frozenset(cell for cell in plan.cells() if not (Path(folder) / CELLS_FOLDER / cell.file).is_file())
+
+
 def cell_videos(dataset: Dataset, plan: Plan, result: CellResult) -> list[ScoredVideo]:
     """The test videos of a cell with the score and the truth of every frame."""
     videos = plan.split(result.cell).test

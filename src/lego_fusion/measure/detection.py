@@ -15,6 +15,7 @@ from ..errors import DataError, check_number
 from .ranking import RankedRuns
 from .scored import ScoredVideo as ScoredVideo
 from .scored import require_videos
+from .video_level import video_auc, video_average_precision
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ METRICS: dict[str, Callable[[Sequence[ScoredVideo]], float]] = {
     "macro_auc": macro_auc,
     "abnormal_auc": abnormal_auc,
     "average_precision": average_precision,
+    "video_auc": video_auc,
+    "video_average_precision": video_average_precision,
 }
 """The metrics that need nothing but scored videos, by the name that a Result gives them."""
 
@@ -203,6 +206,7 @@ def detection_metrics(scored: Sequence[ScoredVideo], threshold: float | None = N
         "abnormal_auc": lambda: _both_classes(runs.of_videos(abnormal), "abnormal-videos-only AUC").auc(),
         "average_precision": lambda: _both_classes(runs, "average precision").average_precision(),
     }
+    metrics |= {"video_auc": lambda: video_auc(scored), "video_average_precision": lambda: video_average_precision(scored)}
     if threshold is not None:
         limit = threshold
         metrics["false_alarm_rate"] = lambda: false_alarm_rate(scored, limit)
