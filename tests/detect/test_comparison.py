@@ -211,5 +211,6 @@ def test_every_cell_leaves_its_records(planted: Dataset, own: tuple[Plan, Path])
     records = summarise(plan, [planted], folder, resamples=10).records
     for cell in plan.cells():
         mine = [one for one in records if (one.fusion, one.seed) == (cell.method, cell.seed)]
-        assert [one.metric for one in mine][:4] == ["micro_auc", "macro_auc", "abnormal_auc", "average_precision"]
-        assert len(mine) == (6 if cell.seed is not None else 4)
+        frames = ["micro_auc", "macro_auc", "abnormal_auc", "average_precision"]
+        assert [one.metric for one in mine][:6] == [*frames, "video_auc", "video_average_precision"]
+        assert len(mine) == (8 if cell.seed is not None else 6)

@@ -182,7 +182,8 @@ def test_detection_metrics_leaves_out_and_names_what_is_undefined() -> None:
     normal = ScoredVideo.from_frames("normal", [0.1, 0.2], [0, 0])
     full = ScoredVideo.from_frames("full", [0.3, 0.4], [1, 1])
     found = detection_metrics([normal, full], threshold=0.2)
-    assert found.values == {"micro_auc": 1.0, "average_precision": 1.0, "false_alarm_rate": 0.5}
+    whole = {"video_auc": 1.0, "video_average_precision": 1.0}
+    assert found.values == {"micro_auc": 1.0, "average_precision": 1.0, **whole, "false_alarm_rate": 0.5}
     assert found.macro_videos == 0
     assert set(found.undefined) == {"macro_auc", "abnormal_auc"}
     assert "no normal frame" in found.undefined["abnormal_auc"]

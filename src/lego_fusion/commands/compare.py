@@ -68,8 +68,8 @@ def compare(
     """Train fusions on the same splits, seeds and budget, into one table; the same command goes on where it was stopped.
 
     Each row has its mean micro AUC with an interval and the paired difference to a baseline. Leaves the records of all runs
-    (results.jsonl), the table (table.md, table.json) and a figure in the folder. A stop prints the table of what is finished, as
-    --show does later. Finished cells are taken as they are: the folder serves fewer or more fusions, seeds, splits and sets.
+    (results.jsonl), the table (table.md, table.json) and a figure in the folder. A stop prints the table of what is finished,
+    as --show does later. Finished cells are taken as they are: the folder serves fewer or more fusions, seeds, splits and sets.
 
     Example: lego-fusion compare my-dataset --out comparison --modality-sets motion+text,all --fusions all --resplits 10
     """

@@ -463,11 +463,12 @@ def _record_from_row(row: Mapping[str, str]) -> VideoRecord:
 def _with_files(table: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
     """Rows whose source is a video file of their own name it as their file."""
     count = Counter(row.get("source", "") for _, row in table)
-    own = [count[row.get("source", "")] == 1 and is_video_file(row.get("source", "")) for _, row in table]
-    return [
-        (line, {**row, "file": row["source"], "source": ""} if mine else row)
-        for (line, row), mine in zip(table, own, strict=True)
-    ]
+    moved = []
+    for line, row in table:
+        source = row.get("source", "")
+        own = count[source] == 1 and is_video_file(source)
+        moved.append((line, {**row, "file": source, "source": ""} if own else row))
+    return moved
 
 
 def _check_intervals(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:

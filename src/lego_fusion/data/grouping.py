@@ -12,7 +12,7 @@ from .dataset import Dataset, VideoRecord
 GROUP_COLUMNS = {"source": "source", "camera": "camera", "domain": "domain", "class": "class_name"}
 """Columns that videos can be grouped by, and their fields."""
 _PART = re.compile(
-    r"(?P<stem>.+?)(?:[_\-. ]+(?:part|p|clip|seg|segment|chunk|cut)[_\-. ]*\d+|(?P<bare>-\d{2,}))", re.IGNORECASE
+    r"(?P<stem>.+?)(?:[_\-. ]+(?:part|p|clip|seg|segment|chunk|cut)[_\-. ]*\d+|(?P<bare>-\d{2,}))", flags=re.IGNORECASE
 )
 
 

@@ -99,8 +99,8 @@ def import_dataset(
         videos: Videos with their labels and splits; ground truth is in this order.
         features: Where the features of each modality are. The rows of the first one are the snippets of a video.
         name: Name of the dataset.
-        ground_truth: Where the abnormal frames are, in any form of ``read_ground_truth``. What it says of videos of other splits
-            is kept too: nothing trains on it, but a re-split or a domain left out can test them.
+        ground_truth: Where the abnormal frames are, in any form of ``read_ground_truth``. What it says of videos of
+            other splits is kept too: nothing trains on it, but a re-split or a domain left out can test them.
         ground_truth_form: Which form that is.
         truth_split: The split that ground truth is about: all its abnormal videos must have some, and an array is of it alone.
         frame_counts: Real frames and frame rate of videos; without them, frames are rows x stride.
@@ -232,7 +232,8 @@ def _truth(
     warnings: Warnings,
 ) -> list[Interval]:
     path, form, split = truth
-    spans, others = [], []
+    spans: list[Span] = []
+    others: list[Span] = []
     for video in listed:
         clip = clips[video.video]
         padded, slack = -(-clip.frames // stride) * stride, 0 if clip.counted else stride - 1

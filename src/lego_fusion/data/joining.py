@@ -32,8 +32,8 @@ def join_datasets(folders: Sequence[str | Path], output: str | Path, *, name: st
     """Join dataset folders into one whose videos know their domain.
 
     A video keeps its domain, or gets the name of its dataset. Where two datasets share a name of a video, all names of the
-    datasets concerned get the name of the dataset and ``_`` before them; every source gets it and ``/``. Labels, splits and ground truth are copied as they
-    are now; features are read from where they lie.
+    datasets concerned get the name of the dataset and ``_`` before them; every source gets it and ``/``. Labels, splits and
+    ground truth are copied as they are now; features are read from where they lie.
 
     Args:
         folders: Two or more dataset folders with different names and the same time grid.

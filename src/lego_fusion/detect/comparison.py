@@ -192,9 +192,7 @@ def summarise(
     notes += [f"{_place(row)}: {row.error}" for row in rows if row.error not in ("", UNFINISHED)]
     if unfinished:
         total = len(plan.cells())
-        notes.append(
-            f"not finished: {len(unfinished)} of {total} cells are missing, and every mean is over finished ones alone"
-        )
+        notes.append(f"not finished: {len(unfinished)} of {total} cells are missing; means are over the finished ones alone")
     if not baseline:
         notes.append("no differences: concat is not compared; name another baseline")
     records = tuple(record for result in results.values() for record in result.records)
@@ -226,7 +224,7 @@ def together(plan: Plan) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """All finished cells of one row; a unit is what its interval draws, several of them, or one split whose videos are drawn."""
+    """The finished cells of a row; a unit is what its interval draws, several of them, or one split whose videos are drawn."""
 
     dataset: str
     modalities: tuple[str, ...]

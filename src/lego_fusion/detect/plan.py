@@ -1,7 +1,7 @@
 """What a comparison consists of: cells of dataset, split, modality set, fusion, seed and condition, fixed beforehand.
 
-A plan is written before the first cell is trained. Each finished cell keeps what decided its numbers: a later plan that asks for
-the same cells, for fewer or for more takes them as they are, and one that would make them otherwise is refused in their folder.
+A plan is written before the first cell is trained. Each finished cell keeps what decided its numbers: a later plan that asks
+for the same cells, for fewer or for more takes them as they are, and one that would make them otherwise is refused there.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Plan(BaseModel):
         return next(split for split in self.dataset(cell.dataset).splits if split.name == cell.split)
 
     def identity(self, cell: Cell) -> dict[str, Any]:
-        """What decides the numbers of a cell, beside what the cell says itself: two plans agree on a cell where this is equal."""
+        """What decides the numbers of a cell, beside what it says itself: plans agree on a cell where this is equal."""
         dataset, split = self.dataset(cell.dataset), self.split(cell)
         learned = cell.method not in UNLEARNED
         training = self.training.model_copy(update={"seed": cell.seed}).model_dump(mode="json") if learned else None

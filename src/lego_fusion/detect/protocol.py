@@ -37,7 +37,7 @@ UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
 LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
 DomainSplit = Literal["left-out", "within"]
 DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
-_MOST_DRAWS = 100  # until a re-split by sources is none of those drawn before
+_DRAWS, _MOST_DRAWS = 20, 100  # of sources, of which the nearest counts; and until one is new
 UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
 UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "nearest-cells", "flow-energy")
 
@@ -109,8 +109,8 @@ def division_warnings(dataset: Dataset, split: Split) -> list[str]:
 def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
     """Random splits with as many normal and abnormal training videos as the dataset's own split, the rest for testing.
 
-    The videos of a source train together or are tested together; the numbers of training videos are then as near to those of
-    the own split as sources taken in random order come, each only if it brings them nearer. No two splits are the same.
+    The videos of a source train together or are tested together. The numbers of training videos are then as near to those of
+    the own split as the nearest of 20 draws comes, and no two splits are the same.
 
     Args:
         dataset: A dataset whose own split says how many of each to train on.
@@ -129,16 +129,13 @@ def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
     drawn: list[Split] = []
     for index in range(count):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        for _ in range(_MOST_DRAWS):
-            train, _rest = _draw_sources(dataset, everyone, wanted, generator)
-            sources = {key[video] for video in train}
-            test = tuple(video for video in everyone if key[video] not in sources)
-            if not grouped or all(set(train) != set(split.train) for split in drawn):
-                break
-        else:
-            got = f"{len(drawn)} found"
+        found = _draw(dataset, everyone, wanted, generator, [split.train for split in drawn] if grouped else [])
+        if found is None:
             fix = "ask for fewer splits, or leave each domain out once with --splits domains"
+            got = f"{len(drawn)} found"
             raise DataError("the sources do not divide in so many ways", expected=f"{count} splits", got=got, fix=fix)
+        train, sources = found[0], {key[video] for video in found[0]}
+        test = tuple(video for video in everyone if key[video] not in sources)
         drawn.append(Split(f"resplit-{seed}-{index}", tuple(train), test))
     return drawn
 
@@ -146,7 +143,7 @@ def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
 def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> Split:
     """Move a share of the training videos of each label to validation: at least one, and never all.
 
-    Videos of one source move together, as near to the share as ``resplits`` comes to its numbers.
+    Videos of one source move together, as near to the share as the nearest of 20 draws comes.
 
     Raises:
         DataError: If a label has fewer than two training videos, or the sources cannot be divided.
@@ -158,13 +155,35 @@ def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> 
             got = f"{count} {label}"
             raise DataError("too few training videos to hold some out", expected="at least 2 of each label", got=got)
         wanted[label] = min(count - 1, max(1, round(share * count)))
-    held, kept = _draw_sources(dataset, split.train, wanted, torch.Generator().manual_seed(seed))
+    found = _draw(dataset, split.train, wanted, torch.Generator().manual_seed(seed))
+    held, kept = found or ([], [])  # the first draw is new
     kept += [video for video in split.train if not dataset.record(video).label]
     return Split(split.name, tuple(kept), split.test, tuple(held))
 
 
 def _label_counts(dataset: Dataset, videos: Sequence[str]) -> dict[str, int]:
     return {label: sum(dataset.record(video).label == label for video in videos) for label in ("normal", "abnormal")}
+
+
+def _draw(
+    dataset: Dataset,
+    videos: Sequence[str],
+    wanted: Mapping[str, int],
+    generator: torch.Generator,
+    before: Sequence[Sequence[str]] = (),
+) -> tuple[list[str], list[str]] | None:
+    """The nearest of several draws of sources that are none of those before, None if there is no such; the first exact one."""
+    known, best, nearest = {frozenset(one) for one in before}, None, -1
+    for number in range(_MOST_DRAWS):
+        found = _draw_sources(dataset, videos, wanted, generator)
+        if frozenset(found[0]) not in known:
+            counts = _label_counts(dataset, found[0])
+            far = sum(abs(counts[label] - count) for label, count in wanted.items())
+            if best is None or far < nearest:
+                best, nearest = found, far
+        if best is not None and (nearest == 0 or number + 1 >= _DRAWS):
+            break
+    return best
 
 
 def _draw_sources(

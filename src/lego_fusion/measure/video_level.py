@@ -1,7 +1,7 @@
 """How well a score per video tells abnormal videos from normal ones: the question that labels per video ask.
 
-The score of a video is the mean over the 3/32 of its frames with the highest scores. That is as much as the 3 of 32 segments whose
-mean the bag loss reads, and it is defined for any frame scores, however they came about.
+The score of a video is the mean over the 3/32 of its frames with the highest scores. That is as much as the 3 of 32 segments
+whose mean the bag loss reads, and it is defined for any frame scores, however they came about.
 """
 
 from __future__ import annotations
