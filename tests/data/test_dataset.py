@@ -26,7 +26,7 @@ CLIP = Manifest(modality="clip", extractor="imported", version="1", width=3, cro
 CONFIG = DatasetConfig(name="doors", modalities={"motion": MOTION, "clip": CLIP})
 RECORDS = [
     VideoRecord("v02", "abnormal", frames=50, fps=29.97002997002997, split="test", class_name="cart"),
-    VideoRecord("v01", "normal", frames=48, fps=10.0, split="train", source="videos/v01, new.mp4"),
+    VideoRecord("v01", "normal", frames=48, fps=10.0, split="train", file="videos/v01, new.mp4"),
     VideoRecord("v03", "abnormal", frames=1, fps=25.0, split="train"),
     VideoRecord("v04", "", frames=16, fps=25.0),
 ]

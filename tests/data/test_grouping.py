@@ -88,7 +88,10 @@ def test_names_that_look_like_parts(names: tuple[str, ...], stems: set[str]) -> 
 
 
 def test_a_table_keeps_source_and_file(tmp_path: Path) -> None:
-    records = [VideoRecord("a", "normal", 9, 10.0, source="tape", file="in/a.mp4"), VideoRecord("b", "", 9, 10.0, file="in/b.mp4")]
+    records = [
+        VideoRecord("a", "normal", 9, 10.0, source="tape", file="in/a.mp4"),
+        VideoRecord("b", "", 9, 10.0, file="in/b.mp4"),
+    ]
     assert write_dataset(tmp_path, DatasetConfig(name="doors"), records).videos == tuple(records)
 
 

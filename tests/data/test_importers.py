@@ -158,7 +158,10 @@ def test_ground_truth_of_training_videos_is_kept(small, tmp_path):
     masks.mkdir()
     for video, rows in (("Test001", 4), ("Test002", 2)):
         np.save(masks / f"{video}.npy", np.arange(rows * 16) == 4)
-    for truth, intervals in ((root / "truth.csv", {"Test001": (5, 9), "Test002": (3, 7)}), (masks, {"Test001": (4, 5), "Test002": (4, 5)})):
+    for truth, intervals in (
+        (root / "truth.csv", {"Test001": (5, 9), "Test002": (3, 7)}),
+        (masks, {"Test001": (4, 5), "Test002": (4, 5)}),
+    ):
         dataset = run(small, tmp_path, [*videos, more], ground_truth=truth).dataset
         found = {video: (one.start_frame, one.end_frame) for video, (one,) in dataset.ground_truth.items()}
         assert found == intervals

@@ -11,7 +11,7 @@ import torch
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.bags import load_bags
-from lego_fusion.detect.compare import _jobs, _measure, cell_videos, read_cell, run_plan
+from lego_fusion.detect.compare import _jobs, _measure, cell_videos, read_cell, run_plan, unfinished_cells
 from lego_fusion.detect.plan import Cell, Plan
 from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.processes import _in_processes
@@ -165,7 +165,22 @@ def test_a_process_that_dies_is_one_line(planted: Dataset, plan: Plan, tmp_path:
 
 def test_another_plan_is_refused_before_anything_is_trained(planted: Dataset, done: Path) -> None:
     with pytest.raises(CheckpointError, match="another comparison"):
-        run_plan(plan_of(planted), [planted], done, workers=1)
+        run_plan(plan_of(planted, training=QUICK.model_copy(update={"steps": 9})), [planted], done, workers=1)
+    run_plan(plan_of(planted), [planted], done, workers=1)  # without looks: the same numbers
+
+
+def test_finished_cells_serve_another_choice(planted: Dataset, tmp_path: Path) -> None:
+    few, more = plan_of(planted, fusions=("lego",), seeds=1), plan_of(planted, fusions=("concat", "lego"), seeds=2)
+    run_plan(few, [planted], tmp_path, workers=1)
+    before = {cell: (tmp_path / "cells" / cell.file).read_bytes() for cell in few.cells()}
+    assert unfinished_cells(tmp_path, more) == set(more.cells()) - set(few.cells())
+    told: list[tuple[int, int]] = []
+    run_plan(more, [planted], tmp_path, workers=1, on_cell=lambda *counts: told.append(counts))
+    assert told[0] == (len(few.cells()), len(more.cells()))
+    assert {cell: (tmp_path / "cells" / cell.file).read_bytes() for cell in before} == before
+    alone = tmp_path / "alone"
+    run_plan(more, [planted], alone, workers=1)
+    assert contents(tmp_path, more) == contents(alone, more)
 
 
 def test_no_workers_is_refused(planted: Dataset, plan: Plan, tmp_path: Path) -> None:

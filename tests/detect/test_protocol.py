@@ -139,7 +139,9 @@ def test_mixed_sources_come_near_the_numbers_of_the_own_split(write_planted, tmp
 
 
 def test_a_split_that_divides_a_source_is_said(planted, tmp_path):
-    records = [replace(one, source="tape" if one.video in ("train_normal_0", "test_abnormal_1") else "") for one in planted.videos]
+    records = [
+        replace(one, source="tape" if one.video in ("train_normal_0", "test_abnormal_1") else "") for one in planted.videos
+    ]
     dataset = write_dataset(tmp_path, planted.config, records, [i for found in planted.ground_truth.values() for i in found])
     assert divided_sources(dataset, own_split(dataset)) == {"tape": ("train_normal_0", "test_abnormal_1")}
     (line,) = division_warnings(dataset, own_split(dataset))
@@ -157,7 +159,9 @@ def test_sources_that_cannot_be_divided_are_refused(write_planted, tmp_path):
         resplits(whole, 1)
     with pytest.raises(DataError, match="the sources cannot be divided"):
         hold_out(whole, own_split(whole), 0.3)
-    halves = [replace(one, source=f"{one.label} {int(one.video[-1]) % 2 if one.split == 'train' else 0}") for one in dataset.videos]
+    halves = [
+        replace(one, source=f"{one.label} {int(one.video[-1]) % 2 if one.split == 'train' else 0}") for one in dataset.videos
+    ]
     few = write_dataset(tmp_path / "c", dataset.config, halves, truth)
     with pytest.raises(DataError, match="do not divide in so many ways: expected 9 splits"):
         resplits(few, 9)
