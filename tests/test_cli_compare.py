@@ -176,7 +176,7 @@ def test_show_is_the_table_of_what_is_finished(data: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_stopped_comparison_prints_what_it_has(data: Path, tmp_path: Path, number: int, workers: int) -> None:
-    request = (data, "--seeds", 2, "--steps", 4000, "--fusions", "lego,concat,mlp", "--out", tmp_path / "out")
+    request = (data, "--seeds", 2, "--steps", 1500, "--fusions", "lego,concat,mlp", "--out", tmp_path / "out")
     command = [sys.executable, "-m", "lego_fusion", "compare", *map(str, request), "--workers", str(workers)]
     going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while going.poll() is None and not list((tmp_path / "out" / "cells").glob("*.npz")):

@@ -67,7 +67,7 @@ def test_tables_round_trip(dataset):
 
 def test_videos_csv_is_as_documented_and_holds_optional_columns_only_where_used(dataset):
     lines = (dataset.root / "videos.csv").read_text().splitlines()
-    assert lines[0] == "video,label,frames,fps,split,class,source"
+    assert lines[0] == "video,label,frames,fps,split,class,file"
     assert lines[2] == 'v01,normal,48,10.0,train,,"videos/v01, new.mp4"'
 
 

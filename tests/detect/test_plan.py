@@ -156,7 +156,7 @@ def test_cells_of_an_earlier_version_are_refused(planted: Dataset, tmp_path: Pat
     finished(tmp_path, plan)
     path = tmp_path / "cells" / plan.cells()[0].file
     np.savez(path, scores=np.zeros(1))
-    with pytest.raises(CheckpointError, match="is of an earlier version.*delete the file, or use another folder"):
+    with pytest.raises(CheckpointError, match=r"is of an earlier version.*delete the file, or use another folder"):
         claim(tmp_path, plan)
     np.savez(path, identity=np.frombuffer(b"[]", np.uint8))
     with pytest.raises(CheckpointError, match="a cell cannot be read"):

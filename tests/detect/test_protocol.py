@@ -155,7 +155,7 @@ def test_sources_that_cannot_be_divided_are_refused(write_planted, tmp_path):
     one_tape = [replace(one, source="tape" if one.label == "abnormal" else "") for one in dataset.videos]
     truth = [interval for found in dataset.ground_truth.values() for interval in found]
     whole = write_dataset(tmp_path / "b", dataset.config, one_tape, truth)
-    with pytest.raises(DataError, match="the sources cannot be divided.*1 sources with abnormal videos"):
+    with pytest.raises(DataError, match=r"the sources cannot be divided.*1 sources with abnormal videos"):
         resplits(whole, 1)
     with pytest.raises(DataError, match="the sources cannot be divided"):
         hold_out(whole, own_split(whole), 0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .. import __version__
@@ -12,7 +12,18 @@ from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
-from .protocol import LEARNED, Split, division_warnings, hold_out, own_split, require_labels, resplits, rotate_domains
+from .protocol import (
+    LEARNED,
+    UNNAMED_DOMAIN,
+    Split,
+    division_warnings,
+    hold_out,
+    measurable_frames,
+    own_split,
+    require_labels,
+    resplits,
+    rotate_domains,
+)
 from .train import TrainingConfig
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
@@ -146,9 +157,10 @@ def _plan_dataset(
             raise DataError("selection='validation' needs validation videos", where=f"split {split.name}", got="none", fix=fix)
     known = [replace(split, test=tuple(filter(dataset.has_ground_truth, split.test))) for split in drawn]
     for split in known:
-        if not split.test:
+        if not measurable_frames(dataset, split.test):
+            lacking = "normal and abnormal frames are not both known among the test videos"
             raise DataError(
-                "no test video has ground truth in time",
+                lacking if split.test else "no test video has ground truth in time",
                 where=f"dataset '{dataset.name}', split {split.name}",
                 expected="test videos with intervals.csv, or labelled normal",
                 fix="write intervals.csv, or the test split into videos.csv",
@@ -160,9 +172,21 @@ def _plan_dataset(
         splits=tuple(known),
         moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
         fine=tuple(name for name in used if dataset.modalities[name].has_units),
-        notes=(*(line for split in drawn for line in division_warnings(dataset, split)), *_drawn_counts(dataset, drawn, kind)),
+        notes=tuple(_split_notes(dataset, drawn, kind)),
         untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
     )
+
+
+def _split_notes(dataset: Dataset, splits: Sequence[Split], kind: str) -> Iterator[str]:
+    """What a person should know of the splits."""
+    for split in splits:
+        yield from division_warnings(dataset, split)
+    yield from _drawn_counts(dataset, splits, kind)
+    tested = {dataset.record(video).domain for split in splits for video in split.test}
+    never = [domain or UNNAMED_DOMAIN for domain in dict.fromkeys(one.domain for one in dataset.videos) if domain not in tested]
+    if kind == "domains" and never:
+        listed = ", ".join(never[:5]) + (f" and {len(never) - 5} more" if len(never) > 5 else "")
+        yield f"{dataset.name}: {listed} only train: normal and abnormal frames are not both known there"
 
 
 def _drawn_counts(dataset: Dataset, splits: Sequence[Split], kind: str) -> list[str]:

@@ -78,6 +78,13 @@ def own_split(dataset: Dataset, name: str = "own") -> Split:
     return Split(name, parts["train"], parts["test"], parts["validation"])
 
 
+def measurable_frames(dataset: Dataset, videos: Sequence[str]) -> bool:
+    """Whether normal and abnormal frames are known among these videos, without which no AUC exists."""
+    located = [video for video in videos if dataset.intervals(video)]
+    normal = any(dataset.record(video).label == "normal" for video in videos)
+    return bool(located) and (normal or not all(dataset.frame_labels(video).all() for video in located))
+
+
 def divided_sources(dataset: Dataset, split: Split) -> dict[str, tuple[str, ...]]:
     """Sources whose videos stand in more than one part of a split, each with its videos; empty for a sound split."""
     key = sources_of(dataset.videos)
@@ -110,7 +117,7 @@ def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
     """Random splits with as many normal and abnormal training videos as the dataset's own split, the rest for testing.
 
     The videos of a source train together or are tested together. The numbers of training videos are then as near to those of
-    the own split as the nearest of 20 draws comes, and no two splits are the same.
+    the own split as the nearest of 20 draws comes, no two splits are the same, and each can be measured.
 
     Args:
         dataset: A dataset whose own split says how many of each to train on.
@@ -129,9 +136,12 @@ def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
     drawn: list[Split] = []
     for index in range(count):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        found = _draw(dataset, everyone, wanted, generator, [split.train for split in drawn] if grouped else [])
+        if grouped:
+            found = _draw(dataset, everyone, wanted, generator, [split.train for split in drawn], measurable=True)
+        else:
+            found = _draw_sources(dataset, everyone, wanted, generator)
         if found is None:
-            fix = "ask for fewer splits, or leave each domain out once with --splits domains"
+            fix = "ask for fewer splits, group by something finer, or write intervals of more videos, without which none is tested"
             got = f"{len(drawn)} found"
             raise DataError("the sources do not divide in so many ways", expected=f"{count} splits", got=got, fix=fix)
         train, sources = found[0], {key[video] for video in found[0]}
@@ -171,12 +181,17 @@ def _draw(
     wanted: Mapping[str, int],
     generator: torch.Generator,
     before: Sequence[Sequence[str]] = (),
+    *,
+    measurable: bool = False,
 ) -> tuple[list[str], list[str]] | None:
-    """The nearest of several draws of sources that are none of those before, None if there is no such; the first exact one."""
+    """The nearest of several draws of sources, or the first exact one; none of those before, and None if there is no other.
+
+    With ``measurable`` only a draw counts whose other videos have known normal and abnormal frames.
+    """
     known, best, nearest = {frozenset(one) for one in before}, None, -1
     for number in range(_MOST_DRAWS):
         found = _draw_sources(dataset, videos, wanted, generator)
-        if frozenset(found[0]) not in known:
+        if frozenset(found[0]) not in known and (not measurable or measurable_frames(dataset, found[1])):
             counts = _label_counts(dataset, found[0])
             far = sum(abs(counts[label] - count) for label, count in wanted.items())
             if best is None or far < nearest:
@@ -249,7 +264,7 @@ def rotate_domains(dataset: Dataset) -> list[Split]:
         dataset: With labelled videos of at least two domains; where some videos are in a split, the others have no part.
 
     Returns:
-        One split a domain with a video whose frames are known, in the order of ``videos.csv``, named ``"left-out:DOMAIN"``;
+        One split a domain with known normal and abnormal frames, in the order of ``videos.csv``, named ``"left-out:DOMAIN"``;
         it tests all videos of the domain, those without ground truth too.
 
     Raises:
@@ -266,7 +281,7 @@ def rotate_domains(dataset: Dataset) -> list[Split]:
         tested = {key[video] for video in test}
         others = [record for record in everyone if record.label and key[record.video] not in tested]
         train = tuple(record.video for record in others if record.split != "validation")
-        if train and any(map(dataset.has_ground_truth, test)):
+        if train and measurable_frames(dataset, test):
             held = tuple(record.video for record in others if record.split == "validation")
             drawn.append(Split(f"left-out:{domain or UNNAMED_DOMAIN}", train, test, held))
     if not drawn:
