@@ -141,7 +141,7 @@ def resplits(dataset: Dataset, count: int, *, seed: int = 0) -> list[Split]:
         else:
             found = _draw_sources(dataset, everyone, wanted, generator)
         if found is None:
-            fix = "ask for fewer splits, group by something finer, or write intervals of more videos, without which none is tested"
+            fix = "ask for fewer splits, group by something finer, or write intervals of more videos"
             got = f"{len(drawn)} found"
             raise DataError("the sources do not divide in so many ways", expected=f"{count} splits", got=got, fix=fix)
         train, sources = found[0], {key[video] for video in found[0]}
