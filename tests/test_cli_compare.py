@@ -171,6 +171,7 @@ def test_show_is_the_table_of_what_is_finished(data: Path, tmp_path: Path) -> No
     assert told["unfinished"] == 1
     assert {row["method"]: (row["cells"], row["planned"]) for row in told["rows"]}["concat"] == (1, 2)
     assert "training.steps 5 there, 9 asked for" in refused(data, "--out", out, *QUICK, "--steps", 9, "--show")
+    assert "no cell of this comparison is finished" in refused(data, "--out", tmp_path / "none", *QUICK, "--show")
     run(data, "--out", out, *QUICK)  # and the comparison goes on as ever
 
 

@@ -80,7 +80,7 @@ def compare(
     from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
     from ..detect.ranks import process_group
     from ..detect.settings import read_training_config
-    from ..errors import MissingExtraError, check_choice
+    from ..errors import DataError, MissingExtraError, check_choice
     from ..report.comparison import save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
 
@@ -102,7 +102,10 @@ def compare(
     if figure is not None:
         check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)
     if show:
-        _tell(out, summarise(plan, datasets, out, baseline=baseline, partial=True), {}, json=json)
+        comparison = summarise(plan, datasets, out, baseline=baseline, partial=True)
+        if comparison.unfinished == len(plan.cells()):
+            raise DataError("no cell of this comparison is finished", where=out, fix="leave --show out")
+        _tell(out, comparison, {}, json=json)
         return
     with process_group(devices) as ranks, progress(f"comparing {len(plan.fusions)} fusions") as tell, stopped_by_termination():
         each = workers if ranks.size == 1 else 1
