@@ -18,7 +18,7 @@ from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.protocol import frame_scores
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import CheckpointError, ParameterError
-from lego_fusion.measure.detection import average_precision, micro_auc
+from lego_fusion.measure.detection import METRICS, average_precision, micro_auc
 from lego_fusion.measure.intervals import mean_interval, paired_difference, seeded_interval
 from lego_fusion.measure.video_level import video_auc, video_average_precision
 
@@ -186,7 +186,7 @@ def test_a_row_with_a_failed_cell_has_no_number(planted: Dataset, tmp_path: Path
     assert [note.partition(",")[0] for note in table.notes] == [
         f"{method} on motion + text" for method in ("concat", "nearest-neighbours", "flow-energy")
     ]
-    assert len(table.records) == 4 * (len(plan.cells()) - 6)
+    assert len(table.records) == len(METRICS) * (len(plan.cells()) - 6)
 
 
 def test_without_enough_videos_there_is_a_value_but_no_interval(write_planted: Any, tmp_path: Path) -> None:
