@@ -195,7 +195,7 @@ def detection_metrics(scored: Sequence[ScoredVideo], threshold: float | None = N
     Example:
         >>> found = detection_metrics([ScoredVideo.from_frames("v01", [1.0, 2.0], [0, 1])], threshold=2.0)
         >>> found.values["micro_auc"], sorted(found.undefined)
-        (1.0, ['false_alarm_rate'])
+        (1.0, ['false_alarm_rate', 'video_auc', 'video_average_precision'])
     """
     require_videos(scored)
     runs = RankedRuns.of(scored)  # the one sort that all of them share
