@@ -108,6 +108,20 @@ def test_a_killed_sweep_ends_with_the_same_table(data: Path, tmp_path: Path) -> 
     assert (killed / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
 
 
+def test_videos_of_one_group_are_held_out_together_by_sweep_and_train(data: Path, tmp_path: Path) -> None:
+    """Videos that end in the same digit belong together, in the own split too, which is said."""
+    options = ("--group-by", r"\d$", "--validation", 0.4, "--steps", 3)
+    swept = run(data, tmp_path / "swept", "--grid", "order=1", *options)
+    trained = run(data, tmp_path / "trained", *options, verb="train")
+    for shown in (swept, trained):
+        assert "warning: the split 'own' divides" in shown.stderr
+    split = json.loads((tmp_path / "swept" / "plan.json").read_text())["split"]
+    assert split["validation"]
+    assert not {name[-1] for name in split["train"]} & {name[-1] for name in split["validation"]}
+    videos = json.loads((tmp_path / "trained" / "config.json").read_text())["dataset"]["train"]
+    assert sorted(videos) == sorted(split["train"])
+
+
 def test_mistakes_are_one_line(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "unknown parameter 'speed' in the grid" in refused(data, out, "--grid", "speed=1")

@@ -234,7 +234,7 @@ def test_a_heat_map_lies_over_its_place() -> None:
 
 def test_a_video_that_is_not_there_is_said_and_the_card_goes_on(tmp_path: Path) -> None:
     one = explanation()
-    pictures = load_pictures([one], {"door": VideoRecord("door", "", 64, 10.0, source=str(tmp_path / "door.mp4"))})
+    pictures = load_pictures([one], {"door": VideoRecord("door", "", 64, 10.0, file=str(tmp_path / "door.mp4"))})
     assert pictures.images == {}
     assert pictures.notes == [
         "no picture of door: its video file is not there",
@@ -249,7 +249,7 @@ def test_a_video_is_found_by_its_source_or_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "door.mkv").touch()
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "recording 7.mp4").touch()
-    record = VideoRecord("door", "", 64, 10.0, source=str(tmp_path / "a" / "recording 7.mp4"))
+    record = VideoRecord("door", "", 64, 10.0, file=str(tmp_path / "a" / "recording 7.mp4"))
     assert find_video("door", record) == tmp_path / "a" / "recording 7.mp4"
     assert find_video("door", record, tmp_path) == tmp_path / "door.mkv"
     assert find_video("other", replace(record, video="other"), tmp_path / "a") == tmp_path / "a" / "recording 7.mp4"

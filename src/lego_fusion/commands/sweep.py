@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import DEVICES, SMOOTHING_HELP, as_text, names, one_line_errors, print_json, print_table, progress, remark, warn
+from .terminal import (
+    DEVICES,
+    GROUP_BY,
+    SMOOTHING_HELP,
+    as_text,
+    names,
+    one_line_errors,
+    print_json,
+    print_table,
+    progress,
+    remark,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -33,6 +45,7 @@ def sweep(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out and choose by; 0: the split's own.")
     ] = 0.3,
+    group_by: Annotated[str, typer.Option(help=GROUP_BY)] = "",
     fusion: Annotated[str, typer.Option(help="lego, or lego-paper (the paper's reading).")] = "lego",
     form: Annotated[str, typer.Option(help="Of the operator: joint, rank1, full. Default: the fusion's.")] = "",
     rows: Annotated[str, typer.Option(help="What a node hands on: sorted, ordered. Default: the fusion's.")] = "",
@@ -65,12 +78,15 @@ def sweep(
     Example: lego-fusion sweep my-dataset orders --grid order.motion=1..10 --grid order.text=1..10 --seeds 5
     """
     from ..data.dataset import Dataset
+    from ..data.grouping import group_videos
+    from ..detect.protocol import division_warnings
+    from ..detect.runs import training_split
     from ..detect.settings import read_training_config
     from ..detect.sweep_plan import make_sweep_plan, parse_grid
     from ..errors import ParameterError, check_choice
     from ..measure.smoothing import SMOOTHING
 
-    data = Dataset.open(dataset)
+    data = group_videos(Dataset.open(dataset), group_by)
     words = grid or [f"order.{name}=1..3" for name in names(modalities) or data.modalities]
     options = {name: value for name, value in (("form", form), ("rows", rows)) if value}
     given = {} if steps is None else {"steps": steps}
@@ -89,6 +105,7 @@ def sweep(
     if search and (devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         fix = "give the same command on each machine, with one --storage URL"
         raise ParameterError("a search is not shared by the processes of one command", got=f"--search {search}", fix=fix)
+    warn(division_warnings(data, training_split(data)))
     if search:
         table, detector = _search(data, out, words, settings, search, storage, workers, cache)
     else:

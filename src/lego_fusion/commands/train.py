@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import DEVICES, SMOOTHING_HELP, names, one_line_errors, print_json, progress, warn
+from .terminal import DEVICES, GROUP_BY, SMOOTHING_HELP, names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -31,6 +31,7 @@ def train(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them is kept.")
     ] = 0.0,
+    group_by: Annotated[str, typer.Option(help=GROUP_BY)] = "",
     segment_snippets: Annotated[
         int | None,
         typer.Option(help="Make a model that 'watch' can run: segments of so many snippets each instead of 32 equal spans."),
@@ -52,10 +53,11 @@ def train(
     Example: lego-fusion train my-dataset my-run --modalities motion,text --seed 1
     """
     from ..data.dataset import Dataset
+    from ..data.grouping import group_videos
     from ..detect.evaluation import evaluate_runs
-    from ..detect.protocol import LEARNED
+    from ..detect.protocol import LEARNED, division_warnings
     from ..detect.ranks import process_group
-    from ..detect.runs import train_run
+    from ..detect.runs import train_run, training_split
     from ..errors import check_choice
     from ..measure.result import save_results
     from ..measure.smoothing import SMOOTHING
@@ -63,7 +65,8 @@ def train(
     given = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "normal_only": normal_only}
     settings = _settings(config, validation, snapshot_every=snapshots, **given)
     method: str = check_choice(fusion, "fusion", "train", LEARNED)
-    data = Dataset.open(dataset)
+    data = group_videos(Dataset.open(dataset), group_by)
+    warn(division_warnings(data, training_split(data)))
     started, whole = time.perf_counter(), not run.exists()
     with process_group(devices, accelerator=settings.accelerator) as ranks, progress(f"training {method}") as tell:
         trained = train_run(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .. import __version__
@@ -12,7 +13,18 @@ from ..errors import DataError, ParameterError, check_choice, check_int, check_n
 from ..measure.smoothing import SMOOTHING, check_smoothing
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
-from .protocol import LEARNED, Split, domain_splits, hold_out, own_split, require_labels, resplits
+from .protocol import (
+    LEARNED,
+    UNNAMED_DOMAIN,
+    Split,
+    division_warnings,
+    hold_out,
+    measurable_frames,
+    own_split,
+    require_labels,
+    resplits,
+    rotate_domains,
+)
 from .train import TrainingConfig
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
@@ -31,7 +43,7 @@ class SplitRule:
 SPLITS = {
     "own": SplitRule("own split", lambda dataset, count: [own_split(dataset)]),
     "resplits": SplitRule("random re-splits", resplits),
-    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: domain_splits(dataset)),
+    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: rotate_domains(dataset)),
 }
 """Every way there is, by its name on the command line."""
 
@@ -61,7 +73,7 @@ def make_plan(
         references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
         seeds: Training seeds.
         splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos;
-            ``"domains"``: every domain is tested once by what was trained on the others.
+            ``"domains"``: every domain is tested once by what was trained on all videos of the others.
         count: How many random ones.
         conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
         training: The same for every fusion.
@@ -149,9 +161,10 @@ def _plan_dataset(
             raise DataError("selection='validation' needs validation videos", where=f"split {split.name}", got="none", fix=fix)
     known = [replace(split, test=tuple(filter(dataset.has_ground_truth, split.test))) for split in drawn]
     for split in known:
-        if not split.test:
+        if not measurable_frames(dataset, split.test):
+            lacking = "normal and abnormal frames are not both known among the test videos"
             raise DataError(
-                "no test video has ground truth in time",
+                lacking if split.test else "no test video has ground truth in time",
                 where=f"dataset '{dataset.name}', split {split.name}",
                 expected="test videos with intervals.csv, or labelled normal",
                 fix="write intervals.csv, or the test split into videos.csv",
@@ -163,8 +176,36 @@ def _plan_dataset(
         splits=tuple(known),
         moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
         fine=tuple(name for name in used if dataset.modalities[name].has_units),
+        notes=tuple(_split_notes(dataset, drawn, kind)),
         untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
     )
+
+
+def _split_notes(dataset: Dataset, splits: Sequence[Split], kind: str) -> Iterator[str]:
+    """What a person should know of the splits."""
+    for split in splits:
+        yield from division_warnings(dataset, split)
+    yield from _drawn_counts(dataset, splits, kind)
+    tested = {dataset.record(video).domain for split in splits for video in split.test}
+    never = [domain or UNNAMED_DOMAIN for domain in dict.fromkeys(one.domain for one in dataset.videos) if domain not in tested]
+    if kind == "domains" and never:
+        listed = ", ".join(never[:5]) + (f" and {len(never) - 5} more" if len(never) > 5 else "")
+        yield f"{dataset.name}: {listed} only train: normal and abnormal frames are not both known there"
+
+
+def _drawn_counts(dataset: Dataset, splits: Sequence[Split], kind: str) -> list[str]:
+    """How many videos re-splits by source came to train on, beside those of the own split."""
+    sources = Counter(record.source for record in dataset.videos if record.source)
+    if kind != "resplits" or not any(count > 1 for count in sources.values()):
+        return []
+    own, counts = own_split(dataset), []
+    for label in ("normal", "abnormal"):
+        wanted, *found = (
+            sum(dataset.record(video).label == label for video in (*split.train, *split.validation)) for split in (own, *splits)
+        )
+        span = f"{min(found)} to {max(found)}" if min(found) < max(found) else f"{found[0]}"
+        counts.append(f"{span} {label} videos (own split: {wanted})")
+    return [f"{dataset.name}: no re-split divides a source; they train on {' and '.join(counts)}"]
 
 
 def _require_different(what: str, values: Sequence[object]) -> None:
