@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_int
 from ..graph.operator import check_names
+from .streams import FeatureWindow, NodeStream
 
 
 class FusionOutput(NamedTuple):
@@ -46,6 +47,8 @@ class Fusion(nn.Module, ABC):
     knows_training: bool = True  # whether the frozen stage learns from the training videos at all
     pools_crops: bool = False  # whether ``inputs`` are one bag a video, the mean over its crops
     one_pass: bool = False  # whether one pass over a video gives what causal windows give one by one
+    any_nodes: bool = False  # whether bags of any number of nodes can be read, however many it was trained on
+    columns: int = 0  # known normal segments that nodes are related to
     out_features: int
     units: Mapping[str, int]
 
@@ -109,8 +112,12 @@ class Fusion(nn.Module, ABC):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
+        inside: bool = True,
     ) -> dict[str, Float[Tensor, "b n ..."]]:
-        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves."""
+        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves.
+
+        ``inside`` is whether somebody asks how unlike the rest of its own video a node is, where that is a reading of its own.
+        """
         return dict(zip(self.modalities, self.select(features), strict=True))
 
     def forward_inputs(
@@ -118,6 +125,33 @@ class Fusion(nn.Module, ABC):
     ) -> FusionOutput:
         """``forward`` from what ``inputs`` gave."""
         return self(inputs, mask)  # type: ignore[no-any-return]
+
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """Node vectors of a running video, one segment after the other; ``inside`` as in ``inputs``."""
+        return FeatureWindow(self, window)
+
+    def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
+        """How far each node is from what is known, by modality, 1 being the most unlike normal training video.
+
+        Empty where nothing is known.
+        """
+        return {}
+
+    def add_normals(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        video_ids: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        most: int,
+    ) -> Int[Tensor, "u two"]:
+        """Know the segments of more normal bags, at most so many, without training; gives bag and node of those that are new.
+
+        Raises:
+            ParameterError: If the fusion knows no segments.
+        """
+        fix = "train again with the new videos"
+        raise ParameterError(f"the fusion '{self.kind}' has no references", where=type(self).__name__, fix=fix)
 
     def frozen_config(self) -> dict[str, Any]:
         """The part of ``config`` that decides what the frozen stage makes of features."""

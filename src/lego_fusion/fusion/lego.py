@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import Form, GraphOperator
-from ..graph.readings import bounded, degrees, inside_degrees, propagated, received
-from ..graph.references import choose_references, node_numbers, require_several_videos
+from ..graph.readings import bounded, degrees, inside_degrees, propagated, received, time_reach
+from ..graph.references import choose_references, evenly_thinned, node_numbers, require_several_videos
 from .base import Fusion, FusionOutput, mask_nodes
 from .known import KnownNormals, column_scales, normal_rows
 from .known_units import KnownUnits
 from .modality_options import unit_groups
 from .reading_head import FUSED, Layout, ReadingHead
+from .streams import NodeRing, NodeStream
 from .units import mean_over_units
 
 OperatorChoice = Literal["fixed", "learned"]
@@ -93,6 +94,8 @@ class LegoFusion(Fusion):
 
     kind: ClassVar[str] = "lego"
     has_frozen_stage = True
+    any_nodes = True
+    usual: Tensor  # (M,): the largest of the normal training videos' median distances to what is known
     centre: Tensor
     spread: Tensor
     inside_centre: Tensor
@@ -156,11 +159,12 @@ class LegoFusion(Fusion):
             self.register_buffer(buffer, torch.zeros(count, powers))
         for buffer in ("spread", "inside_spread"):
             self.register_buffer(buffer, torch.ones(()))
-        for buffer in ("inside_bandwidth", "scale", "median"):
+        for buffer in ("inside_bandwidth", "scale", "median", "usual"):
             self.register_buffer(buffer, torch.ones(count))
         self.register_buffer("fused_centre", torch.zeros(powers))
         self.register_buffer("fewest", torch.tensor(0))  # columns that every training video meets at least
         self.register_buffer("reference_units", torch.zeros(0, 2, dtype=torch.long))
+        self._fewest = 0  # the same as a number, which an exported graph has as a constant
         self._remembered: tuple[Any, ...] | None = None
 
     @property
@@ -179,7 +183,7 @@ class LegoFusion(Fusion):
         return self.window is not None
 
     @property
-    def columns(self) -> int:
+    def columns(self) -> int:  # type: ignore[override]
         """Known segments K; 0 before ``fit_statistics``, and where all modalities are of finer units."""
         return len(self.reference_units)
 
@@ -243,13 +247,15 @@ class LegoFusion(Fusion):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
+        inside: bool = True,
     ) -> dict[str, Float[Tensor, "b n ..."]]:
         """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
-        K surprises, P degrees, P inside degrees and the features.
+        K surprises, P degrees, P inside degrees and the features. Without ``inside`` the inside degrees are zero.
         """
-        return self._inputs(self._chosen(features), mask, None, crops, None)
+        chosen = self._chosen(features)
+        return self._inputs(chosen, mask, None, crops, self._read(chosen, mask, None, inside=inside))
 
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
@@ -267,6 +273,21 @@ class LegoFusion(Fusion):
         parts = [inputs[name].split([powers, powers, width], dim=-1) for name, width in self.modalities.items()]
         nodes = torch.cat([torch.cat(part, dim=-1) for part in zip(*parts, strict=True)], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask))
+
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """A segment is read once; the vectors stay as long as the time context reaches back.
+
+        With ``inside`` the features of the window stay too. A fusion that sees what comes after a node meets windows.
+        """
+        if self.window is None:
+            return super().stream(window, inside=inside)
+        return NodeRing(self._last_node, window=self.window if inside else 1, reach=time_reach(self.time_context))
+
+    def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
+        """Distance to the nearest known normals, in units of how far these lie apart, over the largest usual one."""
+        readings = self._read(self._chosen(features), None, None, inside=False)
+        ratios = _distances(readings.degree[..., 0]) / self.usual
+        return {name: ratios[..., place].nan_to_num() for place, name in enumerate(self.modalities)}
 
     def known_normals(self, name: str) -> KnownNormals:
         """What is known of a modality."""
@@ -304,6 +325,32 @@ class LegoFusion(Fusion):
         """Degrees and departures before they are centred and scaled; with ``video_ids`` of training bags, cross-fitted."""
         return self._read(self._chosen(features), mask, video_ids)
 
+    def add_normals(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        video_ids: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        most: int,
+    ) -> Int[Tensor, "u two"]:
+        """Know the distinct segments of more normal bags that are not known yet, evenly thinned to ``most``."""
+        self._require_whole()
+        x = self._chosen(features)
+        everything = torch.ones(len(video_ids), dtype=torch.bool, device=video_ids.device)
+        places = choose_references(node_numbers(list(x.values()), mask), everything, next(iter(x.values()))[..., 0].numel(), mask)
+        rows = torch.cat([values[places[:, 0], places[:, 1]] for values in x.values()], dim=1)
+        known = torch.cat([self.known_normals(name).references for name in x], dim=1)
+        places = evenly_thinned(places[_first_of_each(torch.cat([known, rows]))[len(known) :]], most)
+        if len(places):
+            chosen = {name: values[places[:, 0], places[:, 1]] for name, values in x.items()}
+            self.add_references(chosen, video_ids[places[:, 0]])
+        return places
+
+    def _require_whole(self) -> None:
+        if self.units:
+            got = f"units of {', '.join(self.units)}"
+            raise ParameterError("known segments can be added where all modalities have one vector", got=got, fix="train again")
+
     def add_references(self, features: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
         """Know more normal segments, without training: new columns of every graph; the others stay as they are.
 
@@ -314,9 +361,7 @@ class LegoFusion(Fusion):
         Raises:
             ParameterError: If the fusion has modalities of finer units.
         """
-        if self.units:
-            got = f"units of {', '.join(self.units)}"
-            raise ParameterError("known segments can be added where all modalities have one vector", got=got, fix="train again")
+        self._require_whole()
         chosen = self._chosen({name: x[None] for name, x in features.items()})
         for name, x in chosen.items():
             self.known_normals(name).add_references(x[0], videos, self.bandwidth_exponent)
@@ -341,7 +386,8 @@ class LegoFusion(Fusion):
             owners = video_ids[self.reference_units[:, 0]]
             require_several_videos(owners)
             counts = owners.unique(return_counts=True)[1]
-            self.fewest.fill_(len(owners) - int(counts.max()))
+            self._fewest = len(owners) - int(counts.max())
+            self.fewest.fill_(self._fewest)
         for name in self.whole:
             known, units = self.known_normals(name), self.reference_units
             known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.pseudo_videos))
@@ -385,6 +431,8 @@ class LegoFusion(Fusion):
         lengths = readings.lengths[exists.to(readings.lengths.device)].double()  # (rows, M)
         self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
         self.median.copy_(_positive((lengths / self.scale).median(0).values))
+        far = _distances(readings.degree[..., 0]).masked_fill(~known[..., None], float("nan"))
+        self.usual.copy_(_positive(far[normal].nanmedian(1).values.nan_to_num().amax(0)))
 
     def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
         found = self._inputs(dict(x), mask, video_ids, 1, None)
@@ -441,7 +489,17 @@ class LegoFusion(Fusion):
             departure = (x - expected.view_as(x)) / known.full
         return bounded(departure / self.scale[place], self.median[place])
 
-    def _read(self, x: Mapping[str, Tensor], mask: Tensor | None, video_ids: Tensor | None) -> Readings:
+    def _last_node(self, x: Mapping[str, Tensor]) -> Tensor:
+        """Vector of the last of some segments in a row, (1, 1, F)."""
+        last = {name: tensor[:, -1:] for name, tensor in x.items()}
+        readings = self._read(last, None, None, inside=False)
+        if next(iter(x.values())).shape[1] > 1:
+            readings = readings._replace(inside=self._inside(x, None, last=1))
+        return self.forward_inputs(self._inputs(last, None, None, 1, readings)).nodes
+
+    def _read(
+        self, x: Mapping[str, Tensor], mask: Tensor | None, video_ids: Tensor | None, *, inside: bool = True
+    ) -> Readings:
         first = next(iter(x.values()))
         count, nodes = first.shape[:2]
         shape = (count, nodes, len(self.modalities))
@@ -453,7 +511,7 @@ class LegoFusion(Fusion):
         if self.whole:
             for name in self.whole:
                 self.known_normals(name).require_fitted()
-            weights = first.new_empty(count, nodes, min(self.received, int(self.fewest)))
+            weights = first.new_empty(count, nodes, min(self.received, self._fewest))
             columns = columns.new_empty(weights.shape)
             for bags in _chunks(count, nodes * self.columns * len(self.whole), 1):
                 own = None if video_ids is None else video_ids[bags]
@@ -472,13 +530,14 @@ class LegoFusion(Fusion):
             read = fine.read(x[name], self.orders, self.kept, self.received, own_bags=video_ids)
             degree[:, :, place[name]], units[name] = read.degree, read.departure
             lengths[:, :, place[name]] = torch.linalg.vector_norm(read.departure, dim=-1)
-        return Readings(degree, self._inside(x, mask), weights, columns, lengths, units)
+        own = self._inside(x, mask) if inside else torch.full_like(degree, float("nan"))
+        return Readings(degree, own, weights, columns, lengths, units)
 
     def _relate(
         self, x: Mapping[str, Tensor], nodes: int, own: Tensor | None, video_ids: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Degrees by modality, and weights and columns that each row receives from, of rows of some bags."""
-        kept, count = min(self.kept, int(self.fewest)), min(self.received, int(self.fewest))
+        kept, count = min(self.kept, self._fewest), min(self.received, self._fewest)
         meets = None
         if own is not None and video_ids is not None:
             owners = video_ids[self.reference_units[:, 0]]
@@ -492,7 +551,7 @@ class LegoFusion(Fusion):
             entries[name] = surprise
         return degree, *received(self._log_graph(entries), count)
 
-    def _inside(self, x: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
+    def _inside(self, x: Mapping[str, Tensor], mask: Tensor | None, *, last: int | None = None) -> Tensor:
         rows = {name: self._comparable(name, tensor) for name, tensor in x.items()}
         numbers = node_numbers(list(rows.values()), mask)
         found = []
@@ -506,6 +565,7 @@ class LegoFusion(Fusion):
                     self.orders,
                     None if mask is None else mask[bags],
                     self.window,
+                    last=last,
                 )
                 for bags in _chunks(len(values), values.shape[1] * values.shape[2], 1)
             ]
@@ -545,13 +605,13 @@ class LegoFusion(Fusion):
         return self.operator.log_entries(surprises)
 
     def _fused_degree(self, log_graph: Tensor) -> Tensor:
-        kept = min(self.kept, int(self.fewest))
+        kept = min(self.kept, self._fewest)
         return degrees(-log_graph.topk(kept, dim=-1).values, self.orders)
 
     def _learned(self, inputs: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
         powers, columns = len(self.orders), self.columns
         log_graph = self._log_graph({name: inputs[name][..., :columns] for name in self.whole})
-        weights, which = received(log_graph, min(self.received, int(self.fewest)))
+        weights, which = received(log_graph, min(self.received, self._fewest))
         fused = ((self._fused_degree(log_graph) - self.fused_centre) / self.spread).nan_to_num()
         degree, inside, departure = [], [], []
         for place, (name, width) in enumerate(self.modalities.items()):
@@ -573,6 +633,8 @@ class LegoFusion(Fusion):
         stored = state_dict.get(prefix + "reference_units")
         if stored is not None and stored.ndim == 2:
             self.reference_units = self.reference_units.new_empty(stored.shape)
+        if prefix + "fewest" in state_dict:
+            self._fewest = int(state_dict[prefix + "fewest"])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -601,8 +663,23 @@ def _inside_spacing(x: Tensor, numbers: Tensor) -> Tensor:
 
 def _chunks(count: int, numbers: int, crops: int) -> Iterator[slice]:
     """Slices of bags whose graphs are held at a time; crops of one video stay together."""
+    if torch.compiler.is_exporting():  # an exported graph takes any number of bags, so no loop over them
+        return iter([slice(0, count)])
     step = max(1, NUMBERS_AT_ONCE // max(1, numbers) // crops) * crops
     return (slice(first, min(count, first + step)) for first in range(0, count, step))
+
+
+def _distances(degree: Tensor) -> Tensor:
+    """d / s from a degree: exp(2 phi) = 1 + d^2 / s^2 where all kept references are equally far."""
+    return torch.expm1(2 * degree).clamp_min(0).sqrt()
+
+
+def _first_of_each(rows: Float[Tensor, "u d"]) -> Bool[Tensor, " u"]:
+    """True where no earlier row is the same."""
+    which = torch.unique(rows, dim=0, return_inverse=True)[1]
+    first = torch.full((int(which.max()) + 1,), len(rows), device=rows.device)
+    first.scatter_reduce_(0, which, torch.arange(len(rows), device=rows.device), reduce="amin")
+    return first[which] == torch.arange(len(rows), device=rows.device)
 
 
 def _mean_over(values: Tensor, crops: int) -> Tensor:
