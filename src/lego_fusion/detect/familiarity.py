@@ -1,11 +1,12 @@
 """Is this footage like what the detector was trained on? How far its segments lie from the known normals, in each modality.
 
     d_i    = distance of a segment to the known segments nearest to it, in units of how far those lie from each other
-    ratio  = median of d_i over the segments of a video  /  the largest such median among the normal training videos,
-             each of which was held against the others
+    ratio  = median of d_i over the segments of a video  /  the largest such median among the training videos, normal ones
+             held against the others
 
-The median is over a whole video, so that an event, which is unlike the training footage and ought to be, does not count; a
-video of which most is abnormal is told apart by the size of the ratio alone. Scores of unlike footage say nothing.
+The median is over a whole video, so that an event, which is unlike the training footage and ought to be, does not count; of a
+video of which most is abnormal the training videos of that kind say how far that is from normal. Scores of unlike footage say
+nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ from torch import Tensor
 
 from ..fusion.base import Fusion
 
-UNLIKE = 2.5  # ratio from which footage is said to be unlike
-
-UNLIKE = 2.5  # ratio from which footage is said to be unlike: 1.0 to 1.8 on other clips of one camera, 4 and more on others
+UNLIKE = 2.0  # ratio from which footage is said to be unlike: at most 1.5 on other clips of one camera, 2.7 and more on others
 
 
 @torch.no_grad()
@@ -67,5 +66,5 @@ def say_unlike(modality: str, ratio: float) -> str:
     """One line for a person."""
     return (
         f"the footage is unlike the training footage in {modality} ({ratio:.1f} times as far from what is known as the most "
-        "unlike normal training video): the scores say little; train on footage of this camera, or add normal videos of it"
+        "unlike training video): the scores say little; train on footage of this camera, or add normal videos of it"
     )

@@ -131,7 +131,7 @@ class Fusion(nn.Module, ABC):
         return FeatureWindow(self, window)
 
     def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
-        """How far each node is from what is known, by modality, 1 being the most unlike normal training video.
+        """How far each node is from what is known, by modality, 1 being the most unlike training video.
 
         Empty where nothing is known.
         """

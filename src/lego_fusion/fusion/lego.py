@@ -95,7 +95,7 @@ class LegoFusion(Fusion):
     kind: ClassVar[str] = "lego"
     has_frozen_stage = True
     any_nodes = True
-    usual: Tensor  # (M,): the largest of the normal training videos' median distances to what is known
+    usual: Tensor  # (M,): the largest of the training videos' median distances to the known normals
     centre: Tensor
     spread: Tensor
     inside_centre: Tensor
@@ -431,8 +431,8 @@ class LegoFusion(Fusion):
         lengths = readings.lengths[exists.to(readings.lengths.device)].double()  # (rows, M)
         self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
         self.median.copy_(_positive((lengths / self.scale).median(0).values))
-        far = _distances(readings.degree[..., 0]).masked_fill(~known[..., None], float("nan"))
-        self.usual.copy_(_positive(far[normal].nanmedian(1).values.nan_to_num().amax(0)))
+        far = _distances(readings.degree[..., 0]).masked_fill(~exists.to(readings.degree.device)[..., None], float("nan"))
+        self.usual.copy_(_positive(far.nanmedian(1).values.nan_to_num().amax(0)))
 
     def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
         found = self._inputs(dict(x), mask, video_ids, 1, None)
