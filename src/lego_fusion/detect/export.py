@@ -30,10 +30,11 @@ class _FeaturesToScores(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector, self.names = detector.eval(), list(detector.fusion.modalities)
+        self.inside = detector.own_world is not False
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.names, features, strict=True))
-        inputs = self.detector.fusion.inputs(given, inside=self.detector.own_world is not False)
+        inputs = self.detector.fusion.inputs(given, inside=self.inside)
         output = self.detector(inputs, cached=True)
         results = (output.logits, output.logits.sigmoid())
         return results if output.graph is None else (*results, output.graph)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -462,7 +462,6 @@ class LegoFusion(Fusion):
         readings: Readings | None,
     ) -> dict[str, Tensor]:
         readings = self._read(x, mask, video_ids) if readings is None else readings
-        count, nodes = readings.degree.shape[:2]
         degree = ((readings.degree - self.centre) / self.spread).nan_to_num()  # a node without units is like any other
         inside = ((readings.inside - self.inside_centre) / self.inside_spread).nan_to_num()
         found: dict[str, Tensor] = {}
@@ -470,13 +469,13 @@ class LegoFusion(Fusion):
             if self.learns_operator:
                 found[name] = self._unfused(name, place, x[name], degree, inside, readings, video_ids)
                 continue
-            packed = degree.new_empty(count // crops, nodes, 2 * len(self.orders) + self.modalities[name])
-            packed[..., : len(self.orders)] = _mean_over(degree[:, :, place], crops)
-            packed[..., len(self.orders) : 2 * len(self.orders)] = _mean_over(inside[:, :, place], crops)
-            for bags in _chunks(count, nodes * self.modalities[name], crops):
+
+            def packed(bags: slice, place: int = place, name: str = name) -> tuple[Tensor]:
                 departure = self._departure(name, place, x[name][bags], readings, bags)
-                packed[bags.start // crops : bags.stop // crops, :, 2 * len(self.orders) :] = _mean_over(departure, crops)
-            found[name] = packed
+                parts = (degree[bags, :, place], inside[bags, :, place], departure)
+                return (torch.cat([_mean_over(part, crops) for part in parts], dim=-1),)
+
+            (found[name],) = _in_parts(packed, degree, self.modalities[name], crops)
         return found
 
     def _departure(self, name: str, place: int, x: Tensor, readings: Readings, bags: slice) -> Tensor:
@@ -501,37 +500,45 @@ class LegoFusion(Fusion):
         self, x: Mapping[str, Tensor], mask: Tensor | None, video_ids: Tensor | None, *, inside: bool = True
     ) -> Readings:
         first = next(iter(x.values()))
-        count, nodes = first.shape[:2]
-        shape = (count, nodes, len(self.modalities))
-        degree = first.new_empty(*shape, len(self.orders))
-        lengths, units = first.new_zeros(shape), dict[str, Tensor]()
-        weights = first.new_zeros(count, nodes, 0)
-        columns = torch.zeros(count, nodes, 0, dtype=torch.long, device=first.device)
-        place = {name: number for number, name in enumerate(self.modalities)}
+        whole = first.new_empty(*first.shape[:2], 0)
+        found: dict[str, tuple[Tensor, Tensor]] = {}  # degree and length of the departure
+        weights, columns, units = whole, whole.long(), dict[str, Tensor]()
         if self.whole:
             for name in self.whole:
                 self.known_normals(name).require_fitted()
-            weights = first.new_empty(count, nodes, min(self.received, self._fewest))
-            columns = columns.new_empty(weights.shape)
-            for bags in _chunks(count, nodes * self.columns * len(self.whole), 1):
+
+            def read(bags: slice) -> tuple[Tensor, ...]:
                 own = None if video_ids is None else video_ids[bags]
-                part = {name: x[name][bags].flatten(0, 1) for name in self.whole}
-                found, heaviest, which = self._relate(part, nodes, own, video_ids)
-                for name in self.whole:
-                    degree[bags, :, place[name]] = found[name].view(-1, nodes, len(self.orders))
-                    known = self.known_normals(name)
-                    moved = (part[name] - propagated(heaviest, which, known.references)) / known.full
-                    lengths[bags, :, place[name]] = torch.linalg.vector_norm(moved, dim=-1).view(-1, nodes)
-                weights[bags], columns[bags] = heaviest.view(-1, *weights.shape[1:]), which.view(-1, *columns.shape[1:])
+                return self._read_whole({name: x[name][bags] for name in self.whole}, own, video_ids)
+
+            degree, lengths, weights, columns = _in_parts(read, first, self.columns * len(self.whole), 1)
+            found = {name: (degree[:, :, at], lengths[:, :, at]) for at, name in enumerate(self.whole)}
         for name in self.units:
             fine = self.known_units(name)
             if video_ids is not None:
                 fine.set_videos(video_ids)
-            read = fine.read(x[name], self.orders, self.kept, self.received, own_bags=video_ids)
-            degree[:, :, place[name]], units[name] = read.degree, read.departure
-            lengths[:, :, place[name]] = torch.linalg.vector_norm(read.departure, dim=-1)
+            seen = fine.read(x[name], self.orders, self.kept, self.received, own_bags=video_ids)
+            units[name] = seen.departure
+            found[name] = seen.degree, torch.linalg.vector_norm(seen.departure, dim=-1)
+        degree, lengths = (torch.stack([found[name][at] for name in self.modalities], dim=2) for at in (0, 1))
         own = self._inside(x, mask) if inside else torch.full_like(degree, float("nan"))
         return Readings(degree, own, weights, columns, lengths, units)
+
+    def _read_whole(
+        self, x: Mapping[str, Tensor], own: Tensor | None, video_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Degrees, lengths of departures, weights and columns of some bags by the graphs of whole segments."""
+        nodes = next(iter(x.values())).shape[1]
+        rows = {name: tensor.flatten(0, 1) for name, tensor in x.items()}
+        degree, weights, columns = self._relate(rows, nodes, own, video_ids)
+        lengths = []
+        for name, tensor in rows.items():
+            known = self.known_normals(name)
+            moved = (tensor - propagated(weights, columns, known.references)) / known.full
+            lengths.append(torch.linalg.vector_norm(moved, dim=-1))
+        by_node = (torch.stack(list(degree.values()), 1), torch.stack(lengths, 1), weights, columns)
+        degree_, lengths_, weights, columns = (part.unflatten(0, (-1, nodes)) for part in by_node)
+        return degree_, lengths_, weights, columns
 
     def _relate(
         self, x: Mapping[str, Tensor], nodes: int, own: Tensor | None, video_ids: Tensor | None
@@ -567,7 +574,7 @@ class LegoFusion(Fusion):
                     self.window,
                     last=last,
                 )
-                for bags in _chunks(len(values), values.shape[1] * values.shape[2], 1)
+                for bags in _chunks(values.shape[0], values.shape[1] * values.shape[2], 1)
             ]
             found.append(torch.cat(parts))
         return torch.stack(found, dim=2)
@@ -664,9 +671,25 @@ def _inside_spacing(x: Tensor, numbers: Tensor) -> Tensor:
 def _chunks(count: int, numbers: int, crops: int) -> Iterator[slice]:
     """Slices of bags whose graphs are held at a time; crops of one video stay together."""
     if torch.compiler.is_exporting():  # an exported graph takes any number of bags, so no loop over them
-        return iter([slice(0, count)])
+        return iter([slice(None)])
     step = max(1, NUMBERS_AT_ONCE // max(1, numbers) // crops) * crops
     return (slice(first, min(count, first + step)) for first in range(0, count, step))
+
+
+def _in_parts(
+    make: Callable[[slice], tuple[Tensor, ...]], bags: Tensor, width: int, crops: int
+) -> tuple[Tensor, ...]:
+    """What ``make`` gives of all bags, made of a few at a time where each of their nodes takes ``width`` numbers."""
+    slices = list(_chunks(bags.shape[0], bags.shape[1] * width, crops))
+    if len(slices) == 1:
+        return make(slices[0])
+    found: tuple[Tensor, ...] = ()
+    for part in slices:
+        made = make(part)
+        found = found or tuple(one.new_empty(bags.shape[0] // crops, *one.shape[1:]) for one in made)
+        for whole, one in zip(found, made, strict=True):
+            whole[part.start // crops : part.stop // crops] = one
+    return found
 
 
 def _distances(degree: Tensor) -> Tensor:
