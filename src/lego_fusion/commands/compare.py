@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, warn
+from .terminal import DEVICES, SMOOTHING_HELP, as_text, names, one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..detect.comparison import Comparison
@@ -36,6 +36,7 @@ def compare(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them counts.")
     ] = 0.0,
+    smoothing: Annotated[float | None, typer.Option(help=SMOOTHING_HELP, show_default=False)] = None,
     test_best: Annotated[
         bool, typer.Option("--test-best", help="Also the untrained start, and what picking the best test step would add.")
     ] = False,
@@ -62,6 +63,7 @@ def compare(
     from ..detect.ranks import process_group
     from ..detect.settings import read_training_config
     from ..errors import MissingExtraError, check_choice
+    from ..measure.smoothing import SMOOTHING
     from ..report.comparison import document, save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
 
@@ -78,6 +80,7 @@ def compare(
         conditions=names(conditions),
         training=read_training_config(config, {} if steps is None else {"steps": steps}),
         validation=validation,
+        smoothing=SMOOTHING if smoothing is None else smoothing,
         test_best=test_best,
     )
     if figure is not None:

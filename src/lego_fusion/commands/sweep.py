@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, remark, warn
+from .terminal import DEVICES, SMOOTHING_HELP, as_text, names, one_line_errors, print_json, print_table, progress, remark, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -38,6 +38,7 @@ def sweep(
     rows: Annotated[str, typer.Option(help="What a node hands on: sorted, ordered. Default: the fusion's.")] = "",
     config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, as for train.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help=SMOOTHING_HELP, show_default=False)] = None,
     test: Annotated[bool, typer.Option("--test", help="Then also measure on the test videos.")] = False,
     search: Annotated[int, typer.Option(help="Instead of the whole grid, so many trials chosen by Optuna.")] = 0,
     storage: Annotated[
@@ -67,6 +68,7 @@ def sweep(
     from ..detect.settings import read_training_config
     from ..detect.sweep_plan import make_sweep_plan, parse_grid
     from ..errors import ParameterError, check_choice
+    from ..measure.smoothing import SMOOTHING
 
     data = Dataset.open(dataset)
     words = grid or [f"order.{name}=1..3" for name in names(modalities) or data.modalities]
@@ -79,6 +81,7 @@ def sweep(
         "seeds": seeds,
         "training": read_training_config(config, given),
         "validation": validation,
+        "smoothing": SMOOTHING if smoothing is None else smoothing,
         "dtype": check_choice(cache_type, "cache_type", "sweep", ("float32", "float16")),
     }
     if search and test:
@@ -144,7 +147,8 @@ def _save_pick(data: Dataset, out: Path, table: SweepTable, detector: Detector, 
     plan, row = table.plan, table.rows[table.pick]
     training = plan.trial(0, row.values, plan.training.seed + row.trials[0] % plan.seeds).training
     train = chosen_bags(plan, data, out, cache=cache)
-    save_run(out / "pick", detector, data, plan.split, training, train, method=plan.method, nodes=plan.nodes)
+    facts: dict[str, Any] = {"method": plan.method, "nodes": plan.nodes, "smoothing": plan.smoothing}
+    save_run(out / "pick", detector, data, plan.split, training, train, **facts)
     return out / "pick"
 
 

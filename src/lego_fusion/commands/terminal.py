@@ -23,6 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 USER_ERROR = 2
 STOPPED = 130
+SMOOTHING_HELP = "Seconds over which scores are smoothed, one standard deviation; 0 for none. Default: 0.5."
 DEVICES = "Processes that work on this together, as under torchrun --nproc_per_node."
 _PLAIN_WIDTH = 240  # of tables that are not shown on a terminal: wide enough that none is folded
 

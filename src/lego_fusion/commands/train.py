@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import DEVICES, names, one_line_errors, print_json, progress, warn
+from .terminal import DEVICES, SMOOTHING_HELP, names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -35,6 +35,7 @@ def train(
         int | None,
         typer.Option(help="Make a model that 'watch' can run: segments of so many snippets each instead of 32 equal spans."),
     ] = None,
+    smoothing: Annotated[float | None, typer.Option(help=SMOOTHING_HELP, show_default=False)] = None,
     snapshots: Annotated[
         int | None, typer.Option(help="Also keep the weights of the start, of every so many steps and of the end.")
     ] = None,
@@ -57,6 +58,7 @@ def train(
     from ..detect.runs import train_run
     from ..errors import check_choice
     from ..measure.result import save_results
+    from ..measure.smoothing import SMOOTHING
 
     given = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "normal_only": normal_only}
     settings = _settings(config, validation, snapshot_every=snapshots, **given)
@@ -71,6 +73,7 @@ def train(
             method=method,
             training=settings,
             segment_snippets=segment_snippets,
+            smoothing=SMOOTHING if smoothing is None else smoothing,
             validation=validation,
             threads=threads,
             cache=cache,

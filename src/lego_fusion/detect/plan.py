@@ -106,6 +106,7 @@ class Plan(BaseModel):
         training: The same for every fusion.
         validation: Share of the training videos of each label that are held out; 0 holds none out.
         nodes: N, segments per video.
+        smoothing: Of every method's scores, in seconds (``measure.smoothing``); a plan that does not say has none.
         test_best: Whether the test videos are also scored at the start and along the way, to measure the optimism gap.
         datasets: With their splits.
     """
@@ -122,6 +123,7 @@ class Plan(BaseModel):
     training: TrainingConfig
     validation: float
     nodes: int
+    smoothing: float = 0.0
     test_best: bool
     datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from ..measure.smoothing import SMOOTHING, check_smoothing
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
 from .protocol import LEARNED, Split, domain_splits, hold_out, own_split, require_labels, resplits
@@ -48,6 +49,7 @@ def make_plan(
     training: TrainingConfig | None = None,
     validation: float = 0.0,
     nodes: int = 32,
+    smoothing: float = SMOOTHING,
     test_best: bool = False,
 ) -> Plan:
     """Fix a comparison before anything is trained.
@@ -65,6 +67,7 @@ def make_plan(
         training: The same for every fusion.
         validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
         nodes: N.
+        smoothing: Of the scores of every method, references too, in seconds (``measure.smoothing``); 0 for none.
         test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
 
     Raises:
@@ -94,6 +97,7 @@ def make_plan(
         training=training,
         validation=validation,
         nodes=nodes,
+        smoothing=check_smoothing(smoothing, "compare"),
         test_best=test_best,
         datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
     )

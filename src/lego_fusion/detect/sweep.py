@@ -215,8 +215,8 @@ def measure_on_test(
         raise CheckpointError("the graphs hold no test video", where=graphs.path, fix="delete the file")
     for trial in trials:
         detector = _with_weights(_detector(plan, options, graphs, trial), weights, trial.number)
-        scores = predict_logits(detector, graphs.others).double().sigmoid()
-        scored = scored_videos(dataset, dict(zip(graphs.others.videos, scores, strict=True)))
+        logits = dict(zip(graphs.others.videos, predict_logits(detector, graphs.others).double(), strict=True))
+        scored = scored_videos(dataset, logits, smoothing=plan.smoothing)
         measured.append(detection_metrics(scored).values)
         if on_trial is not None:
             on_trial(len(measured), len(trials))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int
+from ..measure.smoothing import SMOOTHING, check_smoothing
 from .bags import require_modalities
 from .graph_cache import GraphType, state_of_files
 from .protocol import Split, hold_out, make_default_fusion, require_labels
@@ -74,6 +75,7 @@ class SweepPlan(BaseModel):
         split: With validation videos, by which configurations are compared.
         nodes: N, segments per video.
         hidden: Width of the head.
+        smoothing: Of the scores of test videos and of the pick, in seconds (``measure.smoothing``); by default none.
         grid: Values of each parameter: ``order`` of all modalities, ``order.<modality>`` of one, or a training setting.
         seeds: How many; they count up from the training's.
         training: What the grid leaves alone.
@@ -92,6 +94,7 @@ class SweepPlan(BaseModel):
     split: Split
     nodes: int
     hidden: int
+    smoothing: float = 0.0
     grid: dict[str, tuple[Value, ...]]
     seeds: int = Field(ge=1)
     training: TrainingConfig
@@ -135,6 +138,7 @@ def make_sweep_plan(
     validation: float = 0.0,
     nodes: int = 32,
     hidden: int = 32,
+    smoothing: float = SMOOTHING,
     dtype: GraphType = "float32",
 ) -> SweepPlan:
     """Fix a sweep before anything is trained.
@@ -150,6 +154,7 @@ def make_sweep_plan(
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
         nodes: N.
         hidden: Width of the head.
+        smoothing: Of the scores of test videos and of the pick, in seconds; bags are compared by their segments.
         dtype: Type of the cached graphs.
 
     Raises:
@@ -182,6 +187,7 @@ def make_sweep_plan(
         split=split,
         nodes=nodes,
         hidden=hidden,
+        smoothing=check_smoothing(smoothing, "sweep"),
         grid={name: tuple(values) for name, values in grid.items()},
         seeds=seeds,
         training=training,

@@ -43,12 +43,6 @@ class Fusion(nn.Module, ABC):
     """
 
     kind: ClassVar[str] = "fusion"
-    has_frozen_stage: bool = False  # whether ``inputs`` are more than the features
-    knows_training: bool = True  # whether the frozen stage learns from the training videos at all
-    pools_crops: bool = False  # whether ``inputs`` are one bag a video, the mean over its crops
-    one_pass: bool = False  # whether one pass over a video gives what causal windows give one by one
-    any_nodes: bool = False  # whether bags of any number of nodes can be read, however many it was trained on
-    columns: int = 0  # known normal segments that nodes are related to
     out_features: int
     units: Mapping[str, int]
 
@@ -125,6 +119,36 @@ class Fusion(nn.Module, ABC):
     ) -> FusionOutput:
         """``forward`` from what ``inputs`` gave."""
         return self(inputs, mask)  # type: ignore[no-any-return]
+
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Whether ``inputs`` are more than the features."""
+        return False
+
+    @property
+    def knows_training(self) -> bool:
+        """Whether the frozen stage learns from the training videos at all."""
+        return True
+
+    @property
+    def pools_crops(self) -> bool:
+        """Whether ``inputs`` are one bag a video, the mean over its crops."""
+        return False
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether one pass over a video gives what causal windows would give one by one."""
+        return False
+
+    @property
+    def any_nodes(self) -> bool:
+        """Whether bags of any number of nodes can be read, however many it was trained on."""
+        return False
+
+    @property
+    def columns(self) -> int:
+        """Known normal segments that nodes are related to."""
+        return 0
 
     def stream(self, window: int, *, inside: bool = True) -> NodeStream:
         """Node vectors of a running video, one segment after the other; ``inside`` as in ``inputs``."""

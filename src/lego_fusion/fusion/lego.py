@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import Form, GraphOperator
-from ..graph.readings import bounded, degrees, inside_degrees, propagated, received, time_reach
-from ..graph.references import choose_references, evenly_thinned, node_numbers, require_several_videos
+from ..graph.readings import degrees, propagated, time_reach
 from .base import Fusion, FusionOutput, mask_nodes
-from .known import KnownNormals, column_scales, normal_rows
+from .frozen import FrozenReadings, Own, Readings, Settings, chunks
+from .known import KnownNormals
 from .known_units import KnownUnits
 from .modality_options import unit_groups
 from .reading_head import FUSED, Layout, ReadingHead
 from .streams import NodeRing, NodeStream
-from .units import mean_over_units
 
 OperatorChoice = Literal["fixed", "learned"]
 OPERATORS: tuple[OperatorChoice, ...] = ("fixed", "learned")
-NUMBERS_AT_ONCE = 2**23  # entries of the graphs that are held at a time
-
-
-class Readings(NamedTuple):
-    """What the graphs say of the nodes of some bags, before it is centred and scaled.
-
-    Args:
-        degree: phi_mp, (B, N, M, P).
-        inside: phi'_mp in the graph inside the video, (B, N, M, P); NaN where there is nothing to compare with.
-        weights: Of the known segments that each node receives from, (B, N, r).
-        columns: Which they are, (B, N, r).
-        lengths: Length of the departure in each modality, (B, N, M).
-        units: Departures of modalities of finer units, (B, N, D), in deviations among normals.
-    """
-
-    degree: Float[Tensor, "b n m p"]
-    inside: Float[Tensor, "b n m p"]
-    weights: Float[Tensor, "b n r"]
-    columns: Int[Tensor, "b n r"]
-    lengths: Float[Tensor, "b n m"]
-    units: dict[str, Float[Tensor, "b n _"]]
 
 
 class LegoFusion(Fusion):
@@ -54,7 +31,8 @@ class LegoFusion(Fusion):
     R_M), by default their product. A node hands on
 
     * its *degrees* phi_mp = -(1 / 2p) log mean_kept R_m,ij^p: how known is it, in each modality and at each power;
-    * its *departure* r_m = x_m - sum_j G_ij x_m,j / sum_j G_ij: which way is it unlike the known segments that it is most like;
+    * its *departure* r_m = x_m - sum_j G~_ij x_m,j, G~ = G^(1 / M) with rows that sum to 1: which way is it unlike the known
+      segments, the more like it the more they count;
     * its degrees in the graph inside its own video: how unlike the rest of the video is it.
 
     None of them holds a learned parameter: a training video's own columns are masked (cross-fitting), everything is centred and
@@ -65,9 +43,8 @@ class LegoFusion(Fusion):
         modalities: Width of each modality by name.
         references: Most known segments K, evenly thinned where there are more.
         kept: Largest entries of a row that its degree sees.
-        received: Largest entries of a row of G that propagate.
         orders: Powers p of the degrees.
-        bandwidth_exponent: e of ``references.local_bandwidths``, in [0, 1]; 1/2 is half-way from common to local.
+        bandwidth_exponent: e of ``references.local_bandwidths``, in [0, 1]: 0 is one common bandwidth, 1 a fully local one.
         pseudo_videos: Videos of mean variance that steady the scales of columns.
         time_context: Deviation of the mean over nodes near in time, in nodes; 0 is none.
         window: Nodes up to a node's own that its time context and its own video's graph may see, for streams; None: the whole
@@ -93,18 +70,7 @@ class LegoFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego"
-    has_frozen_stage = True
-    any_nodes = True
-    usual: Tensor  # (M,): the largest of the training videos' median distances to the known normals
-    centre: Tensor
-    spread: Tensor
-    inside_centre: Tensor
-    inside_spread: Tensor
-    inside_bandwidth: Tensor
-    scale: Tensor
-    median: Tensor
     fused_centre: Tensor
-    reference_units: Tensor  # (K, 2): training bag and node of each column, so that it can be shown; -1 where it was added
 
     def __init__(
         self,
@@ -112,9 +78,8 @@ class LegoFusion(Fusion):
         *,
         references: int = 2048,
         kept: int = 3,
-        received: int = 10,
         orders: Sequence[int] = (1, 2),
-        bandwidth_exponent: float = 0.5,
+        bandwidth_exponent: float = 0.25,
         pseudo_videos: float = 4.0,
         time_context: float = 2.0,
         window: int | None = None,
@@ -129,43 +94,39 @@ class LegoFusion(Fusion):
         super().__init__(modalities)
         owner = "LegoFusion"
         self.units = unit_groups(self.modalities, units or {})
-        self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
-        self.references = check_int(references, "references", owner, low=1)
-        self.kept = check_int(kept, "kept", owner, low=1)
-        self.received = check_int(received, "received", owner, low=1)
         self.orders = tuple(check_int(p, "orders", owner, low=1) for p in orders)
         if not self.orders:
             raise ParameterError("The 'orders' parameter of LegoFusion must name at least one power. Got none")
-        self.bandwidth_exponent = check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0)
-        self.pseudo_videos = check_number(pseudo_videos, "pseudo_videos", owner, low=0.0)
+        settings = Settings(
+            references=check_int(references, "references", owner, low=1),
+            kept=check_int(kept, "kept", owner, low=1),
+            orders=self.orders,
+            bandwidth_exponent=check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0),
+            pseudo_videos=check_number(pseudo_videos, "pseudo_videos", owner, low=0.0),
+            window=None if window is None else check_int(window, "window", owner, low=1),
+            most_novel=check_int(most_novel, "most_novel", owner, low=1),
+        )
+        self.settings, self.window = settings, window
         self.time_context = check_number(time_context, "time_context", owner, low=0.0, high=1e4)
-        self.window = None if window is None else check_int(window, "window", owner, low=1)
         self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
+        self._config: dict[str, Any] = {**settings._asdict(), "orders": list(self.orders), "units": self.units}
+        self._config |= {"time_context": self.time_context, "operator": operator}
+        self._learned_config = {"order": order, "form": form, "rank": rank, "seed": seed}
+        self.frozen = FrozenReadings(self.modalities, self.units, settings)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
-        self._config = {"references": self.references, "kept": self.kept, "received": self.received}
-        self._config |= {"orders": list(self.orders), "bandwidth_exponent": self.bandwidth_exponent}
-        self._config |= {"pseudo_videos": self.pseudo_videos, "time_context": self.time_context, "window": self.window}
-        self._config |= {"operator": operator, "order": order, "form": form, "rank": rank}
-        self._config |= {"units": self.units, "most_novel": most_novel, "seed": seed}
-        self.known = nn.ModuleDict()
-        for name, width in self.modalities.items():
-            groups = self.units.get(name)
-            known = KnownNormals(width) if groups is None else KnownUnits(width, groups=groups, most_novel=most_novel)
-            self.known[name] = known
         self.operator = _operator(self.whole, operator, order, form, rank, seed)
-        count, powers = len(self.modalities), len(self.orders)
-        for buffer in ("centre", "inside_centre"):
-            self.register_buffer(buffer, torch.zeros(count, powers))
-        for buffer in ("spread", "inside_spread"):
-            self.register_buffer(buffer, torch.ones(()))
-        for buffer in ("inside_bandwidth", "scale", "median", "usual"):
-            self.register_buffer(buffer, torch.ones(count))
-        self.register_buffer("fused_centre", torch.zeros(powers))
-        self.register_buffer("fewest", torch.tensor(0))  # columns that every training video meets at least
-        self.register_buffer("reference_units", torch.zeros(0, 2, dtype=torch.long))
-        self._fewest = 0  # the same as a number, which an exported graph has as a constant
-        self._remembered: tuple[Any, ...] | None = None
+        self.register_buffer("fused_centre", torch.zeros(len(self.orders)))
+
+    @property
+    def whole(self) -> list[str]:
+        """Modalities of one vector per node; the fused graph is of these."""
+        return self.frozen.whole
+
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def learns_operator(self) -> bool:
@@ -178,14 +139,24 @@ class LegoFusion(Fusion):
         return not self.learns_operator
 
     @property
+    def any_nodes(self) -> bool:
+        """Always: every node is read by itself, or against as many others as there are."""
+        return True
+
+    @property
     def one_pass(self) -> bool:
         """Whether one pass over a video gives what its windows would give one by one."""
         return self.window is not None
 
     @property
-    def columns(self) -> int:  # type: ignore[override]
+    def columns(self) -> int:
         """Known segments K; 0 before ``fit_statistics``, and where all modalities are of finer units."""
-        return len(self.reference_units)
+        return len(self.frozen.reference_units)
+
+    @property
+    def reference_units(self) -> Int[Tensor, "k two"]:
+        """Training bag and node of each column, so that it can be shown; -1 where it was added."""
+        return self.frozen.reference_units
 
     @property
     def layout(self) -> Layout:
@@ -204,11 +175,19 @@ class LegoFusion(Fusion):
 
     def config(self) -> dict[str, Any]:
         """Arguments that make an equal fusion."""
-        return {"modalities": self.modalities, **self._config}
+        return {"modalities": self.modalities, **self._config, **self._learned_config}
 
     def frozen_config(self) -> dict[str, Any]:
         """All of it but what a learned operator is; ``operator`` says what the inputs are."""
-        return {name: value for name, value in self._config.items() if name not in ("order", "form", "rank", "seed")}
+        return dict(self._config)
+
+    def known_normals(self, name: str) -> KnownNormals:
+        """What is known of a modality."""
+        return self.frozen.of(name)
+
+    def known_units(self, name: str) -> KnownUnits:
+        """What is known of a modality of finer units; ``ParameterError`` where it has none."""
+        return self.frozen.units_of(name)
 
     def fit_statistics(
         self,
@@ -222,8 +201,12 @@ class LegoFusion(Fusion):
         Raises:
             DataError: If fewer than two normal videos are given.
         """
-        self._fit(features, labels, video_ids, mask)
+        x = self._chosen(features)
+        self.frozen.fit(x, ~labels, video_ids, mask, self.operator)
+        if self.learns_operator:
+            self._fit_fused(x, ~labels, video_ids, mask)
 
+    @torch.no_grad()
     def training_inputs(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
@@ -237,9 +220,9 @@ class LegoFusion(Fusion):
     ) -> dict[str, Float[Tensor, "v n ..."]]:
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
-        chosen = self._chosen(features if shown is None else shown)
-        readings = None if shown is not None else self._recall(chosen, video_ids, mask)
-        return self._inputs(chosen, mask, video_ids, crops, readings)
+        x = self._chosen(features if shown is None else shown)
+        remembered = self.frozen.remembered(x, video_ids, mask)
+        return self._inputs(x, mask, self.frozen.own(video_ids, video_ids), crops, remembered)
 
     def inputs(
         self,
@@ -254,8 +237,7 @@ class LegoFusion(Fusion):
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
         K surprises, P degrees, P inside degrees and the features. Without ``inside`` the inside degrees are zero.
         """
-        chosen = self._chosen(features)
-        return self._inputs(chosen, mask, None, crops, self._read(chosen, mask, None, inside=inside))
+        return self._inputs(self._chosen(features), mask, None, crops, None, inside=inside)
 
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
@@ -283,30 +265,19 @@ class LegoFusion(Fusion):
             return super().stream(window, inside=inside)
         return NodeRing(self._last_node, window=self.window if inside else 1, reach=time_reach(self.time_context))
 
+    def _last_node(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Vector of the last of some segments in a row, (1, 1, F)."""
+        x = self._chosen(features)
+        last = {name: tensor[:, -1:] for name, tensor in x.items()}
+        readings = self.frozen.read(last, None, self.operator, inside=False)
+        if next(iter(x.values())).shape[1] > 1:
+            readings = readings._replace(inside=self.frozen.inside(x, None, last=1))
+        return self.forward_inputs(self._inputs(last, None, None, 1, readings)).nodes
+
     def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
         """Distance to the nearest known normals, in units of how far these lie apart, over the largest usual one."""
-        readings = self._read(self._chosen(features), None, None, inside=False)
-        ratios = _distances(readings.degree[..., 0]) / self.usual
-        return {name: ratios[..., place].nan_to_num() for place, name in enumerate(self.modalities)}
-
-    def known_normals(self, name: str) -> KnownNormals:
-        """What is known of a modality."""
-        known = self.known[name]
-        if not isinstance(known, KnownNormals):  # for the type checker: nothing else is put there
-            raise TypeError(type(known))
-        return known
-
-    def known_units(self, name: str) -> KnownUnits:
-        """What is known of a modality of finer units.
-
-        Raises:
-            ParameterError: If the modality has none.
-        """
-        known = self.known[name] if name in self.units else None
-        if not isinstance(known, KnownUnits):
-            there = ", ".join(self.units) or "none"
-            raise ParameterError(f"modality '{name}' is not read unit by unit", expected="a fine modality", got=there)
-        return known
+        ratios = self.frozen.unlikeness(self.frozen.read(self._chosen(features), None, self.operator, inside=False))
+        return {name: ratios[..., place] for place, name in enumerate(self.modalities)}
 
     @torch.no_grad()
     def relations(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]]:
@@ -323,7 +294,21 @@ class LegoFusion(Fusion):
         video_ids: Int[Tensor, " b"] | None = None,
     ) -> Readings:
         """Degrees and departures before they are centred and scaled; with ``video_ids`` of training bags, cross-fitted."""
-        return self._read(self._chosen(features), mask, video_ids)
+        own = None if video_ids is None else self.frozen.own(video_ids, video_ids)
+        return self.frozen.read(self._chosen(features), mask, self.operator, own)
+
+    @torch.no_grad()
+    def most_like(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], count: int = 10
+    ) -> tuple[Float[Tensor, "b n r"], Int[Tensor, "b n r"]]:
+        """The known segments that each node is most like in all modalities together: their weights in G~, and their columns."""
+        x = self._chosen(features)
+        found = []
+        for bags in chunks(len(x[self.whole[0]]), x[self.whole[0]].shape[1] * self.columns * len(self.whole), 1):
+            entries = {name: self.known_normals(name).surprise(x[name][bags]) for name in self.whole}
+            weights = torch.softmax(self._log_graph(entries) / len(self.whole), dim=-1)
+            found.append(weights.topk(min(count, self.columns), dim=-1))
+        return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
 
     def add_normals(
         self,
@@ -333,23 +318,17 @@ class LegoFusion(Fusion):
         *,
         most: int,
     ) -> Int[Tensor, "u two"]:
-        """Know the distinct segments of more normal bags that are not known yet, evenly thinned to ``most``."""
-        self._require_whole()
+        """Know the distinct segments of more normal bags that are not known yet, evenly thinned to ``most``.
+
+        Raises:
+            ParameterError: If the fusion has modalities of finer units.
+        """
         x = self._chosen(features)
-        everything = torch.ones(len(video_ids), dtype=torch.bool, device=video_ids.device)
-        places = choose_references(node_numbers(list(x.values()), mask), everything, next(iter(x.values()))[..., 0].numel(), mask)
-        rows = torch.cat([values[places[:, 0], places[:, 1]] for values in x.values()], dim=1)
-        known = torch.cat([self.known_normals(name).references for name in x], dim=1)
-        places = evenly_thinned(places[_first_of_each(torch.cat([known, rows]))[len(known) :]], most)
+        places = self.frozen.new_places(x, mask, most)
+        chosen = {name: values[places[:, 0], places[:, 1]] for name, values in x.items()}
         if len(places):
-            chosen = {name: values[places[:, 0], places[:, 1]] for name, values in x.items()}
             self.add_references(chosen, video_ids[places[:, 0]])
         return places
-
-    def _require_whole(self) -> None:
-        if self.units:
-            got = f"units of {', '.join(self.units)}"
-            raise ParameterError("known segments can be added where all modalities have one vector", got=got, fix="train again")
 
     def add_references(self, features: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
         """Know more normal segments, without training: new columns of every graph; the others stay as they are.
@@ -361,288 +340,89 @@ class LegoFusion(Fusion):
         Raises:
             ParameterError: If the fusion has modalities of finer units.
         """
-        self._require_whole()
-        chosen = self._chosen({name: x[None] for name, x in features.items()})
-        for name, x in chosen.items():
-            self.known_normals(name).add_references(x[0], videos, self.bandwidth_exponent)
-        nowhere = self.reference_units.new_full((len(videos), 2), -1)  # in no training bag
-        self.reference_units = torch.cat([self.reference_units, nowhere])
-        self._remembered = None
-
-    # ---- the frozen stage
+        x = self._chosen({name: values[None] for name, values in features.items()})
+        self.frozen.add({name: values[0] for name, values in x.items()}, videos)
 
     def _chosen(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.modalities, self.select(features), strict=True))
-
-    @torch.no_grad()
-    def _fit(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
-        x, normal = self._chosen(features), ~labels
-        if not bool(normal.any()):
-            raise DataError("reference units come from normal videos", expected="normal training videos", got="none")
-        videos = len(video_ids[normal].unique())
-        if self.whole:
-            numbers = node_numbers([x[name] for name in self.whole], mask)
-            self.reference_units = choose_references(numbers, normal, self.references, mask)
-            owners = video_ids[self.reference_units[:, 0]]
-            require_several_videos(owners)
-            counts = owners.unique(return_counts=True)[1]
-            self._fewest = len(owners) - int(counts.max())
-            self.fewest.fill_(self._fewest)
-        for name in self.whole:
-            known, units = self.known_normals(name), self.reference_units
-            known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.pseudo_videos))
-            known.fit_references(x[name][units[:, 0], units[:, 1]], owners, self.bandwidth_exponent)
-        options = {"most": self.references, "exponent": self.bandwidth_exponent, "pseudo_videos": self.pseudo_videos}
-        for name in self.units:
-            self.known_units(name).fit_units(x[name], normal, video_ids, name=name, **options)
-        self._fit_inside(x, normal, mask)
-        readings = self._read(x, mask, video_ids)
-        self._fit_usual(readings, normal, mask)
-        if self.learns_operator:
-            self._fit_fused(x, normal, video_ids, mask)
-        tensors = [weakref.ref(tensor) for tensor in x.values()]
-        versions = [tensor._version for tensor in x.values()]
-        self._remembered = tensors, versions, video_ids, mask, readings
-
-    def _fit_inside(self, x: Mapping[str, Tensor], normal: Tensor, mask: Tensor | None) -> None:
-        """Bandwidth inside videos: geometric mean over normal nodes of the distance to the 3 nearest others of the video."""
-        rows = {name: self._comparable(name, tensor[normal]) for name, tensor in x.items()}
-        there = None if mask is None else mask[normal]
-        numbers = node_numbers(list(rows.values()), there)
-        for place, (name, values) in enumerate(rows.items()):
-            spacing = []
-            for bag in range(len(values)):
-                exists = torch.ones_like(numbers[bag], dtype=torch.bool) if there is None else there[bag]
-                spacing.append(_inside_spacing(values[bag][exists] / self.known_normals(name).near, numbers[bag][exists]))
-            positive = torch.cat(spacing)
-            positive = positive[positive > 0]
-            self.inside_bandwidth[place] = positive.log().mean().exp() if len(positive) else 1.0
-
-    def _fit_usual(self, readings: Readings, normal: Tensor, mask: Tensor | None) -> None:
-        """Centres and scales of what the graphs say of normal bags (of departures: of all training bags)."""
-        exists = torch.ones(readings.degree.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
-        known = exists.to(readings.degree.device) & normal[:, None]
-        degree = readings.degree[known].double()  # (rows, M, P)
-        self.centre.copy_(_nanmean(degree))
-        self.spread.copy_(_deviation((degree - self.centre).nan_to_num().sum((-1, -2))))
-        inside = readings.inside[known].double()
-        self.inside_centre.copy_(_nanmean(inside))
-        self.inside_spread.copy_(_deviation((inside - self.inside_centre).nan_to_num().sum((-1, -2))))
-        lengths = readings.lengths[exists.to(readings.lengths.device)].double()  # (rows, M)
-        self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
-        self.median.copy_(_positive((lengths / self.scale).median(0).values))
-        far = _distances(readings.degree[..., 0]).masked_fill(~exists.to(readings.degree.device)[..., None], float("nan"))
-        self.usual.copy_(_positive(far.nanmedian(1).values.nan_to_num().amax(0)))
-
-    def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
-        found = self._inputs(dict(x), mask, video_ids, 1, None)
-        graph = self._log_graph({name: found[name][..., : self.columns] for name in self.whole})
-        degree = self._fused_degree(graph)
-        known = normal[:, None].expand(degree.shape[:2]) if mask is None else mask & normal[:, None]
-        self.fused_centre.copy_(degree[known].double().mean(0))
-
-    def _recall(self, x: Mapping[str, Tensor], video_ids: Tensor, mask: Tensor | None) -> Readings | None:
-        """The readings found while fitting, where these are the very tensors that were fitted on."""
-        if self._remembered is None:
-            return None
-        tensors, versions, ids, known_mask, readings = self._remembered
-        same = all(
-            one() is tensor and tensor._version == version
-            for one, tensor, version in zip(tensors, x.values(), versions, strict=True)
-        )
-        found: Readings = readings
-        return found if same and known_mask is mask and torch.equal(ids, video_ids) else None
 
     def _inputs(
         self,
         x: dict[str, Tensor],
         mask: Tensor | None,
-        video_ids: Tensor | None,
+        own: Own | None,
         crops: int,
         readings: Readings | None,
+        *,
+        inside: bool = True,
     ) -> dict[str, Tensor]:
-        readings = self._read(x, mask, video_ids) if readings is None else readings
-        degree = ((readings.degree - self.centre) / self.spread).nan_to_num()  # a node without units is like any other
-        inside = ((readings.inside - self.inside_centre) / self.inside_spread).nan_to_num()
-        found: dict[str, Tensor] = {}
-        for place, name in enumerate(self.modalities):
-            if self.learns_operator:
-                found[name] = self._unfused(name, place, x[name], degree, inside, readings, video_ids)
-                continue
-
-            def packed(bags: slice, place: int = place, name: str = name) -> tuple[Tensor]:
-                departure = self._departure(name, place, x[name][bags], readings, bags)
-                parts = (degree[bags, :, place], inside[bags, :, place], departure)
-                return (torch.cat([_mean_over(part, crops) for part in parts], dim=-1),)
-
-            (found[name],) = _in_parts(packed, degree, self.modalities[name], crops)
-        return found
-
-    def _departure(self, name: str, place: int, x: Tensor, readings: Readings, bags: slice) -> Tensor:
-        """Scaled and bounded departures of some bags."""
-        if name in self.units:
-            departure = readings.units[name][bags]
-        else:
-            known = self.known_normals(name)
-            expected = propagated(readings.weights[bags].flatten(0, 1), readings.columns[bags].flatten(0, 1), known.references)
-            departure = (x - expected.view_as(x)) / known.full
-        return bounded(departure / self.scale[place], self.median[place])
-
-    def _last_node(self, x: Mapping[str, Tensor]) -> Tensor:
-        """Vector of the last of some segments in a row, (1, 1, F)."""
-        last = {name: tensor[:, -1:] for name, tensor in x.items()}
-        readings = self._read(last, None, None, inside=False)
-        if next(iter(x.values())).shape[1] > 1:
-            readings = readings._replace(inside=self._inside(x, None, last=1))
-        return self.forward_inputs(self._inputs(last, None, None, 1, readings)).nodes
-
-    def _read(
-        self, x: Mapping[str, Tensor], mask: Tensor | None, video_ids: Tensor | None, *, inside: bool = True
-    ) -> Readings:
+        """What the frozen stage makes of bags, a few at a time unless their readings are there already."""
         first = next(iter(x.values()))
-        whole = first.new_empty(*first.shape[:2], 0)
-        found: dict[str, tuple[Tensor, Tensor]] = {}  # degree and length of the departure
-        weights, columns, units = whole, whole.long(), dict[str, Tensor]()
-        if self.whole:
-            for name in self.whole:
-                self.known_normals(name).require_fitted()
+        count, nodes = first.shape[:2]
+        numbers = max(sum(self.modalities.values()), self.columns * len(self.whole))
+        parts = []
+        for bags in [slice(0, count)] if readings is not None else chunks(count, nodes * numbers, crops):
+            given = {name: tensor[bags] for name, tensor in x.items()}
+            there = None if mask is None else mask[bags]
+            kept = None if own is None else Own(own.bags[bags], own.columns)
+            read = self.frozen.read(given, there, self.operator, kept, inside=inside) if readings is None else readings
+            parts.append(self._packed(given, kept, crops, read))
+        return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
 
-            def read(bags: slice) -> tuple[Tensor, ...]:
-                own = None if video_ids is None else video_ids[bags]
-                return self._read_whole({name: x[name][bags] for name in self.whole}, own, video_ids)
-
-            degree, lengths, weights, columns = _in_parts(read, first, self.columns * len(self.whole), 1)
-            found = {name: (degree[:, :, at], lengths[:, :, at]) for at, name in enumerate(self.whole)}
-        for name in self.units:
-            fine = self.known_units(name)
-            if video_ids is not None:
-                fine.set_videos(video_ids)
-            seen = fine.read(x[name], self.orders, self.kept, self.received, own_bags=video_ids)
-            units[name] = seen.departure
-            found[name] = seen.degree, torch.linalg.vector_norm(seen.departure, dim=-1)
-        degree, lengths = (torch.stack([found[name][at] for name in self.modalities], dim=2) for at in (0, 1))
-        own = self._inside(x, mask) if inside else torch.full_like(degree, float("nan"))
-        return Readings(degree, own, weights, columns, lengths, units)
-
-    def _read_whole(
-        self, x: Mapping[str, Tensor], own: Tensor | None, video_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Degrees, lengths of departures, weights and columns of some bags by the graphs of whole segments."""
-        nodes = next(iter(x.values())).shape[1]
-        rows = {name: tensor.flatten(0, 1) for name, tensor in x.items()}
-        degree, weights, columns = self._relate(rows, nodes, own, video_ids)
-        lengths = []
-        for name, tensor in rows.items():
-            known = self.known_normals(name)
-            moved = (tensor - propagated(weights, columns, known.references)) / known.full
-            lengths.append(torch.linalg.vector_norm(moved, dim=-1))
-        by_node = (torch.stack(list(degree.values()), 1), torch.stack(lengths, 1), weights, columns)
-        degree_, lengths_, weights, columns = (part.unflatten(0, (-1, nodes)) for part in by_node)
-        return degree_, lengths_, weights, columns
-
-    def _relate(
-        self, x: Mapping[str, Tensor], nodes: int, own: Tensor | None, video_ids: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Degrees by modality, and weights and columns that each row receives from, of rows of some bags."""
-        kept, count = min(self.kept, self._fewest), min(self.received, self._fewest)
-        meets = None
-        if own is not None and video_ids is not None:
-            owners = video_ids[self.reference_units[:, 0]]
-            meets = own.repeat_interleave(nodes)[:, None] == owners
-        degree, entries = {}, {}
-        for name, rows in x.items():
-            surprise = self.known_normals(name).surprise(rows)
-            if meets is not None:
-                surprise = surprise.masked_fill_(meets, float("inf"))
-            degree[name] = degrees(surprise.topk(kept, dim=-1, largest=False).values, self.orders)
-            entries[name] = surprise
-        return degree, *received(self._log_graph(entries), count)
-
-    def _inside(self, x: Mapping[str, Tensor], mask: Tensor | None, *, last: int | None = None) -> Tensor:
-        rows = {name: self._comparable(name, tensor) for name, tensor in x.items()}
-        numbers = node_numbers(list(rows.values()), mask)
-        found = []
-        for place, (name, values) in enumerate(rows.items()):
-            near, bandwidth = self.known_normals(name).near, self.inside_bandwidth[place]
-            parts = [
-                inside_degrees(
-                    values[bags] / near,
-                    numbers[bags],
-                    bandwidth,
-                    self.orders,
-                    None if mask is None else mask[bags],
-                    self.window,
-                    last=last,
-                )
-                for bags in _chunks(values.shape[0], values.shape[1] * values.shape[2], 1)
-            ]
-            found.append(torch.cat(parts))
-        return torch.stack(found, dim=2)
-
-    def _comparable(self, name: str, x: Tensor) -> Tensor:
-        """One vector per node."""
-        return mean_over_units(x) if name in self.units else x
+    def _packed(self, x: dict[str, Tensor], own: Own | None, crops: int, readings: Readings) -> dict[str, Tensor]:
+        degree, inside = self.frozen.usual(readings)
+        found = {}
+        for place, name in enumerate(self.modalities):
+            beside = [degree[:, :, place], inside[:, :, place]]
+            if self.learns_operator:
+                found[name] = self._unfused(name, x[name], beside, readings, own)
+            else:
+                packed = torch.cat([*beside, self.frozen.bounded(name, readings.departure[name])], dim=-1)
+                found[name] = packed if crops == 1 else packed.unflatten(0, (-1, crops)).mean(1)
+        return found
 
     # ---- a learned operator
 
-    def _unfused(
-        self,
-        name: str,
-        place: int,
-        x: Tensor,
-        degree: Tensor,
-        inside: Tensor,
-        readings: Readings,
-        video_ids: Tensor | None,
-    ) -> Tensor:
+    def _unfused(self, name: str, x: Tensor, beside: list[Tensor], readings: Readings, own: Own | None) -> Tensor:
         """What the learned stage needs of a modality: K surprises, degrees, inside degrees, and features or departures."""
         if name in self.units:
-            bags = slice(0, len(x))
-            return torch.cat([degree[:, :, place], inside[:, :, place], self._departure(name, place, x, readings, bags)], -1)
-        surprise = self.known_normals(name).surprise(x)
-        if video_ids is not None:
-            owners = video_ids[self.reference_units[:, 0]]
-            surprise = surprise.masked_fill((video_ids[:, None] == owners)[:, None], float("inf"))
-        return torch.cat([surprise, degree[:, :, place], inside[:, :, place], x], dim=-1)
+            return torch.cat([*beside, self.frozen.bounded(name, readings.departure[name])], dim=-1)
+        surprise = self.frozen.surprises({name: x.flatten(0, 1)}, own, x.shape[1])[name]
+        return torch.cat([surprise.unflatten(0, x.shape[:2]), *beside, x], dim=-1)
+
+    @torch.no_grad()
+    def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
+        found = self.training_inputs(x, ~normal, video_ids, mask)
+        degree = self._fused_degree(self._log_graph({name: found[name][..., : self.columns] for name in self.whole}))
+        known = normal[:, None].expand(degree.shape[:2]) if mask is None else mask & normal[:, None]
+        self.fused_centre.copy_(degree[known].double().mean(0))
 
     def _log_graph(self, surprises: Mapping[str, Tensor]) -> Tensor:
-        """log G of the operator; -inf where a column is a video's own."""
+        """Log G of the operator; -inf where a column is a video's own."""
         if self.operator is None:
             raise DataError("there is no graph to fuse", expected="a modality of whole segments")
         return self.operator.log_entries(surprises)
 
     def _fused_degree(self, log_graph: Tensor) -> Tensor:
-        kept = min(self.kept, self._fewest)
-        return degrees(-log_graph.topk(kept, dim=-1).values, self.orders)
+        return degrees(-log_graph.topk(self.frozen.kept, dim=-1).values, self.orders)
 
     def _learned(self, inputs: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
-        powers, columns = len(self.orders), self.columns
+        powers, columns, frozen = len(self.orders), self.columns, self.frozen
         log_graph = self._log_graph({name: inputs[name][..., :columns] for name in self.whole})
-        weights, which = received(log_graph, min(self.received, self._fewest))
-        fused = ((self._fused_degree(log_graph) - self.fused_centre) / self.spread).nan_to_num()
-        degree, inside, departure = [], [], []
-        for place, (name, width) in enumerate(self.modalities.items()):
-            packed = inputs[name]
+        fused = (self._fused_degree(log_graph) - self.fused_centre) / frozen.spread
+        known = [frozen.of(name).references for name in self.whole]
+        expected = dict(zip(self.whole, propagated(log_graph, known, len(self.whole)), strict=True))
+        beside, departure = [], []
+        for name, width in self.modalities.items():
+            packed = inputs[name] if name in self.units else inputs[name][..., columns:]
+            readings, values = packed.split([2 * powers, width], dim=-1)
             if name not in self.units:
-                known, packed = self.known_normals(name), packed[..., columns:]
-            own_degree, own_inside, values = packed.split([powers, powers, width], dim=-1)
-            if name not in self.units:
-                expected = (weights[..., None] * known.references[which]).sum(-2)
-                values = bounded((values - expected) / known.full / self.scale[place], self.median[place])
-            degree.append(own_degree), inside.append(own_inside), departure.append(values)
+                values = frozen.bounded(name, (values - expected[name]) / frozen.of(name).full)
+            beside.append(readings.split([powers, powers], dim=-1))
+            departure.append(values)
+        degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
-        return FusionOutput(mask_nodes(nodes, mask), log_graph.exp())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_remembered": None}  # of no use elsewhere
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        stored = state_dict.get(prefix + "reference_units")
-        if stored is not None and stored.ndim == 2:
-            self.reference_units = self.reference_units.new_empty(stored.shape)
-        if prefix + "fewest" in state_dict:
-            self._fewest = int(state_dict[prefix + "fewest"])
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
 
 
 def _operator(
@@ -656,67 +436,3 @@ def _operator(
         operator.requires_grad_(False)
         return operator
     return GraphOperator(names, order, form, rank=rank, start="product", seed=seed)
-
-
-def _inside_spacing(x: Tensor, numbers: Tensor) -> Tensor:
-    """Mean distance of each node of one video to its 3 nearest others, copies and neighbours in time apart."""
-    squared = torch.cdist(x[None].double(), x[None].double())[0].square()
-    squared = squared.masked_fill((numbers[:, None] - numbers).abs() <= 1, float("inf"))
-    nearest = squared.topk(min(3, len(x)), largest=False).values
-    there = nearest.isfinite()
-    mean = nearest.masked_fill(~there, 0.0).sqrt().sum(-1) / there.sum(-1).clamp_min(1)
-    return mean[there.any(-1)].to(x)
-
-
-def _chunks(count: int, numbers: int, crops: int) -> Iterator[slice]:
-    """Slices of bags whose graphs are held at a time; crops of one video stay together."""
-    if torch.compiler.is_exporting():  # an exported graph takes any number of bags, so no loop over them
-        return iter([slice(None)])
-    step = max(1, NUMBERS_AT_ONCE // max(1, numbers) // crops) * crops
-    return (slice(first, min(count, first + step)) for first in range(0, count, step))
-
-
-def _in_parts(
-    make: Callable[[slice], tuple[Tensor, ...]], bags: Tensor, width: int, crops: int
-) -> tuple[Tensor, ...]:
-    """What ``make`` gives of all bags, made of a few at a time where each of their nodes takes ``width`` numbers."""
-    slices = list(_chunks(bags.shape[0], bags.shape[1] * width, crops))
-    if len(slices) == 1:
-        return make(slices[0])
-    found: tuple[Tensor, ...] = ()
-    for part in slices:
-        made = make(part)
-        found = found or tuple(one.new_empty(bags.shape[0] // crops, *one.shape[1:]) for one in made)
-        for whole, one in zip(found, made, strict=True):
-            whole[part.start // crops : part.stop // crops] = one
-    return found
-
-
-def _distances(degree: Tensor) -> Tensor:
-    """d / s from a degree: exp(2 phi) = 1 + d^2 / s^2 where all kept references are equally far."""
-    return torch.expm1(2 * degree).clamp_min(0).sqrt()
-
-
-def _first_of_each(rows: Float[Tensor, "u d"]) -> Bool[Tensor, " u"]:
-    """True where no earlier row is the same."""
-    which = torch.unique(rows, dim=0, return_inverse=True)[1]
-    first = torch.full((int(which.max()) + 1,), len(rows), device=rows.device)
-    first.scatter_reduce_(0, which, torch.arange(len(rows), device=rows.device), reduce="amin")
-    return first[which] == torch.arange(len(rows), device=rows.device)
-
-
-def _mean_over(values: Tensor, crops: int) -> Tensor:
-    return values if crops == 1 else values.unflatten(0, (-1, crops)).mean(1)
-
-
-def _nanmean(values: Tensor) -> Tensor:
-    return values.nanmean(0).nan_to_num()
-
-
-def _deviation(values: Tensor) -> Tensor:
-    deviation = values.std() if len(values) > 1 else torch.zeros((), dtype=values.dtype, device=values.device)
-    return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-
-
-def _positive(values: Tensor) -> Tensor:
-    return torch.where(values > 0, values, torch.ones_like(values))
