@@ -260,7 +260,7 @@ class FrozenReadings(nn.Module):
         return (_distances(readings.degree) / self.farthest).nan_to_num()
 
     def surprises(
-        self, rows: Mapping[str, Float[Tensor, "r d"]], own: Own | None, nodes: int
+        self, rows: Mapping[str, Float[Tensor, "r d"]], own: Own | None, nodes: int | torch.SymInt
     ) -> dict[str, Float[Tensor, "r k"]]:
         """-log R of rows to every column by modality of whole segments; infinite in a video's own columns.
 
@@ -369,15 +369,18 @@ class FrozenReadings(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def chunks(count: int, numbers: int, crops: int) -> Iterator[slice]:
+def chunks(count: int | torch.SymInt, numbers: int | torch.SymInt, crops: int) -> Iterator[slice]:
     """Slices of bags of so many numbers each that are held at a time; crops of one video stay together."""
     if torch.compiler.is_exporting():  # an exported graph takes any number of bags, so no loop over them
         return iter([slice(None)])
+    count, numbers = int(count), int(numbers)
     step = max(1, NUMBERS_AT_ONCE // max(1, numbers) // crops) * crops
     return (slice(first, min(count, first + step)) for first in range(0, count, step))
 
 
-def _in_parts(make: Callable[[slice], list[Tensor]], count: int, numbers: int) -> list[Tensor]:
+def _in_parts(
+    make: Callable[[slice], list[Tensor]], count: int | torch.SymInt, numbers: int | torch.SymInt
+) -> list[Tensor]:
     """What ``make`` gives of all bags, a few of them at a time."""
     slices = list(chunks(count, numbers, 1))
     if len(slices) == 1:
