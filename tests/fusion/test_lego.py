@@ -34,6 +34,10 @@ def fitted(given: dict[str, Tensor] | None = None, labels: Tensor = LABELS, vide
     return fusion.eval()
 
 
+def value_of(number: Tensor) -> float:
+    return float(number.detach())
+
+
 def nodes(fusion: LegoFusion, given: dict[str, Tensor], videos: Tensor | None = None) -> Tensor:
     inputs = fusion.inputs(given) if videos is None else fusion.training_inputs(given, LABELS, videos)
     return fusion.forward_inputs(inputs).nodes
@@ -159,20 +163,20 @@ def test_the_price_of_the_weights_is_minus_the_log_of_normal_densities():
     with torch.no_grad():
         head.bias.fill_(1.0), head.log_a.fill_(2.0), head.weights.copy_(torch.tensor([3.0, 4.0]))
     priors = Priors(orders=0.5, departure=2.0, invariance=7.0, bias=3.0)
-    assert float(head.penalty(priors)) == pytest.approx(1 / 18 + 4 / 0.5 + 25 / 8)
+    assert value_of(head.penalty(priors)) == pytest.approx(1 / 18 + 4 / 0.5 + 25 / 8)
     # f = sqrt(2) r without time; S = diag(2, 8) * (1, 1 / 2 of the nodes) -> w' S w / tr S
     departure = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
     nodes_of_two = torch.cat([torch.zeros(1, 2, 2), departure], dim=-1)
     usual = head.usual(nodes_of_two)
     assert usual.size == pytest.approx((2 * 1 + 2 * 4) / 2)
     quadratic = (2 * 9 + 2 * 4 * 16) / 2 / 5
-    assert float(head.penalty(priors, usual)) == pytest.approx(1 / 18 + 4 / 0.5 + (25 + 7 * quadratic) / 8)
+    assert value_of(head.penalty(priors, usual)) == pytest.approx(1 / 18 + 4 / 0.5 + (25 + 7 * quadratic) / 8)
     masked = head.usual(torch.cat([nodes_of_two, torch.full((1, 1, 4), 9.0)], dim=1), torch.tensor([[True, True, False]]))
-    assert float(head.penalty(priors, masked)) == pytest.approx(float(head.penalty(priors, usual)))
+    assert value_of(head.penalty(priors, masked)) == pytest.approx(value_of(head.penalty(priors, usual)))
     head.use_own_world(True)
     with torch.no_grad():
         head.own_share.fill_(-1.0)
-    assert float(head.penalty(priors)) == pytest.approx(1 / 18 + 4 / 0.5 + 25 / 8 + 4 / 8)
+    assert value_of(head.penalty(priors)) == pytest.approx(1 / 18 + 4 / 0.5 + 25 / 8 + 4 / 8)
 
 
 def test_the_start_is_novelty_alone():
@@ -281,12 +285,12 @@ def test_a_learned_operator_starts_as_the_product(form):
     train, test = features(), features(2, seed=1)
     fixed, learned = fitted(train), fitted(train, **options)
     with torch.no_grad():  # without the noise that parts its terms
-        for name, parameter in learned.operator.named_parameters():
-            parameter.copy_((parameter.abs() > 0.5).to(parameter) if "factors" not in name else parameter.round())
+        for parameter in learned.operator.parameters():
+            parameter.copy_(parameter.round())
     plain, more = nodes(fixed, test), nodes(learned, test)
     assert more.shape[-1] == plain.shape[-1] + 2
     torch.testing.assert_close(more[..., :4], plain[..., :4], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(more[..., -7:], plain[..., -7:], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(more[..., -7:], plain[..., -7:], rtol=1e-4, atol=1e-4)
     graph = fitted(train, **options)(test).graph
     assert graph.shape == (2, N, learned.columns) and graph.min() >= 0
 
@@ -372,7 +376,6 @@ def test_what_is_wrong_with_a_modality_costs_that_modality_only():
     [
         ({"references": 0}, "'references' parameter of LegoFusion"),
         ({"kept": 0}, "'kept' parameter of LegoFusion"),
-        ({"received": 0}, "'received' parameter of LegoFusion"),
         ({"orders": ()}, "must name at least one power"),
         ({"orders": (0,)}, "'orders' parameter of LegoFusion"),
         ({"bandwidth_exponent": 1.5}, "'bandwidth_exponent' parameter of LegoFusion"),
@@ -433,7 +436,7 @@ def test_where_every_video_is_a_world_of_its_own_the_graph_inside_it_decides():
     train, _ = worlds(40, 0, own=True)
     test, odd = worlds(40, 1, own=True)
     detector = trained(train)
-    assert bool(detector.head.own_world) and float(detector.head.alpha) > 0.3
+    assert bool(detector.head.own_world) and value_of(detector.head.alpha) > 0.3
     assert auc(detector, test, odd) > 0.97
     blind = trained(train, own_world_gain=None)
     assert not bool(blind.head.own_world) and auc(blind, test, odd) < 0.75
@@ -485,28 +488,24 @@ def test_the_fit_is_a_minimum_of_the_posterior():
 
 
 def test_labels_say_which_way_of_being_unlike_is_abnormal():
-    """Two kinds of novelty, only one of which is in the abnormal training videos: learning tells them apart."""
+    """Novel segments are in all videos, further away in normal ones: only which way they lie tells them apart."""
 
     def videos(seed: int) -> tuple[Bags, Tensor]:
         bags, odd = worlds(40, seed, own=False)
-        generator = torch.Generator().manual_seed(seed + 50)
-        kinds = {name: torch.eye(values.shape[-1]) * 3 for name, values in bags.inputs.items()}
-        harmless = torch.zeros_like(odd)
-        for video in range(40):
-            place = int(torch.randint(20, (), generator=generator))
-            if not odd[video, place : place + 3].any():
-                harmless[video, place : place + 3] = True
-        for name, values in bags.inputs.items():
-            base = torch.randn(1, 1, values.shape[-1], generator=torch.Generator().manual_seed(99 + values.shape[-1]))
+        for values in bags.inputs.values():
+            width = values.shape[-1]
+            base = torch.randn(1, 1, width, generator=torch.Generator().manual_seed(99 + width))
+            generator = torch.Generator().manual_seed(seed + 50)
             noise = 0.5 * torch.randn(values.shape, generator=generator)
-            values[odd] = (base + kinds[name][0] + noise)[odd]
-            which = torch.randint(1, values.shape[-1], (40,), generator=generator)
-            values[harmless] = (base + kinds[name][which][:, None] + noise)[harmless]
+            values.copy_(base + noise)
+            values[odd] += 3 * torch.eye(width)[0]
+            which = torch.randint(1, width, (40,), generator=generator)
+            values[:, :4] += 4 * torch.eye(width)[which][:, None] * ~odd[:, :4, None]
         return bags, odd
 
     (train, _), (test, odd) = videos(0), videos(1)
-    untrained, learned = trained(train, steps=0), trained(train)
-    assert auc(learned, test, odd) > auc(untrained, test, odd) + 0.05
+    untrained, learned = auc(trained(train, steps=0), test, odd), auc(trained(train), test, odd)
+    assert untrained < 0.9 and learned > 0.97
 
 
 CASES: dict[str, Callable[[], dict]] = {

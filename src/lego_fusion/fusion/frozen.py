@@ -85,6 +85,9 @@ class FrozenReadings(nn.Module):
         super().__init__()
         self.modalities, self.units, self.settings = dict(modalities), dict(units), settings
         self.whole = [name for name in self.modalities if name not in self.units]  # of one vector per node
+        self.product = GraphOperator(self.whole, 1, "rank1", start="product", noise=0.0) if self.whole else None
+        if self.product is not None:  # G = prod_m R_m, whatever is learned later
+            self.product.requires_grad_(False)
         self.known = nn.ModuleDict()
         for name, width in self.modalities.items():
             groups = units.get(name)
@@ -135,7 +138,6 @@ class FrozenReadings(nn.Module):
         normal: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
         mask: Bool[Tensor, "v n"] | None,
-        operator: GraphOperator | None,
     ) -> None:
         """Know the segments of the normal training bags, and what is usual among them.
 
@@ -157,7 +159,7 @@ class FrozenReadings(nn.Module):
         some = evenly_thinned(torch.arange(len(normal), device=normal.device), MOST_BAGS)
         every = len(some) == len(normal)  # else they are read again by whoever trains, a few at a time
         part = dict(x) if every else {name: tensor[some] for name, tensor in x.items()}
-        readings = self.read(part, _of(mask, some), operator, self.own(video_ids[some], video_ids))
+        readings = self.read(part, _of(mask, some), self.own(video_ids[some], video_ids))
         self._fit_usual(readings, normal[some], _of(mask, some))
         tensors = [(weakref.ref(tensor), tensor._version) for tensor in x.values()]
         self._remembered = (tensors, video_ids, mask, readings) if every else None
@@ -213,21 +215,21 @@ class FrozenReadings(nn.Module):
         self,
         x: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None,
-        operator: GraphOperator | None,
         own: Own | None = None,
         *,
         inside: bool = True,
     ) -> Readings:
         """Degrees and departures of bags; with ``own`` of training bags, cross-fitted; NaN for those inside if not asked for."""
         degree, departure = dict[str, Tensor](), dict[str, Tensor]()
-        if self.whole and operator is not None:
+        product = self.product
+        if product is not None:
             for name in self.whole:
                 self.of(name).require_fitted()
             first = x[self.whole[0]]
 
             def read_some(bags: slice) -> list[Tensor]:
                 part = {name: x[name][bags] for name in self.whole}
-                return self._read_whole(part, operator, None if own is None else Own(own.bags[bags], own.columns))
+                return self._read_whole(part, product, None if own is None else Own(own.bags[bags], own.columns))
 
             numbers = first.shape[1] * len(self.reference_units) * len(self.whole)
             found = _in_parts(read_some, first.shape[0], numbers)
@@ -242,14 +244,13 @@ class FrozenReadings(nn.Module):
         beside = self.inside(x, mask) if inside else torch.full_like(degrees_, float("nan"))
         return Readings(degrees_, beside, {name: departure[name] for name in self.modalities})
 
-    def _read_whole(self, x: Mapping[str, Tensor], operator: GraphOperator, own: Own | None) -> list[Tensor]:
+    def _read_whole(self, x: Mapping[str, Tensor], product: GraphOperator, own: Own | None) -> list[Tensor]:
         """Degrees of each modality of whole segments, then departures of each."""
         nodes = next(iter(x.values())).shape[1]
         rows = {name: tensor.flatten(0, 1) for name, tensor in x.items()}
         entries = self.surprises(rows, own, nodes)
         known = [self.of(name).references for name in rows]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and operator.is_product):  # else it is learned later
-            expected = propagated(operator.log_entries(entries), known, len(rows))
+        expected = propagated(product.log_entries(entries), known, len(rows))
         nearest = [entries[name].topk(self.kept, dim=-1, largest=False).values for name in rows]
         found = [degrees(one, self.settings.orders) for one in nearest]
         found += [(rows[name] - middle) / self.of(name).full for name, middle in zip(rows, expected, strict=True)]

@@ -115,13 +115,20 @@ class LegoFusion(Fusion):
         self.frozen = FrozenReadings(self.modalities, self.units, settings)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
-        self.operator = _operator(self.whole, operator, order, form, rank, seed)
+        self.learned = (
+            GraphOperator(self.whole, order, form, rank=rank, start="product", seed=seed) if self.learns_operator else None
+        )
         self.register_buffer("fused_centre", torch.zeros(len(self.orders)))
 
     @property
     def whole(self) -> list[str]:
         """Modalities of one vector per node; the fused graph is of these."""
         return self.frozen.whole
+
+    @property
+    def operator(self) -> GraphOperator | None:
+        """What fuses the graphs of whole segments; it starts as their product, G = prod_m R_m, and stays it if it is fixed."""
+        return self.frozen.product if self.learned is None else self.learned
 
     @property
     def has_frozen_stage(self) -> bool:
@@ -202,7 +209,7 @@ class LegoFusion(Fusion):
             DataError: If fewer than two normal videos are given.
         """
         x = self._chosen(features)
-        self.frozen.fit(x, ~labels, video_ids, mask, self.operator)
+        self.frozen.fit(x, ~labels, video_ids, mask)
         if self.learns_operator:
             self._fit_fused(x, ~labels, video_ids, mask)
 
@@ -217,7 +224,7 @@ class LegoFusion(Fusion):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "v n ..."]]:
+    ) -> dict[str, Float[Tensor, "bags n ..."]]:
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
         x = self._chosen(features if shown is None else shown)
@@ -231,7 +238,7 @@ class LegoFusion(Fusion):
         *,
         crops: int = 1,
         inside: bool = True,
-    ) -> dict[str, Float[Tensor, "b n ..."]]:
+    ) -> dict[str, Float[Tensor, "bags n ..."]]:
         """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
@@ -269,14 +276,14 @@ class LegoFusion(Fusion):
         """Vector of the last of some segments in a row, (1, 1, F)."""
         x = self._chosen(features)
         last = {name: tensor[:, -1:] for name, tensor in x.items()}
-        readings = self.frozen.read(last, None, self.operator, inside=False)
+        readings = self.frozen.read(last, None, inside=False)
         if next(iter(x.values())).shape[1] > 1:
             readings = readings._replace(inside=self.frozen.inside(x, None, last=1))
         return self.forward_inputs(self._inputs(last, None, None, 1, readings)).nodes
 
     def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
         """Distance to the nearest known normals, in units of how far these lie apart, over the largest usual one."""
-        ratios = self.frozen.unlikeness(self.frozen.read(self._chosen(features), None, self.operator, inside=False))
+        ratios = self.frozen.unlikeness(self.frozen.read(self._chosen(features), None, inside=False))
         return {name: ratios[..., place] for place, name in enumerate(self.modalities)}
 
     @torch.no_grad()
@@ -295,7 +302,7 @@ class LegoFusion(Fusion):
     ) -> Readings:
         """Degrees and departures before they are centred and scaled; with ``video_ids`` of training bags, cross-fitted."""
         own = None if video_ids is None else self.frozen.own(video_ids, video_ids)
-        return self.frozen.read(self._chosen(features), mask, self.operator, own)
+        return self.frozen.read(self._chosen(features), mask, own)
 
     @torch.no_grad()
     def most_like(
@@ -365,7 +372,7 @@ class LegoFusion(Fusion):
             given = {name: tensor[bags] for name, tensor in x.items()}
             there = None if mask is None else mask[bags]
             kept = None if own is None else Own(own.bags[bags], own.columns)
-            read = self.frozen.read(given, there, self.operator, kept, inside=inside) if readings is None else readings
+            read = self.frozen.read(given, there, kept, inside=inside) if readings is None else readings
             parts.append(self._packed(given, kept, crops, read))
         return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
 
@@ -423,16 +430,3 @@ class LegoFusion(Fusion):
         degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
-
-
-def _operator(
-    names: Sequence[str], choice: OperatorChoice, order: int, form: Form, rank: int | None, seed: int
-) -> GraphOperator | None:
-    """The operator over the graphs of whole segments: it starts as their product, G = prod_m R_m."""
-    if not names:
-        return None
-    if choice == "fixed":
-        operator = GraphOperator(names, 1, "rank1", start="product", noise=0.0)
-        operator.requires_grad_(False)
-        return operator
-    return GraphOperator(names, order, form, rank=rank, start="product", seed=seed)

@@ -162,7 +162,7 @@ class ReadingHead(nn.Module):
             self.alpha * SLOPE * inside * self.own_log_a.exp(),
             kept * weighted,
             kept * self._near_in_time(weighted, mask),
-            TYPICAL + float(self.bias),
+            TYPICAL + float(self.bias.detach()),
         )
 
     def _near_in_time(self, values: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b n d"]:

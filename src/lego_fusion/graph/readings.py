@@ -16,6 +16,7 @@ the more like the more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,7 @@ def degrees(nearest: Float[Tensor, "*rows kept"], orders: Sequence[int]) -> Floa
         >>> degrees(torch.tensor([[0.0, 0.0]]), (1, 2))
         tensor([[0., 0.]])
     """
-    count = torch.as_tensor(float(nearest.shape[-1])).log()
+    count = math.log(nearest.shape[-1])
     return torch.stack([(count - (-p * nearest).logsumexp(-1)) / (2 * p) for p in orders], dim=-1)
 
 
