@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_int
 from ..graph.operator import check_names
+from .streams import FeatureWindow, NodeStream
 
 
 class FusionOutput(NamedTuple):
@@ -105,8 +106,12 @@ class Fusion(nn.Module, ABC):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
+        inside: bool = True,
     ) -> dict[str, Float[Tensor, "bags n ..."]]:
-        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves."""
+        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves.
+
+        ``inside`` is whether somebody asks how unlike the rest of its own video a node is, where that is a reading of its own.
+        """
         return dict(zip(self.modalities, self.select(features), strict=True))
 
     def forward_inputs(
@@ -134,6 +139,43 @@ class Fusion(nn.Module, ABC):
     def one_pass(self) -> bool:
         """Whether one pass over a video gives what causal windows would give one by one."""
         return False
+
+    @property
+    def any_nodes(self) -> bool:
+        """Whether bags of any number of nodes can be read, however many it was trained on."""
+        return False
+
+    @property
+    def columns(self) -> int:
+        """Known normal segments that nodes are related to."""
+        return 0
+
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """Node vectors of a running video, one segment after the other; ``inside`` as in ``inputs``."""
+        return FeatureWindow(self, window)
+
+    def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
+        """How far each node is from what is known, by modality, 1 being the most unlike training video.
+
+        Empty where nothing is known.
+        """
+        return {}
+
+    def add_normals(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        video_ids: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        most: int,
+    ) -> Int[Tensor, "u two"]:
+        """Know the segments of more normal bags, at most so many, without training; gives bag and node of those that are new.
+
+        Raises:
+            ParameterError: If the fusion knows no segments.
+        """
+        fix = "train again with the new videos"
+        raise ParameterError(f"the fusion '{self.kind}' has no references", where=type(self).__name__, fix=fix)
 
     def frozen_config(self) -> dict[str, Any]:
         """The part of ``config`` that decides what the frozen stage makes of features."""

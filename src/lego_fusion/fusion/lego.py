@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import Form, GraphOperator
-from ..graph.readings import degrees, propagated
+from ..graph.readings import degrees, propagated, time_reach
 from .base import Fusion, FusionOutput, mask_nodes
 from .frozen import FrozenReadings, Own, Readings, Settings, chunks
 from .known import KnownNormals
 from .known_units import KnownUnits
 from .modality_options import unit_groups
 from .reading_head import FUSED, Layout, ReadingHead
+from .streams import NodeRing, NodeStream
 
 OperatorChoice = Literal["fixed", "learned"]
 OPERATORS: tuple[OperatorChoice, ...] = ("fixed", "learned")
@@ -145,6 +146,11 @@ class LegoFusion(Fusion):
         return not self.learns_operator
 
     @property
+    def any_nodes(self) -> bool:
+        """Always: every node is read by itself, or against as many others as there are."""
+        return True
+
+    @property
     def one_pass(self) -> bool:
         """Whether one pass over a video gives what its windows would give one by one."""
         return self.window is not None
@@ -231,13 +237,14 @@ class LegoFusion(Fusion):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
+        inside: bool = True,
     ) -> dict[str, Float[Tensor, "bags n ..."]]:
         """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
-        K surprises, P degrees, P inside degrees and the features.
+        K surprises, P degrees, P inside degrees and the features. Without ``inside`` the inside degrees are zero.
         """
-        return self._inputs(self._chosen(features), mask, None, crops, None)
+        return self._inputs(self._chosen(features), mask, None, crops, None, inside=inside)
 
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
@@ -255,6 +262,29 @@ class LegoFusion(Fusion):
         parts = [inputs[name].split([powers, powers, width], dim=-1) for name, width in self.modalities.items()]
         nodes = torch.cat([torch.cat(part, dim=-1) for part in zip(*parts, strict=True)], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask))
+
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """A segment is read once; the vectors stay as long as the time context reaches back.
+
+        With ``inside`` the features of the window stay too. A fusion that sees what comes after a node meets windows.
+        """
+        if self.window is None:
+            return super().stream(window, inside=inside)
+        return NodeRing(self._last_node, window=self.window if inside else 1, reach=time_reach(self.time_context))
+
+    def _last_node(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Vector of the last of some segments in a row, (1, 1, F)."""
+        x = self._chosen(features)
+        last = {name: tensor[:, -1:] for name, tensor in x.items()}
+        readings = self.frozen.read(last, None, inside=False)
+        if next(iter(x.values())).shape[1] > 1:
+            readings = readings._replace(inside=self.frozen.inside(x, None, last=1))
+        return self.forward_inputs(self._inputs(last, None, None, 1, readings)).nodes
+
+    def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
+        """Distance to the nearest known normals, in units of how far these lie apart, over the largest usual one."""
+        ratios = self.frozen.unlikeness(self.frozen.read(self._chosen(features), None, inside=False))
+        return {name: ratios[..., place] for place, name in enumerate(self.modalities)}
 
     @torch.no_grad()
     def relations(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]]:
@@ -287,6 +317,26 @@ class LegoFusion(Fusion):
             found.append(weights.topk(min(count, self.columns), dim=-1))
         return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
 
+    def add_normals(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        video_ids: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        most: int,
+    ) -> Int[Tensor, "u two"]:
+        """Know the distinct segments of more normal bags that are not known yet, evenly thinned to ``most``.
+
+        Raises:
+            ParameterError: If the fusion has modalities of finer units.
+        """
+        x = self._chosen(features)
+        places = self.frozen.new_places(x, mask, most)
+        chosen = {name: values[places[:, 0], places[:, 1]] for name, values in x.items()}
+        if len(places):
+            self.add_references(chosen, video_ids[places[:, 0]])
+        return places
+
     def add_references(self, features: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
         """Know more normal segments, without training: new columns of every graph; the others stay as they are.
 
@@ -304,7 +354,14 @@ class LegoFusion(Fusion):
         return dict(zip(self.modalities, self.select(features), strict=True))
 
     def _inputs(
-        self, x: dict[str, Tensor], mask: Tensor | None, own: Own | None, crops: int, readings: Readings | None
+        self,
+        x: dict[str, Tensor],
+        mask: Tensor | None,
+        own: Own | None,
+        crops: int,
+        readings: Readings | None,
+        *,
+        inside: bool = True,
     ) -> dict[str, Tensor]:
         """What the frozen stage makes of bags, a few at a time unless their readings are there already."""
         first = next(iter(x.values()))
@@ -315,7 +372,7 @@ class LegoFusion(Fusion):
             given = {name: tensor[bags] for name, tensor in x.items()}
             there = None if mask is None else mask[bags]
             kept = None if own is None else Own(own.bags[bags], own.columns)
-            read = self.frozen.read(given, there, kept) if readings is None else readings
+            read = self.frozen.read(given, there, kept, inside=inside) if readings is None else readings
             parts.append(self._packed(given, kept, crops, read))
         return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
 

@@ -18,6 +18,7 @@ from .base import Fusion, FusionOutput, mask_nodes
 from .modality_options import relation_kinds, unit_groups
 from .relation import Relation, RelationKind
 from .row_statistics import STATISTICS, row_statistics
+from .streams import GraphWindow, NodeStream
 from .units import UnitPooling, UnitRelation
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
@@ -195,9 +196,17 @@ class PaperFusion(Fusion):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
+        inside: bool = True,
     ) -> dict[str, Float[Tensor, "b n ..."]]:
         """The graphs, or the features where those are needed."""
         return super().inputs(features, mask) if self.needs_features else self.relations(features, mask)
+
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """Graphs to which a segment adds a row, where all of a node is in them; else windows."""
+        if self.needs_features or self.units:
+            return super().stream(window, inside=inside)
+        relations = {name: self._relation(name) for name in self.modalities}
+        return GraphWindow(self.forward_inputs, relations, window, self.nearest)
 
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
