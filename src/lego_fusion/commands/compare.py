@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, warn
+from .terminal import CONFIG, DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..detect.comparison import Comparison
@@ -39,7 +39,14 @@ def compare(
     test_best: Annotated[
         bool, typer.Option("--test-best", help="Also the untrained start, and what picking the best test step would add.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, as for train.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE: of one fusion, such as lego.references=512; of all, training.iterations=100, nodes=64, ...",
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help=CONFIG)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every fusion.")] = None,
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
     cache: Annotated[str, typer.Option(help="Keep graphs: 'auto' in each dataset folder, or in a folder.")] = "off",
@@ -60,23 +67,28 @@ def compare(
     from ..detect.comparison import compare as run
     from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
     from ..detect.ranks import process_group
-    from ..detect.settings import read_training_config
+    from ..detect.settings import read_settings
     from ..errors import MissingExtraError, check_choice
     from ..report.comparison import document, save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
 
     datasets = [Dataset.open(path) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
+    chosen = list(dict.fromkeys(wanted)) or list(SENSIBLE_FUSIONS)
+    settings = read_settings(config, setting or [], {} if steps is None else {"steps": steps}, fusions=chosen)
     plan = make_plan(
         datasets,
         modality_sets=parse_modality_sets(modality_sets, datasets[0]),
-        fusions=list(dict.fromkeys(wanted)) or SENSIBLE_FUSIONS,
+        fusions=chosen,
         references=references,
         seeds=seeds,
         splits="resplits" if resplits else splits,
         count=resplits or 10,
         conditions=names(conditions),
-        training=read_training_config(config, {} if steps is None else {"steps": steps}),
+        training=settings.training,
+        nodes=settings.nodes,
+        hidden=settings.hidden,
+        options=settings.options,
         validation=validation,
         test_best=test_best,
     )

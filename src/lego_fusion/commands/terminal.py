@@ -24,6 +24,7 @@ R = TypeVar("R")
 USER_ERROR = 2
 STOPPED = 130
 DEVICES = "Processes that work on this together, as under torchrun --nproc_per_node."
+CONFIG = "YAML file with the keys of --set, such as 'fusion: {references: 512}'."
 _PLAIN_WIDTH = 240  # of tables that are not shown on a terminal: wide enough that none is folded
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import DEVICES, names, one_line_errors, print_json, progress, warn
+from .terminal import CONFIG, DEVICES, names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
     from ..detect.checkpoint import RunConfig
     from ..detect.evaluation import Evaluation
-    from ..detect.train import TrainingConfig
+    from ..detect.settings import Settings
 
 
 @one_line_errors
@@ -24,8 +24,14 @@ def train(
     modalities: Annotated[str, typer.Option(help="Which feature sets to fuse, with commas. Default: all.")] = "",
     fusion: Annotated[str, typer.Option(help="lego, lego-paper (the paper's reading), or a baseline such as concat.")] = "lego",
     seed: Annotated[int | None, typer.Option(help="Of the start and the batches. Default: 0.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, such as steps: 500.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 keeps the calibrated start.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="KEY=VALUE: fusion.references=512, fusion.orders=[1,2], training.prior_departure=2, nodes=64, ..."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help=CONFIG)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 leaves the start as it is.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
     normal_only: Annotated[bool, typer.Option("--normal-only", help="Learn from normal videos alone.")] = False,
     validation: Annotated[
@@ -59,22 +65,25 @@ def train(
     from ..measure.result import save_results
 
     given = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "normal_only": normal_only}
-    settings = _settings(config, validation, snapshot_every=snapshots, **given)
     method: str = check_choice(fusion, "fusion", "train", LEARNED)
+    settings = _settings(method, config, setting or [], validation, snapshot_every=snapshots, **given)
     data = Dataset.open(dataset)
     started, whole = time.perf_counter(), not run.exists()
-    with process_group(devices, accelerator=settings.accelerator) as ranks, progress(f"training {method}") as tell:
+    with process_group(devices, accelerator=settings.training.accelerator) as ranks, progress(f"training {method}") as tell:
         trained = train_run(
             data,
             run,
             modalities=names(modalities),
             method=method,
-            training=settings,
+            training=settings.training,
+            options=settings.options_of(method),
+            nodes=settings.nodes,
+            hidden=settings.hidden,
             segment_snippets=segment_snippets,
             validation=validation,
             threads=threads,
             cache=cache,
-            on_step=lambda step, loss: tell(step, settings.steps),
+            on_step=lambda step, loss: tell(step, settings.training.steps),
             ranks=ranks,
         )
     if not ranks.first:
@@ -87,13 +96,13 @@ def train(
     _tell(run, method, list(trained.manifests), count, measured, _next(run, dataset, trained), json=json)
 
 
-def _settings(path: Path | None, validation: float, **given: Any) -> TrainingConfig:
-    from ..detect.settings import read_training_config
+def _settings(method: str, path: Path | None, words: list[str], validation: float, **given: Any) -> Settings:
+    from ..detect.settings import read_settings
 
     chosen = {name: value for name, value in given.items() if value is not None and value is not False}
     if validation:
         chosen["selection"] = "validation"
-    return read_training_config(path, chosen)
+    return read_settings(path, words, chosen, fusions=[method])
 
 
 def _can_measure(dataset: Dataset) -> bool:

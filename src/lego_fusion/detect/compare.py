@@ -65,6 +65,8 @@ class _Job:
     videos: tuple[str, ...]
     training: TrainingConfig
     nodes: int
+    hidden: int
+    options: dict[str, Any]
     test_best: bool
     path: Path
     cache: Path | None = None
@@ -165,6 +167,8 @@ def _jobs(
             videos=videos[cell.dataset],
             training=training,
             nodes=plan.nodes,
+            hidden=plan.hidden,
+            options=plan.options.get(cell.method, {}),
             test_best=plan.test_best and cell.method not in UNLEARNED,
             path=folder / CELLS_FOLDER / cell.file,
             cache=places[cell.dataset],
@@ -184,6 +188,8 @@ def _measure(job: _Job) -> str:
             cell.method,
             job.training,
             nodes=job.nodes,
+            hidden=job.hidden,
+            options=job.options,
             condition=parse_condition(cell.condition),
             watch_test=job.test_best,
             cache=job.cache,

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..data.files import read_text
 from ..errors import CheckpointError, DataError
@@ -106,6 +106,8 @@ class Plan(BaseModel):
         training: The same for every fusion.
         validation: Share of the training videos of each label that are held out; 0 holds none out.
         nodes: N, segments per video.
+        hidden: Units of the head.
+        options: Of the fusions by name, those that differ from the default.
         test_best: Whether the test videos are also scored at the start and along the way, to measure the optimism gap.
         datasets: With their splits.
     """
@@ -122,6 +124,8 @@ class Plan(BaseModel):
     training: TrainingConfig
     validation: float
     nodes: int
+    hidden: int = 32
+    options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     test_best: bool
     datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
 

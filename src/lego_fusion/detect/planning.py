@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
-from .protocol import LEARNED, Split, domain_splits, hold_out, own_split, require_labels, resplits
+from .protocol import LEARNED, Split, domain_splits, hold_out, make_default_fusion, own_split, require_labels, resplits
 from .train import TrainingConfig
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
@@ -48,6 +49,8 @@ def make_plan(
     training: TrainingConfig | None = None,
     validation: float = 0.0,
     nodes: int = 32,
+    hidden: int = 32,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     test_best: bool = False,
 ) -> Plan:
     """Fix a comparison before anything is trained.
@@ -65,6 +68,8 @@ def make_plan(
         training: The same for every fusion.
         validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
         nodes: N.
+        hidden: Units of the head, where a fusion brings none of its own.
+        options: Of the fusions by name, those that differ from the default, such as ``{"lego": {"references": 512}}``.
         test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
 
     Raises:
@@ -94,10 +99,13 @@ def make_plan(
         training=training,
         validation=validation,
         nodes=nodes,
+        hidden=hidden,
+        options={fusion: dict(given) for fusion, given in (options or {}).items()},
         test_best=test_best,
         datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
     )
     _require_met(plan)
+    _require_options(plan, datasets[0])
     return plan
 
 
@@ -176,3 +184,12 @@ def _require_met(plan: Plan) -> None:
         if not any(parse_condition(condition).applies_to(names) for names in plan.modality_sets):
             sets = ", ".join("+".join(names) for names in plan.modality_sets)
             raise ParameterError("a condition meets no modality set", where=f"'{condition}'", got=sets)
+
+
+def _require_options(plan: Plan, dataset: Dataset) -> None:
+    """Every fusion can be made with its options; it says what is wrong with one."""
+    for fusion, options in plan.options.items():
+        check_choice(fusion, "options", "compare", plan.fusions)
+        for names in plan.modality_sets:
+            manifests = {name: dataset.modalities[name] for name in names}
+            make_default_fusion(fusion, manifests, nodes=plan.nodes, options=options)

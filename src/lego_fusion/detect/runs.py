@@ -112,9 +112,10 @@ def train_run(
     split = training_split(dataset)
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     require_labels(dataset, split)
-    request = _request(dataset, names, method, training, nodes, hidden, split)
-    if options:
-        request["options"] = json.loads(json.dumps(dict(options)))
+    if options:  # before the folder is made
+        require_modalities(dataset, names)
+        make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, options=options)
+    request = _request(dataset, names, method, training, nodes, hidden, split, options)
     if segment_snippets is not None:
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
     if ranks.first_alone(lambda: _is_finished(folder, request)):
@@ -152,6 +153,7 @@ def save_run(
     *,
     method: str,
     nodes: int,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a detector that was trained elsewhere as a run folder, which evaluates, scores and explains like any other.
 
@@ -164,9 +166,10 @@ def save_run(
         train: The training bags.
         method: One of ``protocol.LEARNED``.
         nodes: N.
+        options: Of the fusion, as for ``train_run``.
     """
     modalities, hidden = list(detector.fusion.modalities), int(detector.head_config["hidden"])
-    request = _request(dataset, modalities, method, training, nodes, hidden, split)
+    request = _request(dataset, modalities, method, training, nodes, hidden, split, options)
     with written_whole(Path(folder) / "request.json") as file:
         file.write(json.dumps(request, indent=2).encode())
     _save(Path(folder), detector, request, train, dataset)
@@ -343,6 +346,7 @@ def _request(
     nodes: int,
     hidden: int,
     split: Split,
+    options: Mapping[str, Any] | None,
 ) -> dict[str, JsonValue]:
     """Everything that decides the final weights, as JSON values."""
     data: dict[str, JsonValue] = {"name": dataset.name, "hash": dataset.hash, "train": list(split.train)}
@@ -354,6 +358,7 @@ def _request(
         "manifests": {name: dataset.modalities[name].hash for name in modalities if name in dataset.modalities},
         "nodes": nodes,
         "hidden": hidden,
+        **({"options": json.loads(json.dumps(dict(options)))} if options else {}),
         "training": training.model_dump(mode="json"),
         "dataset": data,
     }

@@ -123,6 +123,10 @@ class Fusion(nn.Module, ABC):
         """The part of ``config`` that decides what the frozen stage makes of features."""
         return {}
 
+    def idle_options(self) -> tuple[str, ...]:
+        """Names of the arguments that change nothing beside the others as they are; by default none."""
+        return ()
+
     def make_head(self) -> nn.Module | None:
         """A head of this fusion's own; None leaves it to the detector."""
         return None

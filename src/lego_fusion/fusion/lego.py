@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from ..graph.operator import Form, GraphOperator
+from ..graph.operator import FORMS, Form, GraphOperator
 from ..graph.readings import bounded, degrees, inside_degrees, propagated, received
 from ..graph.references import choose_references, node_numbers, require_several_videos
 from .base import Fusion, FusionOutput, mask_nodes
@@ -130,14 +130,19 @@ class LegoFusion(Fusion):
         self.references = check_int(references, "references", owner, low=1)
         self.kept = check_int(kept, "kept", owner, low=1)
         self.received = check_int(received, "received", owner, low=1)
+        if not isinstance(orders, Sequence) or not orders:
+            raise ParameterError(f"The 'orders' parameter of LegoFusion must list at least one power. Got {orders!r} instead")
         self.orders = tuple(check_int(p, "orders", owner, low=1) for p in orders)
-        if not self.orders:
-            raise ParameterError("The 'orders' parameter of LegoFusion must name at least one power. Got none")
         self.bandwidth_exponent = check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0)
         self.pseudo_videos = check_number(pseudo_videos, "pseudo_videos", owner, low=0.0)
         self.time_context = check_number(time_context, "time_context", owner, low=0.0, high=1e4)
         self.window = None if window is None else check_int(window, "window", owner, low=1)
         self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
+        check_int(order, "order", owner, low=0)
+        check_choice(form, "form", owner, FORMS)
+        check_int(most_novel, "most_novel", owner, low=1)
+        if rank is not None:
+            check_int(rank, "rank", owner, low=1)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
         self._config = {"references": self.references, "kept": self.kept, "received": self.received}
@@ -203,8 +208,15 @@ class LegoFusion(Fusion):
         return {"modalities": self.modalities, **self._config}
 
     def frozen_config(self) -> dict[str, Any]:
-        """All of it but what a learned operator is; ``operator`` says what the inputs are."""
-        return {name: value for name, value in self._config.items() if name not in ("order", "form", "rank", "seed")}
+        """All of it but the head's and what a learned operator is; ``operator`` says what the inputs are."""
+        learned = ("order", "form", "rank", "seed", "time_context")
+        return {name: value for name, value in self._config.items() if name not in learned}
+
+    def idle_options(self) -> tuple[str, ...]:
+        """What an operator is, where none is learned."""
+        if not self.learns_operator:
+            return ("order", "form", "rank")
+        return () if self._config["form"] == "joint" else ("rank",)
 
     def fit_statistics(
         self,
@@ -539,7 +551,7 @@ class LegoFusion(Fusion):
         return torch.cat([surprise, degree[:, :, place], inside[:, :, place], x], dim=-1)
 
     def _log_graph(self, surprises: Mapping[str, Tensor]) -> Tensor:
-        """log G of the operator; -inf where a column is a video's own."""
+        """Log G of the operator; -inf where a column is a video's own."""
         if self.operator is None:
             raise DataError("there is no graph to fuse", expected="a modality of whole segments")
         return self.operator.log_entries(surprises)
