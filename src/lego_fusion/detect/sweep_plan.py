@@ -35,7 +35,7 @@ SHARED = (
 )
 Value = JsonValue
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
-_PARTS = re.compile(r"(?:\[[^\]]*\]|\{[^}]*\}|[^,\[{])+")  # between commas that are in no list or table
+_COMMA = re.compile(r",(?![^\[]*\])(?![^{]*\})")  # that is in no list or table
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def parse_grid(words: Sequence[str]) -> dict[str, tuple[Value, ...]]:
             raise ParameterError("not a part of a grid", expected=expected, got=repr(word))
         if key in grid:
             raise ParameterError(f"'{key}' is in the grid twice", fix="give all its values at once, with commas")
-        found = itertools.chain.from_iterable(_values(part.strip(), word) for part in _PARTS.findall(text) if part.strip())
+        found = itertools.chain.from_iterable(_values(part.strip(), word) for part in _COMMA.split(text) if part.strip())
         grid[key] = tuple({json.dumps(value): value for value in found}.values())
     return grid
 

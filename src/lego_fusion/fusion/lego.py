@@ -145,7 +145,7 @@ class LegoFusion(Fusion):
             check_int(rank, "rank", owner, low=1)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
-        self._config = {"references": self.references, "kept": self.kept, "received": self.received}
+        self._config: dict[str, Any] = {"references": self.references, "kept": self.kept, "received": self.received}
         self._config |= {"orders": list(self.orders), "bandwidth_exponent": self.bandwidth_exponent}
         self._config |= {"pseudo_videos": self.pseudo_videos, "time_context": self.time_context, "window": self.window}
         self._config |= {"operator": operator, "order": order, "form": form, "rank": rank}

@@ -103,15 +103,16 @@ class PaperFusion(Fusion):
             check_bool(value, name, "PaperFusion")
         if rank is not None:
             check_int(rank, "rank", "PaperFusion", low=1)
-        order = dict(order) if isinstance(order, Mapping) else check_int(order, "order", "PaperFusion", low=0)
+        orders: int | dict[str, int]
+        orders = dict(order) if isinstance(order, Mapping) else check_int(order, "order", "PaperFusion", low=0)
         if form is None:
             form = "full" if len(self.modalities) <= 2 else "random-pair"
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
-        self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
+        self._config: dict[str, Any] = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
         self._config |= {"own_features": self.own_features, "nearest": nearest}
         self._config |= {"units": self.units, "unit_pooling": unit_pooling}
-        self._config |= {"order": order, **options}
+        self._config |= {"order": orders, **options}
         self.relation = nn.ModuleDict()
         shared: dict[str, Any] = {"centre": centre, "unit_range": unit_range}
         for name, width in self.modalities.items():
@@ -120,7 +121,7 @@ class PaperFusion(Fusion):
                 if name in self.units
                 else Relation(width, kinds[name], **shared)
             )
-        self.operator = GraphOperator(list(self.modalities), order, **options)
+        self.operator = GraphOperator(list(self.modalities), orders, **options)
 
     def _check_rows(self) -> None:
         if self.rows == "ordered" and self.nodes > MOST_ORDERED:
