@@ -42,10 +42,6 @@ class Fusion(nn.Module, ABC):
     """
 
     kind: ClassVar[str] = "fusion"
-    has_frozen_stage: bool = False  # whether ``inputs`` are more than the features
-    knows_training: bool = True  # whether the frozen stage learns from the training videos at all
-    pools_crops: bool = False  # whether ``inputs`` are one bag a video, the mean over its crops
-    one_pass: bool = False  # whether one pass over a video gives what causal windows give one by one
     out_features: int
     units: Mapping[str, int]
 
@@ -118,6 +114,26 @@ class Fusion(nn.Module, ABC):
     ) -> FusionOutput:
         """``forward`` from what ``inputs`` gave."""
         return self(inputs, mask)  # type: ignore[no-any-return]
+
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Whether ``inputs`` are more than the features."""
+        return False
+
+    @property
+    def knows_training(self) -> bool:
+        """Whether the frozen stage learns from the training videos at all."""
+        return True
+
+    @property
+    def pools_crops(self) -> bool:
+        """Whether ``inputs`` are one bag a video, the mean over its crops."""
+        return False
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether one pass over a video gives what causal windows would give one by one."""
+        return False
 
     def frozen_config(self) -> dict[str, Any]:
         """The part of ``config`` that decides what the frozen stage makes of features."""

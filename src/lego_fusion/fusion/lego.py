@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import FORMS, Form, GraphOperator
-from ..graph.readings import bounded, degrees, inside_degrees, propagated, received
-from ..graph.references import choose_references, node_numbers, require_several_videos
+from ..graph.readings import bounded, degrees, received
 from .base import Fusion, FusionOutput, mask_nodes
-from .known import KnownNormals, column_scales, normal_rows
+from .frozen import FrozenReadings, Readings, Settings, chunks
+from .known import KnownNormals
 from .known_units import KnownUnits
 from .modality_options import unit_groups
 from .reading_head import FUSED, Layout, ReadingHead
-from .units import mean_over_units
 
 OperatorChoice = Literal["fixed", "learned"]
 OPERATORS: tuple[OperatorChoice, ...] = ("fixed", "learned")
-NUMBERS_AT_ONCE = 2**23  # entries of the graphs that are held at a time
-
-
-class Readings(NamedTuple):
-    """What the graphs say of the nodes of some bags, before it is centred and scaled.
-
-    Args:
-        degree: phi_mp, (B, N, M, P).
-        inside: phi'_mp in the graph inside the video, (B, N, M, P); NaN where there is nothing to compare with.
-        weights: Of the known segments that each node receives from, (B, N, r).
-        columns: Which they are, (B, N, r).
-        lengths: Length of the departure in each modality, (B, N, M).
-        units: Departures of modalities of finer units, (B, N, D), in deviations among normals.
-    """
-
-    degree: Float[Tensor, "b n m p"]
-    inside: Float[Tensor, "b n m p"]
-    weights: Float[Tensor, "b n r"]
-    columns: Int[Tensor, "b n r"]
-    lengths: Float[Tensor, "b n m"]
-    units: dict[str, Float[Tensor, "b n _"]]
 
 
 class LegoFusion(Fusion):
@@ -92,16 +69,7 @@ class LegoFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego"
-    has_frozen_stage = True
-    centre: Tensor
-    spread: Tensor
-    inside_centre: Tensor
-    inside_spread: Tensor
-    inside_bandwidth: Tensor
-    scale: Tensor
-    median: Tensor
     fused_centre: Tensor
-    reference_units: Tensor  # (K, 2): training bag and node of each column, so that it can be shown; -1 where it was added
 
     def __init__(
         self,
@@ -126,47 +94,40 @@ class LegoFusion(Fusion):
         super().__init__(modalities)
         owner = "LegoFusion"
         self.units = unit_groups(self.modalities, units or {})
-        self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
-        self.references = check_int(references, "references", owner, low=1)
-        self.kept = check_int(kept, "kept", owner, low=1)
-        self.received = check_int(received, "received", owner, low=1)
         if not isinstance(orders, Sequence) or not orders:
             raise ParameterError(f"The 'orders' parameter of LegoFusion must list at least one power. Got {orders!r} instead")
         self.orders = tuple(check_int(p, "orders", owner, low=1) for p in orders)
-        self.bandwidth_exponent = check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0)
-        self.pseudo_videos = check_number(pseudo_videos, "pseudo_videos", owner, low=0.0)
+        settings = Settings(
+            references=check_int(references, "references", owner, low=1),
+            kept=check_int(kept, "kept", owner, low=1),
+            received=check_int(received, "received", owner, low=1),
+            orders=self.orders,
+            bandwidth_exponent=check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0),
+            pseudo_videos=check_number(pseudo_videos, "pseudo_videos", owner, low=0.0),
+            window=None if window is None else check_int(window, "window", owner, low=1),
+            most_novel=check_int(most_novel, "most_novel", owner, low=1),
+        )
+        self.settings, self.window = settings, window
         self.time_context = check_number(time_context, "time_context", owner, low=0.0, high=1e4)
-        self.window = None if window is None else check_int(window, "window", owner, low=1)
         self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
-        check_int(order, "order", owner, low=0)
-        check_choice(form, "form", owner, FORMS)
-        check_int(most_novel, "most_novel", owner, low=1)
-        if rank is not None:
-            check_int(rank, "rank", owner, low=1)
+        self._config: dict[str, Any] = {**settings._asdict(), "orders": list(self.orders), "units": self.units}
+        self._config |= {"operator": operator}
+        self._learned_config = {"time_context": self.time_context, **_checked(order, form, rank), "seed": seed}
+        self.frozen = FrozenReadings(self.modalities, self.units, settings)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
-        self._config: dict[str, Any] = {"references": self.references, "kept": self.kept, "received": self.received}
-        self._config |= {"orders": list(self.orders), "bandwidth_exponent": self.bandwidth_exponent}
-        self._config |= {"pseudo_videos": self.pseudo_videos, "time_context": self.time_context, "window": self.window}
-        self._config |= {"operator": operator, "order": order, "form": form, "rank": rank}
-        self._config |= {"units": self.units, "most_novel": most_novel, "seed": seed}
-        self.known = nn.ModuleDict()
-        for name, width in self.modalities.items():
-            groups = self.units.get(name)
-            known = KnownNormals(width) if groups is None else KnownUnits(width, groups=groups, most_novel=most_novel)
-            self.known[name] = known
         self.operator = _operator(self.whole, operator, order, form, rank, seed)
-        count, powers = len(self.modalities), len(self.orders)
-        for buffer in ("centre", "inside_centre"):
-            self.register_buffer(buffer, torch.zeros(count, powers))
-        for buffer in ("spread", "inside_spread"):
-            self.register_buffer(buffer, torch.ones(()))
-        for buffer in ("inside_bandwidth", "scale", "median"):
-            self.register_buffer(buffer, torch.ones(count))
-        self.register_buffer("fused_centre", torch.zeros(powers))
-        self.register_buffer("fewest", torch.tensor(0))  # columns that every training video meets at least
-        self.register_buffer("reference_units", torch.zeros(0, 2, dtype=torch.long))
-        self._remembered: tuple[Any, ...] | None = None
+        self.register_buffer("fused_centre", torch.zeros(len(self.orders)))
+
+    @property
+    def whole(self) -> list[str]:
+        """Modalities of one vector per node; the fused graph is of these."""
+        return self.frozen.whole
+
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def learns_operator(self) -> bool:
@@ -186,7 +147,12 @@ class LegoFusion(Fusion):
     @property
     def columns(self) -> int:
         """Known segments K; 0 before ``fit_statistics``, and where all modalities are of finer units."""
-        return len(self.reference_units)
+        return len(self.frozen.reference_units)
+
+    @property
+    def reference_units(self) -> Int[Tensor, "k two"]:
+        """Training bag and node of each column, so that it can be shown; -1 where it was added."""
+        return self.frozen.reference_units
 
     @property
     def layout(self) -> Layout:
@@ -205,18 +171,25 @@ class LegoFusion(Fusion):
 
     def config(self) -> dict[str, Any]:
         """Arguments that make an equal fusion."""
-        return {"modalities": self.modalities, **self._config}
+        return {"modalities": self.modalities, **self._config, **self._learned_config}
 
     def frozen_config(self) -> dict[str, Any]:
         """All of it but the head's and what a learned operator is; ``operator`` says what the inputs are."""
-        learned = ("order", "form", "rank", "seed", "time_context")
-        return {name: value for name, value in self._config.items() if name not in learned}
+        return dict(self._config)
 
     def idle_options(self) -> tuple[str, ...]:
         """What an operator is, where none is learned."""
         if not self.learns_operator:
             return ("order", "form", "rank")
-        return () if self._config["form"] == "joint" else ("rank",)
+        return () if self._learned_config["form"] == "joint" else ("rank",)
+
+    def known_normals(self, name: str) -> KnownNormals:
+        """What is known of a modality."""
+        return self.frozen.of(name)
+
+    def known_units(self, name: str) -> KnownUnits:
+        """What is known of a modality of finer units; ``ParameterError`` where it has none."""
+        return self.frozen.units_of(name)
 
     def fit_statistics(
         self,
@@ -230,8 +203,12 @@ class LegoFusion(Fusion):
         Raises:
             DataError: If fewer than two normal videos are given.
         """
-        self._fit(features, labels, video_ids, mask)
+        x = self._chosen(features)
+        self.frozen.fit(x, ~labels, video_ids, mask, self.operator)
+        if self.learns_operator:
+            self._fit_fused(x, ~labels, video_ids, mask)
 
+    @torch.no_grad()
     def training_inputs(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
@@ -245,9 +222,8 @@ class LegoFusion(Fusion):
     ) -> dict[str, Float[Tensor, "v n ..."]]:
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
-        chosen = self._chosen(features if shown is None else shown)
-        readings = None if shown is not None else self._recall(chosen, video_ids, mask)
-        return self._inputs(chosen, mask, video_ids, crops, readings)
+        x = self._chosen(features if shown is None else shown)
+        return self._inputs(x, mask, video_ids, crops, self.frozen.remembered(x, video_ids, mask))
 
     def inputs(
         self,
@@ -280,25 +256,6 @@ class LegoFusion(Fusion):
         nodes = torch.cat([torch.cat(part, dim=-1) for part in zip(*parts, strict=True)], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask))
 
-    def known_normals(self, name: str) -> KnownNormals:
-        """What is known of a modality."""
-        known = self.known[name]
-        if not isinstance(known, KnownNormals):  # for the type checker: nothing else is put there
-            raise TypeError(type(known))
-        return known
-
-    def known_units(self, name: str) -> KnownUnits:
-        """What is known of a modality of finer units.
-
-        Raises:
-            ParameterError: If the modality has none.
-        """
-        known = self.known[name] if name in self.units else None
-        if not isinstance(known, KnownUnits):
-            there = ", ".join(self.units) or "none"
-            raise ParameterError(f"modality '{name}' is not read unit by unit", expected="a fine modality", got=there)
-        return known
-
     @torch.no_grad()
     def relations(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]]:
         """The graph of each modality of whole segments to the known ones, R in (0, 1], to be looked at."""
@@ -314,7 +271,7 @@ class LegoFusion(Fusion):
         video_ids: Int[Tensor, " b"] | None = None,
     ) -> Readings:
         """Degrees and departures before they are centred and scaled; with ``video_ids`` of training bags, cross-fitted."""
-        return self._read(self._chosen(features), mask, video_ids)
+        return self.frozen.read(self._chosen(features), mask, video_ids, self.operator)
 
     def add_references(self, features: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
         """Know more normal segments, without training: new columns of every graph; the others stay as they are.
@@ -326,96 +283,11 @@ class LegoFusion(Fusion):
         Raises:
             ParameterError: If the fusion has modalities of finer units.
         """
-        if self.units:
-            got = f"units of {', '.join(self.units)}"
-            raise ParameterError("known segments can be added where all modalities have one vector", got=got, fix="train again")
-        chosen = self._chosen({name: x[None] for name, x in features.items()})
-        for name, x in chosen.items():
-            self.known_normals(name).add_references(x[0], videos, self.bandwidth_exponent)
-        nowhere = self.reference_units.new_full((len(videos), 2), -1)  # in no training bag
-        self.reference_units = torch.cat([self.reference_units, nowhere])
-        self._remembered = None
-
-    # ---- the frozen stage
+        x = self._chosen({name: values[None] for name, values in features.items()})
+        self.frozen.add({name: values[0] for name, values in x.items()}, videos)
 
     def _chosen(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.modalities, self.select(features), strict=True))
-
-    @torch.no_grad()
-    def _fit(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
-        x, normal = self._chosen(features), ~labels
-        if not bool(normal.any()):
-            raise DataError("reference units come from normal videos", expected="normal training videos", got="none")
-        videos = len(video_ids[normal].unique())
-        if self.whole:
-            numbers = node_numbers([x[name] for name in self.whole], mask)
-            self.reference_units = choose_references(numbers, normal, self.references, mask)
-            owners = video_ids[self.reference_units[:, 0]]
-            require_several_videos(owners)
-            counts = owners.unique(return_counts=True)[1]
-            self.fewest.fill_(len(owners) - int(counts.max()))
-        for name in self.whole:
-            known, units = self.known_normals(name), self.reference_units
-            known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.pseudo_videos))
-            known.fit_references(x[name][units[:, 0], units[:, 1]], owners, self.bandwidth_exponent)
-        options = {"most": self.references, "exponent": self.bandwidth_exponent, "pseudo_videos": self.pseudo_videos}
-        for name in self.units:
-            self.known_units(name).fit_units(x[name], normal, video_ids, name=name, **options)
-        self._fit_inside(x, normal, mask)
-        readings = self._read(x, mask, video_ids)
-        self._fit_usual(readings, normal, mask)
-        if self.learns_operator:
-            self._fit_fused(x, normal, video_ids, mask)
-        tensors = [weakref.ref(tensor) for tensor in x.values()]
-        versions = [tensor._version for tensor in x.values()]
-        self._remembered = tensors, versions, video_ids, mask, readings
-
-    def _fit_inside(self, x: Mapping[str, Tensor], normal: Tensor, mask: Tensor | None) -> None:
-        """Bandwidth inside videos: geometric mean over normal nodes of the distance to the 3 nearest others of the video."""
-        rows = {name: self._comparable(name, tensor[normal]) for name, tensor in x.items()}
-        there = None if mask is None else mask[normal]
-        numbers = node_numbers(list(rows.values()), there)
-        for place, (name, values) in enumerate(rows.items()):
-            spacing = []
-            for bag in range(len(values)):
-                exists = torch.ones_like(numbers[bag], dtype=torch.bool) if there is None else there[bag]
-                spacing.append(_inside_spacing(values[bag][exists] / self.known_normals(name).near, numbers[bag][exists]))
-            positive = torch.cat(spacing)
-            positive = positive[positive > 0]
-            self.inside_bandwidth[place] = positive.log().mean().exp() if len(positive) else 1.0
-
-    def _fit_usual(self, readings: Readings, normal: Tensor, mask: Tensor | None) -> None:
-        """Centres and scales of what the graphs say of normal bags (of departures: of all training bags)."""
-        exists = torch.ones(readings.degree.shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
-        known = exists.to(readings.degree.device) & normal[:, None]
-        degree = readings.degree[known].double()  # (rows, M, P)
-        self.centre.copy_(_nanmean(degree))
-        self.spread.copy_(_deviation((degree - self.centre).nan_to_num().sum((-1, -2))))
-        inside = readings.inside[known].double()
-        self.inside_centre.copy_(_nanmean(inside))
-        self.inside_spread.copy_(_deviation((inside - self.inside_centre).nan_to_num().sum((-1, -2))))
-        lengths = readings.lengths[exists.to(readings.lengths.device)].double()  # (rows, M)
-        self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
-        self.median.copy_(_positive((lengths / self.scale).median(0).values))
-
-    def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
-        found = self._inputs(dict(x), mask, video_ids, 1, None)
-        graph = self._log_graph({name: found[name][..., : self.columns] for name in self.whole})
-        degree = self._fused_degree(graph)
-        known = normal[:, None].expand(degree.shape[:2]) if mask is None else mask & normal[:, None]
-        self.fused_centre.copy_(degree[known].double().mean(0))
-
-    def _recall(self, x: Mapping[str, Tensor], video_ids: Tensor, mask: Tensor | None) -> Readings | None:
-        """The readings found while fitting, where these are the very tensors that were fitted on."""
-        if self._remembered is None:
-            return None
-        tensors, versions, ids, known_mask, readings = self._remembered
-        same = all(
-            one() is tensor and tensor._version == version
-            for one, tensor, version in zip(tensors, x.values(), versions, strict=True)
-        )
-        found: Readings = readings
-        return found if same and known_mask is mask and torch.equal(ids, video_ids) else None
 
     def _inputs(
         self,
@@ -425,130 +297,38 @@ class LegoFusion(Fusion):
         crops: int,
         readings: Readings | None,
     ) -> dict[str, Tensor]:
-        readings = self._read(x, mask, video_ids) if readings is None else readings
-        count, nodes = readings.degree.shape[:2]
-        degree = ((readings.degree - self.centre) / self.spread).nan_to_num()  # a node without units is like any other
-        inside = ((readings.inside - self.inside_centre) / self.inside_spread).nan_to_num()
+        readings = self.frozen.read(x, mask, video_ids, self.operator) if readings is None else readings
+        degree, inside = self.frozen.usual(readings)
+        count, nodes, powers = *degree.shape[:2], len(self.orders)
         found: dict[str, Tensor] = {}
-        for place, name in enumerate(self.modalities):
+        for place, (name, width) in enumerate(self.modalities.items()):
+            beside = torch.cat([degree[:, :, place], inside[:, :, place]], dim=-1)
             if self.learns_operator:
-                found[name] = self._unfused(name, place, x[name], degree, inside, readings, video_ids)
+                found[name] = self._unfused(name, x[name], beside, readings, video_ids)
                 continue
-            packed = degree.new_empty(count // crops, nodes, 2 * len(self.orders) + self.modalities[name])
-            packed[..., : len(self.orders)] = _mean_over(degree[:, :, place], crops)
-            packed[..., len(self.orders) : 2 * len(self.orders)] = _mean_over(inside[:, :, place], crops)
-            for bags in _chunks(count, nodes * self.modalities[name], crops):
-                departure = self._departure(name, place, x[name][bags], readings, bags)
-                packed[bags.start // crops : bags.stop // crops, :, 2 * len(self.orders) :] = _mean_over(departure, crops)
+            packed = degree.new_empty(count // crops, nodes, 2 * powers + width)
+            packed[..., : 2 * powers] = _mean_over(beside, crops)
+            for bags in chunks(count, nodes * width, crops):
+                departure = self.frozen.departure(name, x[name], readings, bags)
+                packed[bags.start // crops : bags.stop // crops, :, 2 * powers :] = _mean_over(departure, crops)
             found[name] = packed
         return found
 
-    def _departure(self, name: str, place: int, x: Tensor, readings: Readings, bags: slice) -> Tensor:
-        """Scaled and bounded departures of some bags."""
-        if name in self.units:
-            departure = readings.units[name][bags]
-        else:
-            known = self.known_normals(name)
-            expected = propagated(readings.weights[bags].flatten(0, 1), readings.columns[bags].flatten(0, 1), known.references)
-            departure = (x - expected.view_as(x)) / known.full
-        return bounded(departure / self.scale[place], self.median[place])
-
-    def _read(self, x: Mapping[str, Tensor], mask: Tensor | None, video_ids: Tensor | None) -> Readings:
-        first = next(iter(x.values()))
-        count, nodes = first.shape[:2]
-        shape = (count, nodes, len(self.modalities))
-        degree = first.new_empty(*shape, len(self.orders))
-        lengths, units = first.new_zeros(shape), dict[str, Tensor]()
-        weights = first.new_zeros(count, nodes, 0)
-        columns = torch.zeros(count, nodes, 0, dtype=torch.long, device=first.device)
-        place = {name: number for number, name in enumerate(self.modalities)}
-        if self.whole:
-            for name in self.whole:
-                self.known_normals(name).require_fitted()
-            weights = first.new_empty(count, nodes, min(self.received, int(self.fewest)))
-            columns = columns.new_empty(weights.shape)
-            for bags in _chunks(count, nodes * self.columns * len(self.whole), 1):
-                own = None if video_ids is None else video_ids[bags]
-                part = {name: x[name][bags].flatten(0, 1) for name in self.whole}
-                found, heaviest, which = self._relate(part, nodes, own, video_ids)
-                for name in self.whole:
-                    degree[bags, :, place[name]] = found[name].view(-1, nodes, len(self.orders))
-                    known = self.known_normals(name)
-                    moved = (part[name] - propagated(heaviest, which, known.references)) / known.full
-                    lengths[bags, :, place[name]] = torch.linalg.vector_norm(moved, dim=-1).view(-1, nodes)
-                weights[bags], columns[bags] = heaviest.view(-1, *weights.shape[1:]), which.view(-1, *columns.shape[1:])
-        for name in self.units:
-            fine = self.known_units(name)
-            if video_ids is not None:
-                fine.set_videos(video_ids)
-            read = fine.read(x[name], self.orders, self.kept, self.received, own_bags=video_ids)
-            degree[:, :, place[name]], units[name] = read.degree, read.departure
-            lengths[:, :, place[name]] = torch.linalg.vector_norm(read.departure, dim=-1)
-        return Readings(degree, self._inside(x, mask), weights, columns, lengths, units)
-
-    def _relate(
-        self, x: Mapping[str, Tensor], nodes: int, own: Tensor | None, video_ids: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Degrees by modality, and weights and columns that each row receives from, of rows of some bags."""
-        kept, count = min(self.kept, int(self.fewest)), min(self.received, int(self.fewest))
-        meets = None
-        if own is not None and video_ids is not None:
-            owners = video_ids[self.reference_units[:, 0]]
-            meets = own.repeat_interleave(nodes)[:, None] == owners
-        degree, entries = {}, {}
-        for name, rows in x.items():
-            surprise = self.known_normals(name).surprise(rows)
-            if meets is not None:
-                surprise = surprise.masked_fill_(meets, float("inf"))
-            degree[name] = degrees(surprise.topk(kept, dim=-1, largest=False).values, self.orders)
-            entries[name] = surprise
-        return degree, *received(self._log_graph(entries), count)
-
-    def _inside(self, x: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
-        rows = {name: self._comparable(name, tensor) for name, tensor in x.items()}
-        numbers = node_numbers(list(rows.values()), mask)
-        found = []
-        for place, (name, values) in enumerate(rows.items()):
-            near, bandwidth = self.known_normals(name).near, self.inside_bandwidth[place]
-            parts = [
-                inside_degrees(
-                    values[bags] / near,
-                    numbers[bags],
-                    bandwidth,
-                    self.orders,
-                    None if mask is None else mask[bags],
-                    self.window,
-                )
-                for bags in _chunks(len(values), values.shape[1] * values.shape[2], 1)
-            ]
-            found.append(torch.cat(parts))
-        return torch.stack(found, dim=2)
-
-    def _comparable(self, name: str, x: Tensor) -> Tensor:
-        """One vector per node."""
-        return mean_over_units(x) if name in self.units else x
-
     # ---- a learned operator
 
-    def _unfused(
-        self,
-        name: str,
-        place: int,
-        x: Tensor,
-        degree: Tensor,
-        inside: Tensor,
-        readings: Readings,
-        video_ids: Tensor | None,
-    ) -> Tensor:
+    def _unfused(self, name: str, x: Tensor, beside: Tensor, readings: Readings, video_ids: Tensor | None) -> Tensor:
         """What the learned stage needs of a modality: K surprises, degrees, inside degrees, and features or departures."""
         if name in self.units:
-            bags = slice(0, len(x))
-            return torch.cat([degree[:, :, place], inside[:, :, place], self._departure(name, place, x, readings, bags)], -1)
-        surprise = self.known_normals(name).surprise(x)
-        if video_ids is not None:
-            owners = video_ids[self.reference_units[:, 0]]
-            surprise = surprise.masked_fill((video_ids[:, None] == owners)[:, None], float("inf"))
-        return torch.cat([surprise, degree[:, :, place], inside[:, :, place], x], dim=-1)
+            return torch.cat([beside, self.frozen.departure(name, x, readings, slice(0, len(x)))], dim=-1)
+        surprise = self.frozen.surprises({name: x.flatten(0, 1)}, video_ids, video_ids, x.shape[1])[name]
+        return torch.cat([surprise.unflatten(0, x.shape[:2]), beside, x], dim=-1)
+
+    @torch.no_grad()
+    def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
+        found = self._inputs(dict(x), mask, video_ids, 1, self.frozen.remembered(x, video_ids, mask))
+        degree = self._fused_degree(self._log_graph({name: found[name][..., : self.columns] for name in self.whole}))
+        known = normal[:, None].expand(degree.shape[:2]) if mask is None else mask & normal[:, None]
+        self.fused_centre.copy_(degree[known].double().mean(0))
 
     def _log_graph(self, surprises: Mapping[str, Tensor]) -> Tensor:
         """Log G of the operator; -inf where a column is a video's own."""
@@ -557,35 +337,33 @@ class LegoFusion(Fusion):
         return self.operator.log_entries(surprises)
 
     def _fused_degree(self, log_graph: Tensor) -> Tensor:
-        kept = min(self.kept, int(self.fewest))
-        return degrees(-log_graph.topk(kept, dim=-1).values, self.orders)
+        return degrees(-log_graph.topk(self.frozen.kept, dim=-1).values, self.orders)
 
     def _learned(self, inputs: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
-        powers, columns = len(self.orders), self.columns
+        powers, columns, frozen = len(self.orders), self.columns, self.frozen
         log_graph = self._log_graph({name: inputs[name][..., :columns] for name in self.whole})
-        weights, which = received(log_graph, min(self.received, int(self.fewest)))
-        fused = ((self._fused_degree(log_graph) - self.fused_centre) / self.spread).nan_to_num()
-        degree, inside, departure = [], [], []
+        weights, which = received(log_graph, frozen.received)
+        fused = (self._fused_degree(log_graph) - self.fused_centre) / frozen.spread
+        beside, departure = [], []
         for place, (name, width) in enumerate(self.modalities.items()):
-            packed = inputs[name]
+            packed = inputs[name] if name in self.units else inputs[name][..., columns:]
+            readings, values = packed.split([2 * powers, width], dim=-1)
             if name not in self.units:
-                known, packed = self.known_normals(name), packed[..., columns:]
-            own_degree, own_inside, values = packed.split([powers, powers, width], dim=-1)
-            if name not in self.units:
+                known = frozen.of(name)
                 expected = (weights[..., None] * known.references[which]).sum(-2)
-                values = bounded((values - expected) / known.full / self.scale[place], self.median[place])
-            degree.append(own_degree), inside.append(own_inside), departure.append(values)
+                values = bounded((values - expected) / known.full / frozen.scale[place], frozen.median[place])
+            beside.append(readings.split([powers, powers], dim=-1))
+            departure.append(values)
+        degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
-        return FusionOutput(mask_nodes(nodes, mask), log_graph.exp())
+        return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_remembered": None}  # of no use elsewhere
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        stored = state_dict.get(prefix + "reference_units")
-        if stored is not None and stored.ndim == 2:
-            self.reference_units = self.reference_units.new_empty(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+def _checked(order: int, form: Form, rank: int | None) -> dict[str, Any]:
+    """What a learned operator is, also where none is."""
+    check_choice(form, "form", "LegoFusion", FORMS)
+    most = None if rank is None else check_int(rank, "rank", "LegoFusion", low=1)
+    return {"order": check_int(order, "order", "LegoFusion", low=0), "form": form, "rank": most}
 
 
 def _operator(
@@ -601,34 +379,5 @@ def _operator(
     return GraphOperator(names, order, form, rank=rank, start="product", seed=seed)
 
 
-def _inside_spacing(x: Tensor, numbers: Tensor) -> Tensor:
-    """Mean distance of each node of one video to its 3 nearest others, copies and neighbours in time apart."""
-    squared = torch.cdist(x[None].double(), x[None].double())[0].square()
-    squared = squared.masked_fill((numbers[:, None] - numbers).abs() <= 1, float("inf"))
-    nearest = squared.topk(min(3, len(x)), largest=False).values
-    there = nearest.isfinite()
-    mean = nearest.masked_fill(~there, 0.0).sqrt().sum(-1) / there.sum(-1).clamp_min(1)
-    return mean[there.any(-1)].to(x)
-
-
-def _chunks(count: int, numbers: int, crops: int) -> Iterator[slice]:
-    """Slices of bags whose graphs are held at a time; crops of one video stay together."""
-    step = max(1, NUMBERS_AT_ONCE // max(1, numbers) // crops) * crops
-    return (slice(first, min(count, first + step)) for first in range(0, count, step))
-
-
 def _mean_over(values: Tensor, crops: int) -> Tensor:
     return values if crops == 1 else values.unflatten(0, (-1, crops)).mean(1)
-
-
-def _nanmean(values: Tensor) -> Tensor:
-    return values.nanmean(0).nan_to_num()
-
-
-def _deviation(values: Tensor) -> Tensor:
-    deviation = values.std() if len(values) > 1 else torch.zeros((), dtype=values.dtype, device=values.device)
-    return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-
-
-def _positive(values: Tensor) -> Tensor:
-    return torch.where(values > 0, values, torch.ones_like(values))

@@ -109,7 +109,13 @@ class PaperFusion(Fusion):
             form = "full" if len(self.modalities) <= 2 else "random-pair"
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
-        self._config: dict[str, Any] = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
+        self._config: dict[str, Any] = {
+            "nodes": nodes,
+            "relations": kinds,
+            "centre": centre,
+            "unit_range": unit_range,
+            "rows": rows,
+        }
         self._config |= {"own_features": self.own_features, "nearest": nearest}
         self._config |= {"units": self.units, "unit_pooling": unit_pooling}
         self._config |= {"order": orders, **options}
@@ -151,13 +157,13 @@ class PaperFusion(Fusion):
         return tuple(name for name, unused in idle if unused)
 
     @property
-    def knows_training(self) -> bool:  # type: ignore[override]
+    def knows_training(self) -> bool:
         """Whether the relations learn a centre or a scale."""
         plain = set(self._config["relations"].values()) == {"cosine"} and not self._config["centre"]
         return not plain or bool(self.units)
 
     @property
-    def has_frozen_stage(self) -> bool:  # type: ignore[override]
+    def has_frozen_stage(self) -> bool:
         """Whether the relations alone, computed once and cached, suffice to make the nodes."""
         return not self.needs_features
 

@@ -1,4 +1,4 @@
-"""Relations of finer units inside a video: cells, patches, frames or words relate to each other, and their relations are pooled.
+"""Relations of finer units inside a video: cells, patches, frames or words relate to each other, and relations are pooled.
 
 Features of a fine modality are (B, N, U, D + 1): N nodes of U units, the last column being 1 where a unit is present and 0
 where it is not. An absent unit relates to nothing and counts nowhere.

@@ -201,7 +201,7 @@ class GraphOperator(nn.Module):
         return fixed and self.start == "product" and self.form in JOINT_FORMS and self.rank == 1
 
     def log_entries(self, surprises: Mapping[str, Float[Tensor, "*rows k"]]) -> Float[Tensor, "*rows k"]:
-        """log G from the negative logarithms of the graphs' entries, u = -log R; elementwise powers with R^(0) = 1 only.
+        """Log G from the negative logarithms of the graphs' entries, u = -log R; elementwise powers with R^(0) = 1 only.
 
         Of a product it is -sum_m u_m, which stays in the range of floats where the product itself would be zero. Where all
         entries are zero (u infinite), so is G.
@@ -215,8 +215,11 @@ class GraphOperator(nn.Module):
         if self.is_product:
             return functools.reduce(torch.add, chosen).neg()
         nothing = torch.stack([one == float("inf") for one in chosen]).all(0)
-        graph = self({name: torch.exp(-one) for name, one in zip(self.names, chosen, strict=True)}, square=False)
-        return graph.clamp_min(LEAST_ENTRY).log().masked_fill(nothing, float("-inf"))
+        shape = chosen[0].shape
+        bags = {name: torch.exp(-one).view(-1, *shape[-2:]) for name, one in zip(self.names, chosen, strict=True)}
+        graph = self(bags, square=False).view(shape)
+        fused: Tensor = graph.clamp_min(LEAST_ENTRY).log().masked_fill(nothing, float("-inf"))
+        return fused
 
     def dense_coefficients(self) -> Tensor:
         """The coefficient of every product of powers, (P_1 + 1, ..., P_M + 1), whatever the form.

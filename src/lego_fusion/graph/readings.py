@@ -72,13 +72,15 @@ def propagated(
     weights: Float[Tensor, "rows r"], columns: Int[Tensor, "rows r"], known: Float[Tensor, "k d"]
 ) -> Float[Tensor, "rows d"]:
     """sum_j G_ij y_j over the kept entries of each row."""
-    if torch.compiler.is_exporting() or weights.requires_grad:  # other runtimes have no bag of embeddings
-        return (weights[..., None] * known[columns]).sum(-2)
-    return torch.nn.functional.embedding_bag(columns, known, per_sample_weights=weights, mode="sum")
+    if torch.compiler.is_exporting() or torch.is_grad_enabled():  # other runtimes have no bag of embeddings
+        gathered: Tensor = (weights[..., None] * known[columns]).sum(-2)
+        return gathered
+    summed: Tensor = torch.nn.functional.embedding_bag(columns, known, per_sample_weights=weights, mode="sum")
+    return summed
 
 
 def bounded(departure: Float[Tensor, "*rows d"], median: Float[Tensor, ""]) -> Float[Tensor, "*rows d"]:
-    """r sqrt(2) / sqrt(1 + (|r| / median)^2): direction is kept, length is at most sqrt(2) times the usual one."""
+    """Scale r by sqrt(2) / sqrt(1 + (|r| / median)^2): direction is kept, length is at most sqrt(2) times the usual one."""
     length = torch.linalg.vector_norm(departure, dim=-1, keepdim=True)
     return departure * (2**0.5 / (1 + (length / median).square()).sqrt())
 
@@ -148,4 +150,5 @@ def time_context(
     there = torch.ones_like(values) if mask is None else mask.to(values)
     both = torch.stack([values * there, there], dim=1).flatten(0, 1)[:, None]
     total, weight = torch.nn.functional.conv1d(both, kernel[None, None], padding=reach)[:, 0].unflatten(0, (-1, 2)).unbind(1)
-    return total / weight.clamp_min(torch.finfo(values.dtype).tiny)
+    mean: Tensor = total / weight.clamp_min(torch.finfo(values.dtype).tiny)
+    return mean

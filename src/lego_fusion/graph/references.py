@@ -38,8 +38,8 @@ def node_numbers(features: Sequence[Float[Tensor, "b n ..."]], mask: Bool[Tensor
         tensor([[0, 0, 1, 2]])
     """
     changed = torch.stack([(x[:, 1:] != x[:, :-1]).flatten(2).any(-1) for x in features]).any(0)
-    if mask is not None:
-        changed = changed | (mask[:, 1:] & ~mask[:, :-1])
+    if mask is not None:  # what a masked node holds says nothing
+        changed = mask[:, 1:] & (changed | ~mask[:, :-1])
     return torch.nn.functional.pad(changed.long().cumsum(1), (1, 0))
 
 
@@ -70,7 +70,7 @@ def choose_references(
     return evenly_thinned(units, most)
 
 
-def evenly_thinned(units: Int[Tensor, "u *rest"], most: int) -> Int[Tensor, "k *rest"]:
+def evenly_thinned(units: Int[Tensor, "u ..."], most: int) -> Int[Tensor, "k ..."]:
     """At most so many of some units, evenly spread over them."""
     if len(units) <= most:
         return units
@@ -92,26 +92,33 @@ def require_several_videos(videos: Int[Tensor, " k"], where: object = None) -> N
 
 def spacings(
     points: Float[Tensor, "u d"],
-    videos: Int[Tensor, " u"],
+    groups: Int[Tensor, " u"],
     known: Float[Tensor, "k d"] | None = None,
-    known_videos: Int[Tensor, " k"] | None = None,
+    known_groups: Int[Tensor, " k"] | None = None,
+    *,
+    apart: int = 0,
 ) -> Float[Tensor, " u"]:
-    """Mean distance of each point to its 3 nearest known ones of other videos: how densely normals lie around it.
+    """Mean distance of each point to its 3 nearest known ones of other groups: how densely normals lie around it.
 
     Args:
         points: Scaled features.
-        videos: Video of each.
+        groups: Number of each point's group: its video, which it must not meet.
         known: To measure against; None: the points themselves.
-        known_videos: Video of each of those.
+        known_groups: Group of each of those.
+        apart: Groups whose numbers differ by no more than this do not meet either: neighbours, where they are in time.
+
+    Returns:
+        Of each point; 0 where there is no other group to meet.
 
     Example:
         >>> spacings(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 1, 2]))
         tensor([3.0000, 2.5000, 4.5000])
     """
-    known, known_videos = (points, videos) if known is None or known_videos is None else (known, known_videos)
-    found = []
-    for part, video in zip(points.split(ROWS_AT_ONCE), videos.split(ROWS_AT_ONCE), strict=True):
-        squared = squared_distances(part, known).masked_fill(video[:, None] == known_videos, float("inf"))
+    known, known_groups = (points, groups) if known is None or known_groups is None else (known, known_groups)
+    found = [points.new_zeros(0)]
+    for part, group in zip(points.split(ROWS_AT_ONCE), groups.split(ROWS_AT_ONCE), strict=True):
+        near = (group[:, None] - known_groups).abs() <= apart
+        squared = squared_distances(part, known).masked_fill(near, float("inf"))
         nearest = squared.topk(min(SPACING_NEIGHBOURS, len(known)), largest=False).values
         there = nearest.isfinite()
         found.append(nearest.masked_fill(~there, 0.0).sqrt().sum(-1) / there.sum(-1).clamp_min(1))
