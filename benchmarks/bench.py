@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 CLAIMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # arguments of rows(): quick, full
     "operator_kernels": ({"quick": True}, {}),
     "streaming": ({"quick": True}, {}),
+    "distances": ({"quick": True}, {}),
     "sweep": ({"steps": 10, "rounds": 1, "every": 10}, {}),
     "training_step": ({"quick": True}, {}),
     "dataset_reading": ({"videos": 20, "rounds": 1}, {"rounds": 5}),

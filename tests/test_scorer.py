@@ -90,10 +90,11 @@ def test_a_video_scores_as_the_command_line_scores_it(made: tuple[Path, Path, Da
     scorer = Scorer(model / "model.onnx")
     for expected in score_dataset(run, dataset, [record.video for record in dataset.videos]):
         features = {name: dataset.features(name, expected.video) for name in ("motion", "text")}
-        found = scorer.score_video(features)
-        np.testing.assert_allclose(found.scores, expected.scores[::8], rtol=0, atol=1e-5)
+        found = scorer.score_video(features, fps=expected.fps, frames=len(expected.scores))
+        assert found.frames == 2  # a quarter of a second, the half of what it is smoothed by, has two frames and a half
+        np.testing.assert_allclose(found.scores, expected.scores[::2], rtol=0, atol=1e-5)
         assert expected.logits is not None
-        np.testing.assert_allclose(found.logits, expected.logits[::8], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.logits, expected.logits[::2], rtol=1e-5, atol=1e-5)
         assert found.threshold == 1.25
 
 
@@ -112,18 +113,20 @@ def test_other_fusions_export_too(write_planted_once: Dataset, tmp_path: Path, m
     export_run(run, tmp_path / "model")
     video = write_planted_once.videos[-1].video
     features = {name: write_planted_once.features(name, video) for name in ("motion", "text")}
-    found = Scorer(tmp_path / "model" / "model.onnx").score_video(features)
     (expected,) = score_dataset(run, write_planted_once, [video])
-    np.testing.assert_allclose(found.scores, expected.scores[::8], rtol=0, atol=1e-5)
+    found = Scorer(tmp_path / "model" / "model.onnx").score_video(features, fps=expected.fps, frames=len(expected.scores))
+    np.testing.assert_allclose(found.scores, expected.scores[:: found.frames], rtol=0, atol=1e-5)
 
 
-def test_segments_of_a_fixed_duration_export_too(write_planted_once: Dataset, tmp_path: Path) -> None:
-    run = train(write_planted_once, tmp_path / "run", segment_snippets=2)
+@pytest.mark.parametrize("smoothing", [0.0, 1.5])
+def test_segments_of_a_fixed_duration_export_too(write_planted_once: Dataset, tmp_path: Path, smoothing: float) -> None:
+    run = train(write_planted_once, tmp_path / "run", segment_snippets=2, smoothing=smoothing)
     export_run(run, tmp_path / "model")
     scorer = Scorer(tmp_path / "model" / "model.onnx")
     for expected in score_dataset(run, write_planted_once, [record.video for record in write_planted_once.videos[:3]]):
         features = {name: write_planted_once.features(name, expected.video) for name in ("motion", "text")}
-        np.testing.assert_allclose(scorer.score_video(features).scores, expected.scores[::8], rtol=0, atol=1e-5)
+        found = scorer.score_video(features, fps=expected.fps)
+        np.testing.assert_allclose(found.scores, expected.scores[::8], rtol=0, atol=1e-5)
 
 
 def test_the_folder_runs_by_itself_without_torch(made: tuple[Path, Path, Dataset], tmp_path: Path) -> None:
@@ -134,11 +137,11 @@ import sys
 sys.modules["torch"] = sys.modules["lego_fusion"] = None
 import numpy as np
 from scorer import Scorer
-scores = Scorer("model.onnx").score_video({"motion": np.ones((9, 3)), "text": np.ones((9, 5))})
+scores = Scorer("model.onnx").score_video({"motion": np.ones((9, 3)), "text": np.ones((9, 5))}, fps=5)
 print(scores.scores.shape, sorted(m for m in sys.modules if m.split(".")[0] in ("scipy", "sklearn", "jaxtyping")))
 """
     told = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    assert told.stdout.strip() == "(9,) []", told.stderr
+    assert told.stdout.strip() == "(72,) []", told.stderr
 
 
 def test_a_model_says_what_it_is(made: tuple[Path, Path, Dataset]) -> None:
@@ -178,6 +181,12 @@ def test_features_that_cannot_be_scored_are_refused(made: tuple[Path, Path, Data
     scorer = Scorer(made[1] / "model.onnx")
     with pytest.raises(ScorerError, match=match):
         scorer.score_video(change({"motion": np.ones((9, 3)), "text": np.ones((9, 5))}))
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_model_that_smooths_its_scores_needs_a_clock(made: tuple[Path, Path, Dataset], fps: float) -> None:
+    with pytest.raises(ScorerError, match=r"over 0\.5 seconds: expected fps above 0"):
+        Scorer(made[1] / "model.onnx").score_video({"motion": np.ones((9, 3)), "text": np.ones((9, 5))}, fps=fps)
 
 
 def test_files_that_are_no_model_are_refused(made: tuple[Path, Path, Dataset], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from .extract.motion import Motion
 from .extract.run import extract_dataset
 from .extract.text import Text
 from .measure.result import Result, load_results, save_results
+from .measure.smoothing import SMOOTHING
 from .report.figures import score_curves
 from .report.scores import save_score_table
 from .writing import written_whole
@@ -206,13 +207,14 @@ def _unlearned(dataset: Dataset) -> list[Result]:
         modalities = MODALITIES if method == "nearest-neighbours" else ("motion",)
         run = run_method(dataset, bags, split, modalities, method, TrainingConfig())
         measured = measure_runs(
-            [scored_videos(dataset, run.node_scores)],
+            [scored_videos(dataset, run.node_scores, smoothing=SMOOTHING)],
             dataset=dataset.name,
             split="test",
             modalities=modalities,
             fusion=method,
             seed=None,
             selection="none-learned",
+            smoothing=SMOOTHING,
             parameters=0,
             score_seconds=run.score_seconds,
         )

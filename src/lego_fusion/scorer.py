@@ -3,13 +3,14 @@
 This file may be copied: ``lego-fusion export`` puts it beside the model, so that the folder runs by itself.
 
     from scorer import Scorer
-    scores = Scorer("model.onnx").score_video({"motion": motion, "appearance": appearance})   # (T, D) each
+    scores = Scorer("model.onnx").score_video({"motion": motion, "appearance": appearance}, fps=25)   # (T, D) each
     alarm = scores.logits >= scores.threshold
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,17 +40,19 @@ class WindowScores(NamedTuple):
 
 
 class VideoScores(NamedTuple):
-    """Scores of the snippets of a video.
+    """Scores of a video, one every so many frames.
 
     Args:
-        logits: (T,).
-        scores: (T,), in [0, 1].
+        logits: (S,); S is T, the number of snippets, but for a model that smooths the frames of a whole video.
+        scores: (S,), in [0, 1].
         threshold: Logit of the calibration from which on there is an alarm; 0, a score of 0.5, where there is none.
+        frames: From one score to the next.
     """
 
     logits: np.ndarray
     scores: np.ndarray
     threshold: float
+    frames: int
 
 
 class Scorer:
@@ -98,15 +101,19 @@ class Scorer:
         by_name = dict(zip(self._outputs, found, strict=True))
         return WindowScores(by_name["logit"], by_name["score"], by_name.get("graph"))
 
-    def score_video(self, features: Mapping[str, np.ndarray], *, camera: str = "") -> VideoScores:
-        """Score the snippets of a whole video, as ``lego-fusion score`` does.
+    def score_video(
+        self, features: Mapping[str, np.ndarray], *, fps: float = 0.0, frames: int = 0, camera: str = ""
+    ) -> VideoScores:
+        """Score a whole video, as ``lego-fusion score`` does.
 
         Args:
             features: (T, D) of every modality by name, or (T, C, D) with the model's crops, from the extractors in ``about``.
+            fps: Frames per second of the video, for a model that smooths its scores (``about["smoothing"]``, in seconds).
+            frames: Of the video, for the end of the last snippet; by default it is taken as whole.
             camera: Whose threshold to give, where the calibration has one for each.
 
         Raises:
-            ScorerError: As ``score``, or if modalities differ in length.
+            ScorerError: As ``score``, or if modalities differ in length, or a model that smooths scores is not told ``fps``.
         """
         by_crop = {name: np.asarray(x) if np.ndim(x) == 3 else np.asarray(x)[:, None] for name, x in features.items()}
         self._check(by_crop, dimensions=3)
@@ -117,9 +124,25 @@ class Scorer:
             segments = self._segments(x.astype(np.float64))  # (N, C, D)
             windows[name] = np.broadcast_to(segments, (len(segments), crops, x.shape[2])).transpose(1, 0, 2)
         logits = self.score(windows).logits.astype(np.float64).mean(0)
-        on_rows, scores_on_rows = (self._rows(values, rows) for values in (logits, _sigmoid(logits)))
+        found, every = self._on_the_clock(logits, rows, fps, frames)
         thresholds = self.about.get("thresholds") or {}
-        return VideoScores(on_rows, scores_on_rows, float(thresholds.get(camera, thresholds.get("", 0.0))))
+        return VideoScores(found, _sigmoid(found), float(thresholds.get(camera, thresholds.get("", 0.0))), every)
+
+    def _on_the_clock(self, logits: np.ndarray, rows: int, fps: float, frames: int) -> tuple[np.ndarray, int]:
+        """Logits of segments to those of snippets, or, smoothed, of shorter steps; and the frames of a step."""
+        seconds, snippets = float(self.about.get("smoothing") or 0.0), self.about["segment_snippets"]
+        first = next(iter(self.about["manifests"].values()))
+        stride = int(first["stride"])
+        if not seconds:
+            return self._rows(logits, rows), stride
+        if not 0 < fps < np.inf:
+            raise ScorerError(f"the model smooths its scores over {seconds:g} seconds: expected fps above 0, got {fps}")
+        if snippets:
+            return self._rows(_smooth(logits, snippets * stride / fps, seconds, causal=True), rows), stride
+        whole = math.gcd(stride, int(first["snippet_frames"]))
+        step = max(n for n in range(1, min(whole, max(1, int(fps * seconds / 2))) + 1) if whole % n == 0)
+        steps = np.repeat(self._rows(logits, rows), stride // step)[: -(-(frames or rows * stride) // step)]
+        return _smooth(steps, step / fps, seconds), step
 
     def _segments(self, x: np.ndarray) -> np.ndarray:
         """Mean over the snippets of each segment."""
@@ -159,6 +182,16 @@ class Scorer:
                 raise ScorerError(f"features are not finite numbers ('{name}'). What to do: look at how they were made.")
         if len({length[0] for length in lengths.values()}) > 1:
             raise ScorerError(f"modalities differ in length: {', '.join(f'{n} {s[0]}' for n, s in lengths.items())}")
+
+
+def _smooth(values: np.ndarray, step: float, seconds: float, *, causal: bool = False) -> np.ndarray:
+    """Gaussian means over values ``step`` seconds apart, of what is at most 4 ``seconds`` away, or that long ago."""
+    reach = min(int(4 * seconds / step + 1e-9), len(values) - 1)
+    weights = np.exp(-np.square(np.arange(-reach, reach + 1) * step / seconds) / 2)
+    if causal:
+        weights[:reach] = 0.0  # a convolution turns them round
+    total, mixed = (np.convolve(x, weights)[reach : reach + len(values)] for x in (np.ones(len(values)), values - values[0]))
+    return values[0] + mixed / total  # type: ignore[no-any-return]
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from lego_fusion.detect.protocol import own_split, run_method, scored_videos
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import CheckpointError, LegoFusionError, ParameterError
 from lego_fusion.measure.detection import micro_auc
+from lego_fusion.measure.smoothing import SMOOTHING
 
 QUICK = TrainingConfig(steps=8, check_every=4, learning_rate=1e-2)
 
@@ -65,17 +66,21 @@ def test_a_cell_is_what_its_method_gives_alone(planted: Dataset, plan: Plan, don
         one = read_cell(done, cell)
         assert one.scores.dtype == np.float64
         assert np.array_equal(one.scores, torch.stack([run.node_scores[video] for video in split.test]).numpy())
-        scored = scored_videos(planted, run.node_scores)
+        scored = scored_videos(planted, run.node_scores, smoothing=plan.smoothing)
         assert one.value("micro_auc") == micro_auc(scored)
         assert [video.scores.tolist() for video in cell_videos(planted, plan, one)] == [v.scores.tolist() for v in scored]
         first = one.records[0]
         assert (first.dataset, first.split, first.modalities) == ("planted", "own", ("motion", "text"))
         assert (first.fusion, first.seed, first.parameters) == (cell.method, cell.seed, run.parameters)
+        assert {record.smoothing for record in one.records} == {SMOOTHING}
         assert first.protocol == "frame level, real frames, 6 videos (3 abnormal)"
         assert (first.train_seconds is None) == (cell.seed is None)
         assert {record.metric for record in one.records} == {"micro_auc", "macro_auc", "abnormal_auc", "average_precision"}
         if watch:
-            looks = {step: micro_auc(scored_videos(planted, scores)) for step, scores in run.watched.items()}
+            looks = {
+                step: micro_auc(scored_videos(planted, scores, smoothing=plan.smoothing))
+                for step, scores in run.watched.items()
+            }
             assert sorted(looks) == [0, 4, 8]
             assert one.value("micro_auc", "untrained") == looks[0]
             assert one.value("micro_auc", "test-best") == max(looks.values()) >= micro_auc(scored)

@@ -41,7 +41,7 @@ def auc_on_every_frame(dataset: Dataset, plan: Plan, folder: Path, method: str, 
         if (cell.method, cell.split) == (method, split):
             scores, truth = [], []
             for video, row in zip(plan.split(cell).test, read_cell(folder, cell).scores, strict=True):
-                scores.append(frame_scores(dataset, video, torch.from_numpy(row)).numpy())
+                scores.append(frame_scores(dataset, video, torch.from_numpy(row), smoothing=plan.smoothing).numpy())
                 truth.append(dataset.frame_labels(video))
             values.append(float(roc_auc_score(np.concatenate(truth), np.concatenate(scores))))
     return values

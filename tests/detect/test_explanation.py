@@ -74,7 +74,7 @@ def trained(odd: Dataset, folder: Path, **options: object) -> Path:
 
 @pytest.fixture(scope="module")
 def run(odd: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(odd, tmp_path_factory.mktemp("runs") / "lego")
+    return trained(odd, tmp_path_factory.mktemp("runs") / "lego", smoothing=0.0)  # spans are those of whole segments
 
 
 def resaved(odd: Dataset, run: Path, folder: Path, fusion: LegoFusion | None = None, first_order: bool = False) -> Path:
@@ -137,6 +137,28 @@ def test_parts_add_up_from_the_typical_normal_row_to_the_logit(odd: Dataset, run
     listed = sum(one.part for one in event.relations)
     assert listed + event.other_relations == pytest.approx(event.peak_parts.excess - event.peak_parts.gap, abs=1e-6)
     assert [abs(one.part) for one in event.relations] == sorted((abs(one.part) for one in event.relations), reverse=True)
+
+
+def test_smoothed_scores_are_explained_without_remainder(odd: Dataset, run: Path, tmp_path: Path) -> None:
+    """The weights are those of the run that is not smoothed; its segments' logits, smoothed by a loop, are explained."""
+    detector, config = load_detector(run)
+    save_detector(tmp_path / "smoothed", detector, config.model_copy(update={"smoothing": 1.0}))
+    shutil.copy(run / "request.json", tmp_path / "smoothed")
+    explained = explain_video(tmp_path / "smoothed", odd, "odd_text")
+    (scored,) = score_dataset(tmp_path / "smoothed", odd, ["odd_text"])
+    np.testing.assert_allclose(explained.scores, scored.scores, atol=1e-6)
+    logits = predict_logits(detector, load_bags(odd, list(KINDS), ["odd_text"], nodes=NODES))[0].double().numpy()
+    steps = np.repeat(logits, 6)  # 24 frames in steps of 4, which last 0.4 s
+    weights = np.exp(-((np.subtract.outer(np.arange(48), np.arange(48)) * 0.4) ** 2) / 2)
+    weights[np.abs(np.subtract.outer(np.arange(48), np.arange(48))) > 10] = 0  # four seconds
+    expected = np.repeat(weights @ steps / weights.sum(1), 4)
+    np.testing.assert_allclose(scored.logits, expected, atol=1e-5)
+    event = explained.events[0]
+    span = slice(event.span.start_frame, event.span.end_frame)
+    assert event.parts is not None
+    assert event.parts.logit == pytest.approx(expected[span].mean(), abs=1e-5)
+    assert abs(event.parts.gap) < 1e-4
+    assert 72 <= event.segment.start_frame < 120  # of those that show the event, not of those that reach into it
 
 
 def test_parts_over_time_are_those_of_the_event(odd: Dataset, run: Path) -> None:

@@ -15,6 +15,7 @@ from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.segments import segment_bounds
 from lego_fusion.detect.bags import load_bags
 from lego_fusion.detect.checkpoint import load_detector
+from lego_fusion.detect.evaluation import evaluate_runs
 from lego_fusion.detect.protocol import frame_scores, own_split, run_method
 from lego_fusion.detect.runs import score_dataset, train_run
 from lego_fusion.detect.train import TrainingConfig
@@ -22,6 +23,7 @@ from lego_fusion.detect.video_scoring import score_video
 from lego_fusion.errors import CheckpointError, DataError, ManifestError, ParameterError
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
+from lego_fusion.measure.smoothing import SMOOTHING
 
 N = 8
 QUICK = TrainingConfig(steps=10, learning_rate=1e-2, checkpoint_every=3, batch_size=6)
@@ -65,8 +67,9 @@ def test_scores_are_those_of_the_protocol(planted, tmp_path, method):
     bags = load_bags(planted, ["motion", "text"], [record.video for record in planted.videos], nodes=N)
     direct = run_method(planted, bags, split, ["motion", "text"], method, QUICK, nodes=N)
     for video in score_dataset(tmp_path / "run", planted, split.test):
-        expected = frame_scores(planted, video.video, direct.node_scores[video.video])
-        np.testing.assert_allclose(video.scores, expected.numpy(), rtol=1e-5)  # here alone, there in one batch
+        expected = frame_scores(planted, video.video, direct.node_scores[video.video], smoothing=SMOOTHING)
+        np.testing.assert_allclose(video.logits, expected.numpy(), rtol=1e-5, atol=1e-5)  # here alone, there in one batch
+        np.testing.assert_allclose(video.scores, expected.sigmoid().numpy(), rtol=1e-5)
 
 
 def test_what_is_said_of_each_frame(finished, planted):
@@ -251,3 +254,25 @@ def test_the_request_can_be_read_by_a_person(finished, planted):
     assert request["method"] == "lego" and request["modalities"] == ["motion", "text"]
     assert request["dataset"]["hash"] == planted.hash
     assert request["manifests"] == {name: manifest.hash for name, manifest in planted.modalities.items()}
+
+
+def test_smoothing_is_kept_in_the_run_and_an_old_run_has_none(finished, planted, tmp_path):
+    assert load_detector(finished)[1].smoothing == SMOOTHING
+    shutil.copytree(finished, tmp_path / "old")
+    stored = json.loads((tmp_path / "old" / "config.json").read_text())
+    assert stored.pop("smoothing") == SMOOTHING
+    (tmp_path / "old" / "config.json").write_text(json.dumps(stored))
+    video = own_split(planted).test[0]
+    (old,), (new,) = (score_dataset(folder, planted, [video]) for folder in (tmp_path / "old", finished))
+    assert load_detector(tmp_path / "old")[1].smoothing == 0.0
+    assert len(np.unique(old.logits)) < len(np.unique(new.logits))  # steps became slopes
+    assert new.logits.min() >= old.logits.min() and new.logits.max() <= old.logits.max()
+    results = [evaluate_runs([folder], planted, resamples=10).results for folder in (tmp_path / "old", finished)]
+    assert [{one.smoothing for one in part} for part in results] == [{0.0}, {SMOOTHING}]
+
+
+@pytest.mark.parametrize("smoothing", [-1.0, float("nan"), 61.0])
+def test_a_smoothing_out_of_its_range_is_refused_before_training(planted, tmp_path, smoothing):
+    with pytest.raises(ParameterError, match="'smoothing' parameter of train_run"):
+        train(planted, tmp_path / "run", smoothing=smoothing)
+    assert not (tmp_path / "run").exists()

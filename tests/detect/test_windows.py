@@ -142,7 +142,7 @@ def test_relations_inside_the_window_forget_what_left_it() -> None:
 
 
 def test_a_run_of_fixed_segments_is_trained_saved_and_scored(planted: Dataset, tmp_path: Path) -> None:
-    config = train_run(planted, tmp_path / "run", training=TrainingConfig(steps=20), nodes=8, segment_snippets=2)
+    config = train_run(planted, tmp_path / "run", training=TrainingConfig(steps=20), nodes=8, segment_snippets=2, smoothing=0.0)
     detector, stored = load_detector(tmp_path / "run")
     assert (stored.segment_snippets, stored.nodes) == (2, 8) and stored == config
     video = planted.select(split="test")[0].video

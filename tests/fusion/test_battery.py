@@ -60,7 +60,9 @@ def plainly(kind: str) -> Callable[[dict[str, int], int, int], Fusion]:
 
 
 CASES |= {kind: plainly(kind) for kind in FUSIONS if kind not in ("lego", "lego-paper", "mtn")}
-ANY_ORDER = sorted(set(FUSIONS) - {"lego", "lego-paper", "concat", "mtn", "gated", "mlp", "cross-attention", "bilinear", "tensor"})
+ANY_ORDER = sorted(
+    set(FUSIONS) - {"lego", "lego-paper", "concat", "mtn", "gated", "mlp", "cross-attention", "bilinear", "tensor"}
+)
 every_fusion = pytest.mark.parametrize("case", CASES)
 every_count = pytest.mark.parametrize("count", [1, 2, 3, 4])
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from lego_fusion.errors import ParameterError
 from lego_fusion.graph.granularity import (
     assign_units,
-    most_novel_units,
-    pool_reference_relations,
     pool_relations,
 )
 from lego_fusion.graph.relationship import cosine_graph
@@ -63,34 +61,6 @@ def novelty_order(rows: list[list[float]], units: list[int]) -> list[int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(case=CASES, columns=st.integers(1, 4), count=st.none() | st.integers(1, 10), weighted=st.booleans())
-def test_rows_against_references(case, columns, count, weighted):
-    relations, member, weights = draw(*case, columns=columns)
-    options = {"most_novel": count, "weights": weights if weighted else None}
-    pooled = pool_reference_relations(relations, member, case[2], **options)
-    for b in range(2):
-        rows = relations[b].tolist()
-        w = weights[b].tolist() if weighted else [1.0] * case[1]
-        for i in range(case[2]):
-            units = novelty_order(rows, units_of(member[b].tolist(), i))[:count]
-            for k in range(columns):
-                expected = sum(w[u] * rows[u][k] for u in units) / sum(w[u] for u in units) if units else 0.0
-                assert pooled[b, i, k].item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(case=CASES, columns=st.integers(1, 4), count=st.integers(1, 10))
-def test_most_novel_units(case, columns, count):
-    relations, member, _ = draw(*case, columns=columns)
-    chosen = most_novel_units(relations, member, case[2], count)
-    assert chosen.shape == (2, case[2], count)
-    for b in range(2):
-        for i in range(case[2]):
-            expected = novelty_order(relations[b].tolist(), units_of(member[b].tolist(), i))[:count]
-            assert chosen[b, i].tolist() == expected + [-1] * (count - len(expected))
-
-
-@settings(max_examples=60, deadline=None)
 @given(
     starts=st.lists(st.tuples(st.integers(-3, 12), st.integers(0, 5)), min_size=1, max_size=8),
     borders=st.lists(st.integers(0, 10), min_size=2, max_size=6, unique=True).map(sorted),
@@ -114,7 +84,6 @@ def test_one_unit_per_node_is_the_graph_itself(reduce):
     graph = cosine_graph(torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)))
     member = torch.arange(6).expand(2, -1)
     torch.testing.assert_close(pool_relations(graph, member, 6, reduce=reduce), graph)
-    torch.testing.assert_close(pool_reference_relations(graph, member, 6, most_novel=2), graph)
 
 
 @pytest.mark.parametrize("reduce", ["mean", "max"])
@@ -138,22 +107,18 @@ def test_order_of_units_and_padding_do_not_matter(reduce):
 def test_gradients(reduce):
     relations, member, _ = draw(1, 5, 3)
     assert torch.autograd.gradcheck(lambda r: pool_relations(r, member, 3, reduce=reduce), (relations.requires_grad_(),))
-    assert torch.autograd.gradcheck(lambda r: pool_reference_relations(r, member, 3, most_novel=2), (relations,))
 
 
 @pytest.mark.parametrize("node", [-2, 3])
 def test_a_unit_of_a_node_that_does_not_exist(node):
     member = torch.tensor([[0, node]])
-    for pool in (pool_relations, pool_reference_relations):
-        with pytest.raises(ParameterError, match=r"a unit names a node that does not exist: expected indices in \[-1, 2\]"):
-            pool(torch.zeros(1, 2, 2), member, 3)
+    with pytest.raises(ParameterError, match=r"a unit names a node that does not exist: expected indices in \[-1, 2\]"):
+        pool_relations(torch.zeros(1, 2, 2), member, 3)
 
 
 def test_bad_options():
     relations, member = torch.zeros(1, 2, 2), torch.zeros(1, 2, dtype=torch.long)
     with pytest.raises(ParameterError, match="'reduce' parameter of pool_relations must be one of 'mean', 'max'"):
         pool_relations(relations, member, 1, reduce="median")
-    with pytest.raises(ParameterError, match="'most_novel' parameter of pool_reference_relations"):
-        pool_reference_relations(relations, member, 1, most_novel=0)
     with pytest.raises(ParameterError, match="'num_nodes' parameter"):
         pool_relations(relations, member, 0)

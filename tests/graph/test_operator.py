@@ -485,24 +485,6 @@ def test_only_elementwise_powers_with_ones_are_defined_for_references(expansion,
         operator(cosine_graphs(2, 4, columns), square=square)
 
 
-@pytest.mark.parametrize(("form", "graphs"), [("joint", 3), ("full", 2), ("all-pairs", 3), ("random-pair", 2), ("joint", 1)])
-def test_weighing_the_start_weighs_each_graph_by_name(form, graphs):
-    names = ["a", "b", "c"][:graphs]
-    relations = {name: torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(i)) for i, name in enumerate(names)}
-    weights = {name: 1.0 + i for i, name in enumerate(names)}
-    operator = GraphOperator(names, 2, form, noise=0.0).eval()
-    operator.weigh_first_order(weights)
-    expected = sum(weights[name] * relations[name] for name in names) / graphs
-    assert torch.allclose(operator(relations), expected, atol=1e-6)
-
-
-def test_a_shared_a_of_three_graphs_is_not_weighed():
-    operator = GraphOperator(["a", "b", "c"], 2, "random-pair")
-    before = operator.coefficients.detach().clone()
-    operator.weigh_first_order({"a": 5.0, "b": 6.0, "c": 7.0})
-    assert torch.equal(operator.coefficients, before)
-
-
 def test_shares_of_the_modalities_by_hand():
     """G = 2 a - 3 b + 5 a b, with the spread over nodes of each term's row mean; the product is shared equally."""
     operator = GraphOperator(["a", "b"], order=1, form="full", noise=0.0)

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import CONFIG, DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, warn
+from .terminal import (
+    CONFIG,
+    DEVICES,
+    SMOOTHING_HELP,
+    as_text,
+    chosen,
+    names,
+    one_line_errors,
+    print_json,
+    print_table,
+    progress,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..detect.comparison import Comparison
@@ -36,6 +48,7 @@ def compare(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them counts.")
     ] = 0.0,
+    smoothing: Annotated[float | None, typer.Option(help=SMOOTHING_HELP, show_default=False)] = None,
     test_best: Annotated[
         bool, typer.Option("--test-best", help="Also the untrained start, and what picking the best test step would add.")
     ] = False,
@@ -74,12 +87,12 @@ def compare(
 
     datasets = [Dataset.open(path) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
-    chosen = list(dict.fromkeys(wanted)) or list(SENSIBLE_FUSIONS)
-    settings = read_settings(config, setting or [], {} if steps is None else {"steps": steps}, fusions=chosen)
+    compared = list(dict.fromkeys(wanted)) or list(SENSIBLE_FUSIONS)
+    settings = read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=compared)
     plan = make_plan(
         datasets,
         modality_sets=parse_modality_sets(modality_sets, datasets[0]),
-        fusions=chosen,
+        fusions=compared,
         references=references,
         seeds=seeds,
         splits="resplits" if resplits else splits,
@@ -90,6 +103,7 @@ def compare(
         hidden=settings.hidden,
         options=settings.options,
         validation=validation,
+        smoothing=settings.smoothing,
         test_best=test_best,
     )
     if figure is not None:

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import CONFIG, DEVICES, as_text, names, one_line_errors, print_json, print_table, progress, remark, warn
+from .terminal import (
+    CONFIG,
+    DEVICES,
+    SMOOTHING_HELP,
+    as_text,
+    chosen,
+    names,
+    one_line_errors,
+    print_json,
+    print_table,
+    progress,
+    remark,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -42,6 +55,7 @@ def sweep(
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out and choose by; 0: the split's own.")
     ] = 0.3,
+    smoothing: Annotated[float | None, typer.Option(help=SMOOTHING_HELP, show_default=False)] = None,
     test: Annotated[
         bool, typer.Option("--test", help="Then measure all configurations on the test videos, not the pick alone.")
     ] = False,
@@ -78,16 +92,17 @@ def sweep(
 
     data = Dataset.open(dataset)
     check_choice(fusion, "fusion", "sweep", METHODS)
-    chosen = read_settings(config, setting or [], {} if steps is None else {"steps": steps}, fusions=[fusion])
+    read = read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=[fusion])
     settings = {
         "modalities": names(modalities),
         "method": fusion,
-        "options": chosen.options_of(fusion),
-        "nodes": chosen.nodes,
-        "hidden": chosen.hidden,
+        "options": read.options_of(fusion),
+        "nodes": read.nodes,
+        "hidden": read.hidden,
         "seeds": seeds,
-        "training": chosen.training,
+        "training": read.training,
         "validation": validation,
+        "smoothing": read.smoothing,
         "dtype": check_choice(cache_type, "cache_type", "sweep", ("float32", "float16")),
     }
     if search and test:
@@ -158,7 +173,7 @@ def _save_pick(data: Dataset, out: Path, table: SweepTable, detector: Detector, 
     train = training_bags(plan, data, out, trial, cache=cache)
     settings = trial.settings
     facts: dict[str, Any] = {"method": plan.method, "nodes": settings.nodes, "options": settings.options_of(plan.method)}
-    save_run(out / "pick", detector, data, plan.split, settings.training, train, **facts)
+    save_run(out / "pick", detector, data, plan.split, settings.training, train, smoothing=plan.smoothing, **facts)
     return out / "pick"
 
 

@@ -23,6 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 USER_ERROR = 2
 STOPPED = 130
+SMOOTHING_HELP = "Seconds over which scores are smoothed, one standard deviation; 0 for none. Default: 0.5."
 DEVICES = "Processes that work on this together, as under torchrun --nproc_per_node."
 CONFIG = "YAML file with the keys of --set, such as 'fusion: {references: 512}'."
 _PLAIN_WIDTH = 240  # of tables that are not shown on a terminal: wide enough that none is folded
@@ -114,6 +115,11 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 def names(text: str) -> list[str]:
     """Split a list of names at its commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def chosen(**given: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def as_text(paths: Mapping[str, Path]) -> dict[str, str]:

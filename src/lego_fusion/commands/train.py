@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import CONFIG, DEVICES, names, one_line_errors, print_json, progress, warn
+from .terminal import CONFIG, DEVICES, SMOOTHING_HELP, chosen, names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
     from ..detect.checkpoint import RunConfig
     from ..detect.evaluation import Evaluation
-    from ..detect.settings import Settings
 
 
 @one_line_errors
@@ -41,6 +40,7 @@ def train(
         int | None,
         typer.Option(help="Make a model that 'watch' can run: segments of so many snippets each instead of 32 equal spans."),
     ] = None,
+    smoothing: Annotated[float | None, typer.Option(help=SMOOTHING_HELP, show_default=False)] = None,
     snapshots: Annotated[
         int | None, typer.Option(help="Also keep the weights of the start, of every so many steps and of the end.")
     ] = None,
@@ -61,12 +61,14 @@ def train(
     from ..detect.protocol import LEARNED
     from ..detect.ranks import process_group
     from ..detect.runs import train_run
+    from ..detect.settings import read_settings
     from ..errors import check_choice
     from ..measure.result import save_results
 
-    given = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "normal_only": normal_only}
     method: str = check_choice(fusion, "fusion", "train", LEARNED)
-    settings = _settings(method, config, setting or [], validation, snapshot_every=snapshots, **given)
+    given = chosen(seed=seed, steps=steps, learning_rate=learning_rate, smoothing=smoothing, snapshot_every=snapshots)
+    given |= ({"normal_only": True} if normal_only else {}) | ({"selection": "validation"} if validation else {})
+    settings = read_settings(config, setting or [], given, fusions=[method])
     data = Dataset.open(dataset)
     started, whole = time.perf_counter(), not run.exists()
     with process_group(devices, accelerator=settings.training.accelerator) as ranks, progress(f"training {method}") as tell:
@@ -80,6 +82,7 @@ def train(
             nodes=settings.nodes,
             hidden=settings.hidden,
             segment_snippets=segment_snippets,
+            smoothing=settings.smoothing,
             validation=validation,
             threads=threads,
             cache=cache,
@@ -94,15 +97,6 @@ def train(
         save_results(run / "results.jsonl", measured.results)
     count = len(trained.dataset["train"]) if isinstance(trained.dataset["train"], list) else 0
     _tell(run, method, list(trained.manifests), count, measured, _next(run, dataset, trained), json=json)
-
-
-def _settings(method: str, path: Path | None, words: list[str], validation: float, **given: Any) -> Settings:
-    from ..detect.settings import read_settings
-
-    chosen = {name: value for name, value in given.items() if value is not None and value is not False}
-    if validation:
-        chosen["selection"] = "validation"
-    return read_settings(path, words, chosen, fusions=[method])
 
 
 def _can_measure(dataset: Dataset) -> bool:

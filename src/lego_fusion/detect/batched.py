@@ -97,9 +97,7 @@ def fit_together(
     reasons = [why_alone(detector, config) for detector, config in zip(detectors, configs, strict=True)]
     alone = next((reason for reason in reasons if reason), None)
     if alone or len({bucket(*pair) for pair in zip(detectors, configs, strict=True)}) > 1:
-        raise ParameterError(
-            "these configurations cannot be trained together", got=alone or "different steps or readings"
-        )
+        raise ParameterError("these configurations cannot be trained together", got=alone or "different steps or readings")
     if not train.related or (validation is not None and not validation.related):
         raise DataError("training together needs graphs", got="bags of features", fix="build them with graph_cache")
     for detector, config in zip(detectors, configs, strict=True):

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.manifest import Manifest
 from ..errors import CheckpointError, LegoFusionError, ParameterError
 from ..fusion.registry import make_fusion
+from ..measure.smoothing import MOST_SECONDS
 from ..writing import written_whole
 from .detector import Detector
 
@@ -35,6 +36,7 @@ class RunConfig(BaseModel):
         nodes: N, segments per video, or of a window.
         segment_snippets: Snippets of a segment where segments have a fixed duration (``windows``); None where every video is
             cut into N equal spans.
+        smoothing: Of its scores, in seconds (``measure.smoothing``); a run that does not say has none.
         manifests: Of every modality, in the fusion's order; features made in another way are refused.
         training: The training configuration.
         dataset: Name, hash, split and lists of videos that it was trained on.
@@ -49,6 +51,7 @@ class RunConfig(BaseModel):
     detector: dict[str, JsonValue]
     nodes: int = Field(ge=1)
     segment_snippets: int | None = Field(default=None, ge=1)
+    smoothing: float = Field(default=0.0, ge=0, le=MOST_SECONDS)
     manifests: dict[str, Manifest]
     training: dict[str, JsonValue]
     dataset: dict[str, JsonValue]

@@ -2,7 +2,7 @@
 
 comparison/
   plan.json            what is compared; the same plan goes on here, another one is refused
-  cells/<cell>.npz     segment scores of the test videos (V, N), and the cell's Result records as JSON lines
+  cells/<cell>.npz     segment logits or distances of the test videos (V, N), and the cell's Result records as JSON lines
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CellResult:
     Args:
         cell: Which one.
         records: One Result per metric that is defined; with ``test_best`` also the untrained start and the best of all looks.
-        scores: Segment scores of the split's test videos, in its order, (V, N).
+        scores: Segment logits (a reference's distances) of the split's test videos, in its order, (V, N).
     """
 
     cell: Cell
@@ -67,6 +67,7 @@ class _Job:
     nodes: int
     hidden: int
     options: dict[str, Any]
+    smoothing: float
     test_best: bool
     path: Path
     cache: Path | None = None
@@ -142,7 +143,8 @@ def read_cell(folder: str | Path, cell: Cell) -> CellResult:
 def cell_videos(dataset: Dataset, plan: Plan, result: CellResult) -> list[ScoredVideo]:
     """The test videos of a cell with the score and the truth of every frame."""
     videos = plan.split(result.cell).test
-    return scored_videos(dataset, dict(zip(videos, torch.from_numpy(result.scores), strict=True)))
+    scores = dict(zip(videos, torch.from_numpy(result.scores), strict=True))
+    return scored_videos(dataset, scores, smoothing=plan.smoothing)
 
 
 def _jobs(
@@ -169,6 +171,7 @@ def _jobs(
             nodes=plan.nodes,
             hidden=plan.hidden,
             options=plan.options.get(cell.method, {}),
+            smoothing=plan.smoothing,
             test_best=plan.test_best and cell.method not in UNLEARNED,
             path=folder / CELLS_FOLDER / cell.file,
             cache=places[cell.dataset],
@@ -216,11 +219,11 @@ def _loaded(root: Path, modalities: tuple[str, ...], videos: tuple[str, ...], no
 def _records(dataset: Dataset, job: _Job, run: Run) -> list[Result]:
     """Every metric that is defined; micro AUC must be."""
     cell = job.cell
-    scored = scored_videos(dataset, run.node_scores)
+    scored = scored_videos(dataset, run.node_scores, smoothing=job.smoothing)
     abnormal = sum(video.abnormal for video in scored)
     facts: dict[str, Any] = {"dataset": cell.dataset, "split": cell.split, "modalities": cell.modalities, "fusion": cell.method}
-    facts |= {"seed": cell.seed, "condition": cell.condition, "parameters": run.parameters}
-    facts |= {"protocol": f"frame level, real frames, {len(scored)} videos ({abnormal} abnormal)"}
+    facts |= {"seed": cell.seed, "condition": cell.condition, "smoothing": job.smoothing}
+    facts |= {"parameters": run.parameters, "protocol": f"frame level, real frames, {len(scored)} videos ({abnormal} abnormal)"}
     learned = cell.method not in UNLEARNED
     times: dict[str, Any] = {"train_seconds": run.train_seconds if learned else None, "score_seconds": run.score_seconds}
     records = []
@@ -230,7 +233,9 @@ def _records(dataset: Dataset, job: _Job, run: Run) -> list[Result]:
     for name, value in values.items():
         records.append(Result(metric=name, value=value, selection=_selection(job), **facts, **times))
     if run.watched:
-        looks = {step: micro_auc(scored_videos(dataset, scores)) for step, scores in run.watched.items()}
+        looks = {
+            step: micro_auc(scored_videos(dataset, scores, smoothing=job.smoothing)) for step, scores in run.watched.items()
+        }
         best = max(looks, key=lambda step: looks[step])
         records.append(Result(metric="micro_auc", value=looks[0], selection="untrained", **facts))
         records.append(Result(metric="micro_auc", value=looks[best], selection="test-best", extra={"step": best}, **facts))

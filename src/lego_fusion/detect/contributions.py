@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def run_contributions(
     for folder, (_, other) in zip(run_folders, loaded, strict=True):
         other.require_equal_spans("explain")
         require_same_features(other, dataset)
-        same = (other.manifests, other.nodes, other.dataset) == (config.manifests, config.nodes, config.dataset)
+        same = all(getattr(other, name) == getattr(config, name) for name in ("manifests", "nodes", "smoothing", "dataset"))
         if not same or list(other.manifests) != list(config.manifests):
             fix = "explain them one after the other"
             raise DataError("the runs were not trained on the same videos and modalities", where=Path(folder), fix=fix)
@@ -68,7 +68,8 @@ def run_contributions(
     for detector in detectors:
         if isinstance(detector.fusion, LegoFusion):
             require_same_references(detector.fusion, train, dataset.name)
-    return detector_contributions(detectors, dataset, train, test, quantity=quantity, draws=draws, resamples=resamples)
+    given: dict[str, Any] = {"quantity": quantity, "draws": draws, "resamples": resamples}
+    return detector_contributions(detectors, dataset, train, test, smoothing=config.smoothing, **given)
 
 
 def detector_contributions(
@@ -80,6 +81,7 @@ def detector_contributions(
     quantity: Quantity = "micro-auc",
     draws: int = 16,
     resamples: int = 1000,
+    smoothing: float = 0.0,
 ) -> Contributions:
     """Shapley values, cooperation and interactions of the modalities on test videos, with intervals over videos.
 
@@ -95,6 +97,7 @@ def detector_contributions(
         quantity: ``"micro-auc"``, or ``"abnormal-logit"``: the mean logit of all abnormal frames, which does not saturate.
         draws: How many normal videos stand in for each video; v is the mean over them.
         resamples: Of the bootstrap over videos.
+        smoothing: Of the frames, in seconds (``measure.smoothing``).
 
     Raises:
         DataError: If there is no normal training video, or detectors that are explained together see different inputs.
@@ -112,7 +115,7 @@ def detector_contributions(
             )
     background = {name: values[normal] for name, values in training_inputs(detectors[0].fusion, train).inputs.items()}
     return model_contributions(
-        [_scored_by(detector, dataset, test, quantity) for detector in detectors],
+        [_scored_by(detector, dataset, test, smoothing) for detector in detectors],
         seen[0],
         micro_auc if quantity == "micro-auc" else abnormal_mean,
         removal="permute",
@@ -140,15 +143,14 @@ def abnormal_mean(scored: Sequence[ScoredVideo]) -> float:
 
 
 def _scored_by(
-    detector: Detector, dataset: Dataset, test: Bags, quantity: Quantity
+    detector: Detector, dataset: Dataset, test: Bags, smoothing: float
 ) -> Callable[[Mapping[str, Tensor]], list[ScoredVideo]]:
-    """Inputs of the detector -> test videos with the scores, or the logits, of their frames."""
+    """Inputs of the detector -> test videos with the logits of their frames."""
 
     @torch.no_grad()
     def scored(inputs: Mapping[str, Tensor]) -> list[ScoredVideo]:
         detector.eval()
         logits = mean_over_crops(detector(inputs, cached=is_cached(detector.fusion)).logits, test.crops).double()
-        values = logits.sigmoid() if quantity == "micro-auc" else logits
-        return scored_videos(dataset, dict(zip(test.videos, values, strict=True)))
+        return scored_videos(dataset, dict(zip(test.videos, logits, strict=True)), smoothing=smoothing)
 
     return scored

@@ -136,9 +136,9 @@ def _score(folder: Path, dataset: Dataset, videos: Sequence[str]) -> _ScoredRun:
     detector, config = load_detector(folder)
     started = time.perf_counter()
     scored = [
-        ScoredVideo.from_frames(one.video, one.scores, one.truth)
+        ScoredVideo.from_frames(one.video, one.logits, one.truth)
         for one in score_dataset(folder, dataset, videos)
-        if one.truth is not None  # always: the videos are those with ground truth
+        if one.logits is not None and one.truth is not None  # always: the videos are those with ground truth
     ]
     return _ScoredRun(config, read_method(folder, config), detector.parameter_count(), time.perf_counter() - started, scored)
 
@@ -148,7 +148,7 @@ def _groups(runs: Sequence[_ScoredRun]) -> list[list[_ScoredRun]]:
     groups: dict[Any, list[_ScoredRun]] = {}
     for run in runs:
         settings = sorted((name, str(value)) for name, value in run.config.training.items() if name != "seed")
-        cut = (run.config.nodes, run.config.segment_snippets)
+        cut = (run.config.nodes, run.config.segment_snippets, run.config.smoothing)
         groups.setdefault((run.method, cut, tuple(run.config.manifests), tuple(settings)), []).append(run)
     for group in groups.values():
         seeds = [run.seed for run in group]
@@ -223,6 +223,7 @@ def _measured(
         seed=seeds[0] if len(seeds) == 1 else None,
         seeds=seeds if len(seeds) > 1 else (),
         selection=first.selection,
+        smoothing=first.config.smoothing,
         parameters=first.parameters,
         train_seconds=train_seconds,
         score_seconds=sum(run.score_seconds for run in group) / len(group) if videos is None else None,

@@ -78,6 +78,7 @@ def evaluate_events(
         "fusion": read_method(Path(folder), config),
         "seed": int(str(config.training["seed"])),
         "selection": selection_of(config),
+        "smoothing": config.smoothing,
         "protocol": protocol,
         "parameters": detector.parameter_count(),
     }

@@ -136,6 +136,7 @@ class Explainer:
             references = f"{self.lego.columns} known-normal segments" if self.lego.wanted_references else "none"
             orders = ", ".join(map(str, sorted(set(self.lego.operator.orders))))
             told |= {"reference units": references, "order": orders, "form": self.lego.operator.form}
+        told["smoothing"] = f"{self.config.smoothing:g} s" if self.config.smoothing else "none"
         told |= {"segments per video": str(self.config.nodes), "seed": str(self.config.training.get("seed"))}
         told["normal training videos"] = str(len(self.normal.videos))
         told |= {"weights": self.config.weights_hash[:12], "lego-fusion": self.config.lego_fusion}
@@ -208,8 +209,11 @@ class _Reading:
         self.explainer, self.video, self.bag, self.removal = explainer, video, bag, removal
         dataset, nodes = explainer.dataset, explainer.config.nodes
         self.segments = [Segment(video, *dataset_segment(dataset, video, node, nodes)) for node in range(nodes)]
-        # W (N, F): how much of each frame's score is each segment's
-        self.weights = torch.stack([frame_scores(dataset, video, row) for row in torch.eye(nodes, dtype=torch.float64)])
+        # W (N, F): how much of each frame's logit is each segment's, before and after smoothing
+        own = torch.eye(nodes, dtype=torch.float64)
+        self.shown = torch.stack([frame_scores(dataset, video, row) for row in own])
+        smoothing = explainer.config.smoothing
+        self.weights = torch.stack([frame_scores(dataset, video, row, smoothing=smoothing) for row in own])
         self.explained: NodeExplanation | None = None
         self.order: Tensor | None = None
         self.graphs: dict[str, Tensor] = {}
@@ -228,8 +232,7 @@ class _Reading:
                 self.counterfactuals = TypicalTerms(*kind, terms, typical, self.order)
         everything = np.ones((1, len(explainer.modalities)), dtype=bool)
         self.logits = self.explained.logits.mean(0) if self.explained else self.counterfactuals.logits(everything)[0]
-        self.node_scores = self.logits.double().sigmoid()
-        self.scores: Float64[np.ndarray, " frames"] = frame_scores(dataset, video, self.node_scores).numpy()
+        self.scores: Float64[np.ndarray, " frames"] = (self.logits.double() @ self.weights).sigmoid().numpy()
 
     def by_modality(self) -> dict[str, Float64[np.ndarray, " n"]]:
         if self.explained is None:
@@ -282,7 +285,7 @@ class _Reading:
     def _span_values(self, present: np.ndarray, spans: Sequence[Span]) -> Float64[np.ndarray, "s e two"]:
         """Highest frame score and highest segment logit of each span, with sets of modalities present."""
         logits = self.counterfactuals.logits(present).double()  # (S, N)
-        frames = logits.sigmoid() @ self.weights  # (S, F)
+        frames = (logits @ self.weights).sigmoid()  # (S, F)
         highest = torch.stack([frames[:, span.start_frame : span.end_frame].amax(1) for span in spans], dim=1)
         largest = torch.stack([logits[:, self._inside(span)].amax(1) for span in spans], dim=1)
         values: Float64[np.ndarray, "s e two"] = torch.stack([highest, largest], dim=-1).numpy()
@@ -293,8 +296,8 @@ class _Reading:
         return int(self.logits.masked_fill(~self._inside(span), float("-inf")).argmax())
 
     def _inside(self, span: Span) -> Tensor:
-        """Which segments the frames of a span get their scores from, (N,)."""
-        return self.weights[:, span.start_frame : span.end_frame].sum(1) > 0
+        """Which segments show the frames of a span, (N,)."""
+        return self.shown[:, span.start_frame : span.end_frame].sum(1) > 0
 
     def _parts(self, weights: Tensor) -> Parts | None:
         """Parts of the weighted mean logit, weights (N,) adding up to 1."""

@@ -82,6 +82,7 @@ def about_run(folder: str | Path, detector: Detector, config: RunConfig) -> dict
         "nodes": config.nodes,
         "fixed_nodes": not is_row_wise(detector.fusion),
         "segment_snippets": config.segment_snippets,
+        "smoothing": config.smoothing,
         "manifests": {name: manifest.model_dump(mode="json") for name, manifest in config.manifests.items()},
         "thresholds": {camera: one.rule.threshold for camera, one in cameras.items()},
         "promise": None if calibration is None else calibration.promise(),

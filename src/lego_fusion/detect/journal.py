@@ -189,6 +189,7 @@ class Position(BaseModel):
         video: Identity of the file that is being watched.
         segments: Segments of it that are scored.
         tracker: State of the event tracker after them.
+        recent: Those of their logits that smooth the next ones, with their numbers.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -196,6 +197,7 @@ class Position(BaseModel):
     video: str = ""
     segments: int = Field(default=0, ge=0)
     tracker: dict[str, float | bool | None] = Field(default_factory=dict)
+    recent: tuple[tuple[int, float], ...] = ()
 
 
 class Progress:
@@ -233,9 +235,15 @@ class Progress:
             self.done.add(video)
             self._append(video)
 
-    def save(self, video: str, segments: int, tracker: Mapping[str, float | bool | None]) -> None:
+    def save(
+        self,
+        video: str,
+        segments: int,
+        tracker: Mapping[str, float | bool | None],
+        recent: tuple[tuple[int, float], ...] = (),
+    ) -> None:
         """Keep how far a video is watched."""
-        self.position = Position(video=video, segments=segments, tracker=dict(tracker))
+        self.position = Position(video=video, segments=segments, tracker=dict(tracker), recent=recent)
         with written_whole(self._position_path) as file:
             file.write(self.position.model_dump_json().encode())
 

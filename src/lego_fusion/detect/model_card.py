@@ -70,6 +70,7 @@ def _model(folder: Path, config: RunConfig, parameters: int) -> dict[str, str]:
     steps = "untrained: the calibrated start" if training.get("steps") == 0 else f"{training.get('steps')} steps"
     lines = {"fusion": read_method(folder, config), "modalities": ", ".join(modalities), "parameters": f"{parameters:,}"}
     lines |= {"segments": spans, "training": f"{steps}, seed {training.get('seed')}, chosen by: {selection_of(config)}"}
+    lines["smoothing"] = f"Gaussian of {config.smoothing:g} s over its scores" if config.smoothing else "none"
     lines |= {"reference units": f"{len(config.references)} known-normal segments"} if config.references else {}
     return lines | {"weights": f"SHA-256 {config.weights_hash}", "lego-fusion": config.lego_fusion}
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, check_int
+from ..graph.distances import mean_distance, nearest
 from .bags import Bags, mean_over_crops, without_units
 
 
@@ -36,11 +37,9 @@ def nearest_neighbour_scores(train: Bags, test: Bags, *, neighbours: int = 3) ->
         known = torch.unique(tensor[normal].flatten(0, 1), dim=0)
         deviation = known.std(0, unbiased=False)
         scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation)) * tensor.shape[-1] ** 0.5
-        rows = test.inputs[name].flatten(0, 1) / scale
-        distances = torch.cdist(rows, known / scale, compute_mode="donot_use_mm_for_euclid_dist")  # exact far from 0, too
-        distance = distances.topk(min(neighbours, len(known)), largest=False).values.mean(-1)
-        typical = torch.pdist(known / scale).mean() if len(known) > 1 else torch.ones(())
-        total = total + distance / typical
+        known = known / scale
+        distance = nearest(test.inputs[name].flatten(0, 1) / scale, known, min(neighbours, len(known)))[0].mean(-1)
+        total = total + (distance / mean_distance(known) if len(known) > 1 else distance)
     if not isinstance(total, Tensor):
         raise DataError("nearest neighbours need at least one modality")
     return mean_over_crops(total.reshape(-1, next(iter(test.inputs.values())).shape[1]), test.crops)
@@ -96,14 +95,8 @@ def nearest_unit_distances(
         there = known[:, :, first : first + known.shape[2] // groups].flatten(0, 2)
         there = torch.unique(there[there[:, -1] > 0], dim=0)[:, :-1] / scale
         mine = units[:, :, g * group_size : (g + 1) * group_size, :-1] / scale
-        found = [_mean_nearest(part, there, neighbours) for part in mine.flatten(0, 2).split(4096)]
-        distances.append(torch.cat(found).reshape(*units.shape[:2], group_size))
+        distances.append(nearest(mine, there, min(neighbours, len(there)))[0].mean(-1))
     return torch.cat(distances, dim=2)
-
-
-def _mean_nearest(rows: Float[Tensor, "r d"], known: Float[Tensor, "k d"], neighbours: int) -> Float[Tensor, " r"]:
-    distance = torch.cdist(rows, known, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.topk(min(neighbours, len(known)), largest=False).values.mean(-1)
 
 
 def column_scores(bags: Bags, modality: str, column: int) -> Float[Tensor, "v n"]:

@@ -108,6 +108,7 @@ class Plan(BaseModel):
         nodes: N, segments per video.
         hidden: Units of the head.
         options: Of the fusions by name, those that differ from the default.
+        smoothing: Of every method's scores, in seconds (``measure.smoothing``); a plan that does not say has none.
         test_best: Whether the test videos are also scored at the start and along the way, to measure the optimism gap.
         datasets: With their splits.
     """
@@ -126,6 +127,7 @@ class Plan(BaseModel):
     nodes: int
     hidden: int = 32
     options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    smoothing: float = 0.0
     test_best: bool
     datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
 

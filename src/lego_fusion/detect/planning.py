@@ -10,6 +10,7 @@ from typing import Any
 from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from ..measure.smoothing import SMOOTHING, check_smoothing
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
 from .protocol import LEARNED, Split, domain_splits, hold_out, make_default_fusion, own_split, require_labels, resplits
@@ -51,6 +52,7 @@ def make_plan(
     nodes: int = 32,
     hidden: int = 32,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    smoothing: float = SMOOTHING,
     test_best: bool = False,
 ) -> Plan:
     """Fix a comparison before anything is trained.
@@ -70,6 +72,7 @@ def make_plan(
         nodes: N.
         hidden: Units of the head, where a fusion brings none of its own.
         options: Of the fusions by name, those that differ from the default, such as ``{"lego": {"references": 512}}``.
+        smoothing: Of the scores of every method, references too, in seconds (``measure.smoothing``); 0 for none.
         test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
 
     Raises:
@@ -101,6 +104,7 @@ def make_plan(
         nodes=nodes,
         hidden=hidden,
         options={fusion: dict(given) for fusion, given in (options or {}).items()},
+        smoothing=check_smoothing(smoothing, "compare"),
         test_best=test_best,
         datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
     )

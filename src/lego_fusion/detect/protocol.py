@@ -7,6 +7,7 @@ picking the best test step would have been.
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,12 +25,13 @@ from ..errors import DataError, ParameterError, check_choice, check_int, check_n
 from ..fusion.base import Fusion
 from ..fusion.registry import FUSIONS, make_plain_fusion
 from ..measure.scored import ScoredVideo
+from ..measure.smoothing import smooth_frames
 from .bags import Bags, fit_statistics
 from .conditions import CLEAN, Condition, apply_condition
 from .detector import Detector
 from .graph_cache import cached_graphs, trains_on_graphs
 from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_scores
-from .train import TrainingConfig, fit, predict
+from .train import TrainingConfig, fit, predict_logits
 
 UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
 LEARNED: tuple[str, ...] = tuple(FUSIONS)
@@ -54,7 +56,7 @@ class Run:
     """One method trained and scored on one split with one seed.
 
     Args:
-        node_scores: Segment scores of each test video, (N,) float64.
+        node_scores: Logits of the segments of each test video, or the distances of a reference, (N,) float64.
         detector: The trained detector; None for a reference that learns nothing.
         watched: With ``watch_test``, the test scores at each look, by step; step 0 is the untrained start.
     """
@@ -290,7 +292,7 @@ def run_method(
         nonlocal watching
         if watch_test and (step % config.check_every == 0 or step == config.steps):
             began = time.perf_counter()
-            watched[step] = _by_video(test, predict(detector, test, dropped=dropped))
+            watched[step] = _by_video(test, predict_logits(detector, test, dropped=dropped))
             watching += time.perf_counter() - began
 
     def stepped(step: int, loss: float) -> None:
@@ -301,31 +303,37 @@ def run_method(
     fit(detector, train, config, validation=validation, checkpoint=checkpoint, on_start=lambda: look(0), on_step=stepped)
     train_seconds = time.perf_counter() - started - watching
     started = time.perf_counter()
-    by_video = _by_video(test, predict(detector, test, dropped=dropped))
+    by_video = _by_video(test, predict_logits(detector, test, dropped=dropped))
     score_seconds = time.perf_counter() - started
     return Run(by_video, detector, detector.parameter_count(), train_seconds, score_seconds, watched)
 
 
-def scored_videos(dataset: Dataset, node_scores: Mapping[str, Tensor]) -> list[ScoredVideo]:
-    """Set segment scores, as they spread over frames, beside the ground truth: as weighted runs, not frame by frame."""
-    return [_scored(dataset, video, scores) for video, scores in node_scores.items()]
+def scored_videos(dataset: Dataset, node_scores: Mapping[str, Tensor], *, smoothing: float = 0.0) -> list[ScoredVideo]:
+    """Set segment scores, as they spread over frames, beside the ground truth: as weighted runs, not frame by frame.
+
+    Args:
+        dataset: With the ground truth.
+        node_scores: Logits or scores of each video's segments, (N,).
+        smoothing: Of the frames, in seconds (``measure.smoothing``).
+    """
+    return [_scored(dataset, video, scores, smoothing) for video, scores in node_scores.items()]
 
 
-def _scored(dataset: Dataset, video: str, scores: Tensor) -> ScoredVideo:
+def _scored(dataset: Dataset, video: str, scores: Tensor, smoothing: float) -> ScoredVideo:
     labels, stride = dataset.frame_labels(video), dataset.config.stride
-    if dataset.config.snippet_frames > stride:  # snippets overlap: a frame's score is a mean over several
-        return ScoredVideo.from_frames(video, frame_scores(dataset, video, scores).numpy(), labels)
+    if smoothing or dataset.config.snippet_frames > stride:  # overlapping snippets: a frame's score is a mean over several
+        return ScoredVideo.from_frames(video, frame_scores(dataset, video, scores, smoothing=smoothing).numpy(), labels)
     rows = segments_to_rows(scores.double().numpy(), dataset.rows(video))
     bounds = np.minimum(np.arange(len(rows) + 1) * stride, len(labels))
     intervals = [(one.start_frame, one.end_frame) for one in dataset.intervals(video)]
     return ScoredVideo.from_spans(video, rows, bounds, intervals)
 
 
-def frame_scores(dataset: Dataset, video: str, node_scores: Tensor) -> Tensor:
-    """Segment scores (N,) -> frame scores (frames,): mean over the nodes of each snippet, spread over its frames."""
-    rows = segments_to_rows(node_scores.double().numpy(), dataset.rows(video))
-    frames = rows_to_frames(rows, dataset.record(video).frames, dataset.config.snippet_frames, dataset.config.stride)
-    return torch.from_numpy(frames)
+def frame_scores(dataset: Dataset, video: str, node_scores: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Segment scores (N,) -> frame scores (frames,): mean over the nodes of each snippet, spread over its frames, smoothed."""
+    record, grid = dataset.record(video), (dataset.config.snippet_frames, dataset.config.stride)
+    frames = rows_to_frames(segments_to_rows(node_scores.double().numpy(), dataset.rows(video)), record.frames, *grid)
+    return torch.from_numpy(smooth_frames(frames, record.fps, smoothing, constant=math.gcd(*grid)))
 
 
 def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 from pydantic import JsonValue
+from scipy.special import expit
 
 from .. import __version__
 from ..data.dataset import Dataset
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..fusion.base import Fusion
+from ..measure.smoothing import SMOOTHING, check_smoothing, smooth, smooth_frames
 from ..writing import PARTIAL, written_whole
 from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop, thread_count
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
@@ -74,6 +77,7 @@ def train_run(
     training: TrainingConfig | None = None,
     nodes: int = 32,
     segment_snippets: int | None = None,
+    smoothing: float = SMOOTHING,
     hidden: int = 32,
     validation: float = 0.0,
     options: Mapping[str, Any] | None = None,
@@ -93,6 +97,7 @@ def train_run(
         nodes: N, segments per video; with ``segment_snippets`` the segments of a window.
         segment_snippets: Snippets of a segment, for a model that can score a stream: a bag is then a video of as many
             segments as it lasts, each scored from the N segments up to it. None cuts each video into N equal spans.
+        smoothing: Of its scores, in seconds (``measure.smoothing``); 0 for none.
         hidden: Width of the head.
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
         options: Arguments of the fusion that differ from its defaults, by name, such as ``{"references": 512}``.
@@ -118,6 +123,8 @@ def train_run(
     request = _request(dataset, names, method, training, nodes, hidden, split, options)
     if segment_snippets is not None:
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
+    if check_smoothing(smoothing, "train_run"):
+        request["smoothing"] = float(smoothing)
     if ranks.first_alone(lambda: _is_finished(folder, request)):
         return read_run_config(folder)
 
@@ -154,6 +161,7 @@ def save_run(
     method: str,
     nodes: int,
     options: Mapping[str, Any] | None = None,
+    smoothing: float = SMOOTHING,
 ) -> None:
     """Save a detector that was trained elsewhere as a run folder, which evaluates, scores and explains like any other.
 
@@ -167,9 +175,11 @@ def save_run(
         method: One of ``protocol.LEARNED``.
         nodes: N.
         options: Of the fusion, as for ``train_run``.
+        smoothing: As for ``train_run``.
     """
     modalities, hidden = list(detector.fusion.modalities), int(detector.head_config["hidden"])
     request = _request(dataset, modalities, method, training, nodes, hidden, split, options)
+    request["smoothing"] = check_smoothing(smoothing, "save_run")
     with written_whole(Path(folder) / "request.json") as file:
         file.write(json.dumps(request, indent=2).encode())
     _save(Path(folder), detector, request, train, dataset)
@@ -187,6 +197,7 @@ def _save(folder: Path, detector: Detector, request: Mapping[str, JsonValue], tr
         training=cast(dict[str, JsonValue], request["training"]),
         dataset=cast(dict[str, JsonValue], request["dataset"]),
         segment_snippets=segment_snippets,
+        smoothing=float(str(request.get("smoothing", 0.0))),
         references=_describe_references(detector, train, dataset, nodes, segment_snippets),
     )
     save_detector(folder, detector, config)
@@ -207,9 +218,8 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
         bags = load_run_bags(config, dataset, [video], threads=1)
         record, node_logits = dataset.record(video), predict_logits(detector, bags)[0].double()
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
-        spread = (node_logits.sigmoid(), node_logits)
-        scores, logits = (frame_scores(x.numpy(), dataset.rows(video), record.frames, config) for x in spread)
-        return VideoScores(video, record.fps, np.arange(record.frames) / record.fps, scores, truth, logits=logits)
+        logits = frame_logits(node_logits.numpy(), dataset.rows(video), record.frames, record.fps, config)
+        return VideoScores(video, record.fps, np.arange(record.frames) / record.fps, expit(logits), truth, logits=logits)
 
     with torch_threads(1), ThreadPoolExecutor(thread_count(None)) as pool:
         return list(pool.map(score, videos))
@@ -299,14 +309,21 @@ def training_split(dataset: Dataset) -> Split:
     return Split("all", labelled, ())
 
 
-def frame_scores(node_scores: np.ndarray, rows: int, frames: int, config: RunConfig) -> Float64[np.ndarray, " frames"]:
-    """Score of every frame from those of the segments of a video."""
+def frame_logits(
+    node_logits: Float64[np.ndarray, " n"], rows: int, frames: int, fps: float, config: RunConfig
+) -> Float64[np.ndarray, " frames"]:
+    """Logit of every frame from those of the segments of a video, smoothed as the run says.
+
+    Frames are smoothed from both sides; segments of a fixed duration over the past alone, as a stream has them.
+    """
     first = next(iter(config.manifests.values()))
+    grid = (first.snippet_frames, first.stride)
     if config.segment_snippets is None:
-        by_row = segments_to_rows(node_scores, rows)
-    else:
-        by_row = np.repeat(node_scores, config.segment_snippets)[:rows]
-    return rows_to_frames(by_row, frames, first.snippet_frames, first.stride)
+        spread = rows_to_frames(segments_to_rows(node_logits, rows), frames, *grid)
+        return smooth_frames(spread, fps, config.smoothing, constant=math.gcd(*grid))
+    step = config.segment_snippets * first.stride / fps
+    by_segment = smooth(node_logits, step, config.smoothing, causal=True)
+    return rows_to_frames(np.repeat(by_segment, config.segment_snippets)[:rows], frames, *grid)
 
 
 def _prepared(

@@ -249,7 +249,7 @@ def _on_test(
 ) -> dict[int, dict[str, float]]:
     """Test metrics of the seeds of a configuration, by trial."""
     graphs = test_graphs(plan, dataset, cache, plan.trial(0, values))
-    return {result.trial: test_metrics(dataset, graphs, detector) for detector, result in zip(*trained, strict=True)}
+    return {result.trial: test_metrics(plan, dataset, graphs, detector) for detector, result in zip(*trained, strict=True)}
 
 
 def _finished(study: Any) -> list[Any]:

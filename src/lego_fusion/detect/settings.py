@@ -4,6 +4,7 @@
     fusion.order.motion=3       an option that may differ by modality, for one of them
     training.iterations=100     a field of TrainingConfig; iterations=100 is the same
     nodes=64, hidden=16         segments per video, units of the head
+    smoothing=0.5               of the scores, in seconds
 
 A value is YAML: ``[1, 2]`` is a list, ``null`` is none. In a file the same keys stand one a line, or in tables::
 
@@ -30,10 +31,11 @@ from pydantic import ValidationError
 from ..data.files import read_text
 from ..errors import ParameterError, check_int
 from ..fusion.registry import FUSIONS, options_of
+from ..measure.smoothing import SMOOTHING, check_smoothing
 from .train import TrainingConfig
 
 ACCELERATORS = ("cpu", "cuda", "gpu", "mps", "auto")
-RUN_SETTINGS = ("nodes", "hidden")
+RUN_SETTINGS = ("nodes", "hidden", "smoothing")
 COMMAND_LINE = "settings"
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a number that YAML 1.1 takes for a word
 
@@ -47,12 +49,14 @@ class Settings:
         options: Of fusions by their names, those that differ from the default.
         nodes: N, segments per video.
         hidden: Units of the head.
+        smoothing: Of the scores, in seconds (``measure.smoothing``).
     """
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     options: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     nodes: int = 32
     hidden: int = 32
+    smoothing: float = SMOOTHING
 
     def options_of(self, fusion: str) -> dict[str, Any]:
         """The options of one fusion."""
@@ -92,12 +96,13 @@ def read_settings(
 def settings_of(values: Mapping[str, Any], fusions: Sequence[str], *, where: object = COMMAND_LINE) -> Settings:
     """Settings from values by full key (``full_key``)."""
     options: dict[str, dict[str, Any]] = {}
-    run: dict[str, int] = {}
+    run: dict[str, Any] = {}
     training: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
         if not name:
-            run[section] = check_int(value, section, "the settings", low=1)
+            check = check_smoothing(value, "the settings") if section == "smoothing" else None
+            run[section] = check_int(value, section, "the settings", low=1) if check is None else check
         elif section == "training":
             training[name] = value
         else:

@@ -207,7 +207,7 @@ def measure_on_test(
     for number in trials:
         graphs = test_graphs(plan, dataset, place, every[number])
         detector = _with_weights(untrained(plan, dataset, graphs, every[number]), weights, number)
-        measured[number] = test_metrics(dataset, graphs, detector)
+        measured[number] = test_metrics(plan, dataset, graphs, detector)
         if on_trial is not None:
             on_trial(len(measured), len(trials))
     return measured
@@ -227,13 +227,12 @@ def test_graphs(plan: SweepPlan, dataset: Dataset, cache: Path | None, trial: Tr
     return _stage(plan, dataset, cache, trial, known)
 
 
-def test_metrics(dataset: Dataset, graphs: Graphs, detector: Detector) -> dict[str, float]:
+def test_metrics(plan: SweepPlan, dataset: Dataset, graphs: Graphs, detector: Detector) -> dict[str, float]:
     """Metrics of a detector on the videos beside the training ones, whose frames are known."""
     if graphs.others is None:
         raise CheckpointError("the graphs hold no test video", where=graphs.path, fix="delete the file")
-    scores = predict_logits(detector, graphs.others).double().sigmoid()
-    scored = scored_videos(dataset, dict(zip(graphs.others.videos, scores, strict=True)))
-    return detection_metrics(scored).values
+    logits = dict(zip(graphs.others.videos, predict_logits(detector, graphs.others).double(), strict=True))
+    return detection_metrics(scored_videos(dataset, logits, smoothing=plan.smoothing)).values
 
 
 def train_trials(

@@ -17,6 +17,7 @@ from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int
 from ..fusion.base import Fusion
+from ..measure.smoothing import SMOOTHING, check_smoothing
 from .bags import require_modalities
 from .graph_cache import GraphType, state_of_files
 from .protocol import Split, hold_out, make_default_fusion, require_labels
@@ -72,6 +73,7 @@ class SweepPlan(BaseModel):
         split: With validation videos, by which configurations are compared.
         nodes: N, segments per video.
         hidden: Width of the head, where the fusion brings none.
+        smoothing: Of the scores of test videos and of the pick, in seconds (``measure.smoothing``); by default none.
         grid: Values by key (``detect.settings``): ``fusion.references``, ``fusion.order.motion``, ``training.k`` and others.
         default: Value of every key of the grid without it.
         seeds: How many; they count up from the training's.
@@ -91,6 +93,7 @@ class SweepPlan(BaseModel):
     split: Split
     nodes: int
     hidden: int
+    smoothing: float = 0.0
     grid: dict[str, tuple[Value, ...]]
     default: dict[str, Value]
     seeds: int = Field(ge=1)
@@ -143,6 +146,7 @@ def make_sweep_plan(
     validation: float = 0.0,
     nodes: int = 32,
     hidden: int = 32,
+    smoothing: float = SMOOTHING,
     dtype: GraphType = "float32",
 ) -> SweepPlan:
     """Fix a sweep before anything is trained.
@@ -159,6 +163,7 @@ def make_sweep_plan(
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
         nodes: N.
         hidden: Width of the head, where the fusion brings none.
+        smoothing: Of the scores of test videos and of the pick, in seconds; bags are compared by their segments.
         dtype: Type of the cached graphs.
 
     Raises:
@@ -191,6 +196,7 @@ def make_sweep_plan(
         split=split,
         nodes=nodes,
         hidden=hidden,
+        smoothing=check_smoothing(smoothing, "sweep"),
         grid=keys,
         default={},
         seeds=seeds,
@@ -259,7 +265,7 @@ def _check_grid(plan: SweepPlan, fusion: Fusion) -> None:
     training = (*(STEPPED if fusion.make_head() is None else FITTED), *SHARED)
     for key, values in plan.grid.items():
         section, _, name = key.partition(".")
-        if section == "training" and name not in training:
+        if key == "smoothing" or (section == "training" and name not in training):
             fix = "alpha is degree_threshold, lambda is degree_variance; seeds have their own option"
             expected = ", ".join(f"training.{one}" for one in training)
             raise ParameterError(f"'{key}' is not to be swept with {plan.method}", expected=expected, fix=fix)

@@ -39,6 +39,7 @@ class TrainingConfig(BaseModel):
             weight decay, no batches, and nothing random. With ``steps=0`` they stay at their start too.
         prior_departure: Deviation of the normal prior on the weights of their departure: how far labels are trusted to say
             which way of being unlike the known normals is abnormal.
+        prior_invariance: How much less they are trusted along directions in which normal segments vary (``Priors``); 0 is off.
         prior_orders: Deviation of the prior on the logarithm of the weights of their degrees.
         prior_bias: Deviation of the prior on their bias.
         own_world_gain: Nats by which "unlike the rest of the own video" has to explain the labels better than "unlike the
@@ -74,7 +75,8 @@ class TrainingConfig(BaseModel):
     steps: int = Field(default=300, ge=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     iterations: int = Field(default=60, ge=1)
-    prior_departure: float = Field(default=1.0, gt=0)
+    prior_departure: float = Field(default=3.0, gt=0)
+    prior_invariance: float = Field(default=60.0, ge=0)
     prior_orders: float = Field(default=0.5, gt=0)
     prior_bias: float = Field(default=3.0, gt=0)
     own_world_gain: float | None = Field(default=2.0, ge=0)
@@ -230,7 +232,9 @@ def _most_probable(
     held_out = None if validation is None else scoring_inputs(detector.fusion, _like(validation, detector))
     variants = [(1.0, bags)] if dropout is None else dropout.expected(bags)
     shared = detector if ranks.size == 1 else SharedForward(detector, detector, ranks)
-    priors = Priors(orders=config.prior_orders, departure=config.prior_departure, bias=config.prior_bias)
+    priors = Priors(config.prior_orders, config.prior_departure, config.prior_invariance, config.prior_bias)
+    normal = ~bags.labels
+    usual = head.usual(*_nodes(detector, bags, normal)) if bool(normal.any()) else None
     operator = _regularised_operator(detector, config)
     prior_of_operator = OperatorPrior(detector.fusion, config.prior_orders)
     detector.train()
@@ -240,7 +244,7 @@ def _most_probable(
 
     def objective() -> Tensor:
         losses = [weight * _loss(shared, detector.fusion, part, config).sum() for weight, part in variants]
-        price = head.penalty(priors) + prior_of_operator.penalty()
+        price = head.penalty(priors, usual) + prior_of_operator.penalty()
         if operator is not None:
             price = price + _operator_loss(operator, config)
         return torch.stack(losses).sum() + price / ranks.size
@@ -275,6 +279,14 @@ def _most_probable(
         head.use_own_world(bool(head.own_world))
     detector.to("cpu")
     return state
+
+
+@torch.no_grad()
+def _nodes(detector: Detector, bags: Bags, videos: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Vectors of the nodes of some videos, and which nodes exist."""
+    rows = videos.repeat_interleave(bags.crops)
+    mask = None if bags.mask is None else bags.mask[rows]
+    return detector.fusion.forward_inputs({name: x[rows] for name, x in bags.inputs.items()}, mask).nodes, mask
 
 
 def _device(config: TrainingConfig) -> torch.device:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
+from scipy.special import expit
 
 from ..data.annotations import labels_from_intervals, read_intervals
 from ..errors import ParameterError
@@ -19,7 +20,7 @@ from .bags import Bags, seen_by
 from .checkpoint import RunConfig, load_detector
 from .detector import Detector
 from .familiarity import unlike_training
-from .runs import VideoScores, bags_of_video, frame_scores
+from .runs import VideoScores, bags_of_video, frame_logits
 from .train import predict_logits
 
 
@@ -115,13 +116,13 @@ def score_video(
         on_bags(bags)
     rows = len(next(iter(described.features.values())).values)
     logits = predict_logits(opened.detector, bags)[0].double()
-    scores, frame_logits = (frame_scores(x.numpy(), rows, decoded.frames, config) for x in (logits.sigmoid(), logits))
+    on_frames = frame_logits(logits.numpy(), rows, decoded.frames, decoded.fps, config)
     fusion = opened.detector.fusion
     unlike = unlike_training(fusion, seen_by(fusion, bags).inputs)
     warnings = (*(note for note in (decoded.problem, *decoded.notes) if note), *map(str, footage), *unlike)
     times = np.asarray(decoded.times, dtype=np.float64)
     truth = _known_truth(intervals, video, decoded.frames)
-    return VideoScores(video.stem, decoded.fps, times, scores, truth, warnings, frame_logits)
+    return VideoScores(video.stem, decoded.fps, times, expit(on_frames), truth, warnings, on_frames)
 
 
 def _known_truth(intervals: str | Path | None, video: Path, frames: int) -> Bool[np.ndarray, " frames"] | None:

@@ -19,6 +19,7 @@ from ..errors import DataError, ParameterError, check_int, check_number
 from ..extract.base import FrameExtractor, iterate_snippets
 from ..extract.describe import describe_snippet
 from ..extract.footage import FootageMonitor
+from ..measure.smoothing import CausalSmoother
 from .bags import is_row_wise
 from .checkpoint import RunConfig
 from .detector import Detector
@@ -262,10 +263,12 @@ class Watch:
         self._scorer.clear()
         self._unlike = FamiliarityMonitor(self.detector.fusion, lambda text: self._warn(take.name, text))
         self._maker = SegmentMaker(self.config.manifests, self._snippets, stride=self._grid[1], rate=take.rate)
+        self._smoother = CausalSmoother(self._snippets * self._grid[1] / take.rate, self.config.smoothing)
         self._first_segment, self._done_segments = 0, 0
         position = self.progress.position if self.progress is not None else None
         if position is not None and take.identity and position.video == take.identity:
             self._first_segment = position.segments
+            self._smoother.restore(position.recent)
             self._tracker = EventTracker.restore(self.rule, position.tracker)
         elif take.identity:
             self._tracker = EventTracker(self.rule)
@@ -275,7 +278,7 @@ class Watch:
         self._done_segments = segment.number + 1
         if segment.number < self._first_segment:
             return  # it only fills the window again
-        start, end = segment.start_seconds, segment.end_seconds
+        start, end, logit = segment.start_seconds, segment.end_seconds, self._smoother.push(segment.number, logit)
         score = SegmentScore(start, end, logit)
         self._unlike.look(segment.features)
         self.health.segments += 1
@@ -357,7 +360,7 @@ class Watch:
         self._saved, video = now, self._take.identity
         if self._done_segments > self._first_segment and video not in self.progress.done:
             try:
-                self.progress.save(video, self._done_segments, self._tracker.state())
+                self.progress.save(video, self._done_segments, self._tracker.state(), self._smoother.state())
             except OSError as error:
                 self.hearers.note(f"the position cannot be saved ({error.strerror})")
 
@@ -399,7 +402,8 @@ def health_as_json(health: Health) -> dict[str, float | int | None]:
 
 def fingerprint(config: RunConfig, rule: EventRule) -> str:
     """What decides which alarms a video raises."""
-    return f"{config.weights_hash} {rule.model_dump_json()}"
+    smoothed = f" smoothed {config.smoothing:g} s" if config.smoothing else ""
+    return f"{config.weights_hash} {rule.model_dump_json()}{smoothed}"
 
 
 def check_paths(out: Path | None) -> Path | None:

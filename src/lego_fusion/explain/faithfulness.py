@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ..errors import DataError, check_choice, check_int
+from ..graph.distances import squared_distances
 from .attribution import Inputs, Model, require_alike
 
 UnitKind = Literal["edges", "spans", "modalities"]
@@ -217,7 +218,7 @@ def _nearest(inputs: Inputs, normal: Inputs) -> dict[str, Tensor]:
     for name, x in inputs.items():
         known = normal[name].flatten(0, 1)
         variance = known.var(0).sum().clamp_min(1e-12)
-        distance = distance + torch.cdist(x, known[None].expand(len(x), -1, -1)).square() / variance  # (B, N, V N)
+        distance = distance + squared_distances(x, known) / variance  # (B, N, V N)
     index = torch.as_tensor(distance).argmin(-1)
     return {name: normal[name].flatten(0, 1)[index] for name in inputs}
 

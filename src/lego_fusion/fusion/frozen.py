@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError
 from ..graph.operator import GraphOperator
-from ..graph.readings import bounded, degrees, inside_degrees, propagated, received
-from ..graph.references import choose_references, node_numbers, require_several_videos, spacings
+from ..graph.readings import bounded, degrees, inside_degrees, propagated
+from ..graph.references import choose_references, evenly_thinned, node_numbers, require_several_videos, spacings
 from .base import mask_nodes
 from .known import KnownNormals, column_scales, normal_rows
 from .known_units import KnownUnits
 from .units import mean_over_units
 
 NUMBERS_AT_ONCE = 2**23  # entries of the graphs that are held at a time
+MOST_BAGS = 2048  # evenly spread, on which it is seen what is usual
 
 
 class Settings(NamedTuple):
@@ -27,7 +28,6 @@ class Settings(NamedTuple):
 
     references: int
     kept: int
-    received: int
     orders: tuple[int, ...]
     bandwidth_exponent: float
     pseudo_videos: float
@@ -41,18 +41,24 @@ class Readings(NamedTuple):
     Args:
         degree: phi_mp, (B, N, M, P).
         inside: phi'_mp in the graph inside the video, (B, N, M, P); NaN where there is nothing to compare with.
-        weights: Of the known segments that each node receives from, (B, N, r).
-        columns: Which they are, (B, N, r).
-        lengths: Length of the departure in each modality, (B, N, M).
-        units: Departures of modalities of finer units, (B, N, D), in deviations among normals.
+        departure: By modality, (B, N, D), in deviations among normals.
     """
 
     degree: Float[Tensor, "b n m p"]
     inside: Float[Tensor, "b n m p"]
-    weights: Float[Tensor, "b n r"]
-    columns: Int[Tensor, "b n r"]
-    lengths: Float[Tensor, "b n m"]
-    units: dict[str, Float[Tensor, "b n _"]]
+    departure: dict[str, Float[Tensor, "b n _"]]
+
+
+class Own(NamedTuple):
+    """What training bags must not meet: columns that come from their own video.
+
+    Args:
+        bags: Video of each bag.
+        columns: Video of each column.
+    """
+
+    bags: Int[Tensor, " b"]
+    columns: Int[Tensor, " k"]
 
 
 class FrozenReadings(nn.Module):
@@ -101,11 +107,6 @@ class FrozenReadings(nn.Module):
         """Entries of a row that a degree sees: fewer than asked for where a training video meets fewer."""
         return min(self.settings.kept, int(self.fewest))
 
-    @property
-    def received(self) -> int:
-        """Entries of a row of G that propagate."""
-        return min(self.settings.received, int(self.fewest))
-
     def of(self, name: str) -> KnownNormals:
         """What is known of a modality."""
         known = self.known[name]
@@ -145,16 +146,19 @@ class FrozenReadings(nn.Module):
         if self.whole:
             self._fit_columns(x, normal, video_ids, mask, videos)
         else:
-            self.fewest.fill_(max(settings.kept, settings.received))
+            self.fewest.fill_(settings.kept)
         options: dict[str, Any] = {"most": settings.references, "exponent": settings.bandwidth_exponent}
         options |= {"pseudo_videos": settings.pseudo_videos}
         for name in self.units:
             self.units_of(name).fit_units(x[name], normal, video_ids, name=name, **options)
         self._fit_inside(x, normal, mask)
-        readings = self.read(x, mask, video_ids, operator)
-        self._fit_usual(readings, normal, mask)
+        some = evenly_thinned(torch.arange(len(normal), device=normal.device), MOST_BAGS)
+        every = len(some) == len(normal)  # else they are read again by whoever trains, a few at a time
+        part = dict(x) if every else {name: tensor[some] for name, tensor in x.items()}
+        readings = self.read(part, _of(mask, some), operator, self.own(video_ids[some], video_ids))
+        self._fit_usual(readings, normal[some], _of(mask, some))
         tensors = [(weakref.ref(tensor), tensor._version) for tensor in x.values()]
-        self._remembered = tensors, video_ids, mask, readings
+        self._remembered = (tensors, video_ids, mask, readings) if every else None
 
     def remembered(self, x: Mapping[str, Tensor], video_ids: Tensor, mask: Tensor | None) -> Readings | None:
         """The readings found while fitting, where these are the very tensors that were fitted on."""
@@ -177,72 +181,70 @@ class FrozenReadings(nn.Module):
         self.reference_units = torch.cat([self.reference_units, nowhere])
         self._remembered = None
 
+    def own(self, bags: Int[Tensor, " b"], video_ids: Int[Tensor, " v"]) -> Own:
+        """What some training bags must not meet.
+
+        Args:
+            bags: Video of each bag.
+            video_ids: Video of every training bag.
+        """
+        for name in self.units:
+            self.units_of(name).set_videos(video_ids)
+        return Own(bags, video_ids[self.reference_units[:, 0].clamp_min(0)])
+
     def read(
         self,
         x: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None,
-        video_ids: Int[Tensor, " b"] | None,
         operator: GraphOperator | None,
+        own: Own | None = None,
     ) -> Readings:
-        """Degrees and departures of bags; with ``video_ids`` of training bags, cross-fitted."""
+        """Degrees and departures of bags; with ``own`` of training bags, cross-fitted."""
         first = next(iter(x.values()))
         count, nodes = first.shape[:2]
         degree = first.new_empty(count, nodes, len(self.modalities), len(self.settings.orders))
-        lengths, units = first.new_zeros(count, nodes, len(self.modalities)), dict[str, Tensor]()
+        departure = {name: first.new_empty(count, nodes, width) for name, width in self.modalities.items()}
         place = {name: number for number, name in enumerate(self.modalities)}
-        weights = first.new_zeros(count, nodes, self.received if self.whole else 0)
-        columns = torch.zeros(weights.shape, dtype=torch.long, device=first.device)
         if self.whole and operator is not None:
             for name in self.whole:
                 self.of(name).require_fitted()
+            known = [self.of(name).references for name in self.whole]
             for bags in chunks(count, nodes * len(self.reference_units) * len(self.whole), 1):
                 part = {name: x[name][bags].flatten(0, 1) for name in self.whole}
-                entries = self.surprises(part, None if video_ids is None else video_ids[bags], video_ids, nodes)
+                entries = self.surprises(part, None if own is None else Own(own.bags[bags], own.columns), nodes)
                 with torch.set_grad_enabled(torch.is_grad_enabled() and operator.is_product):  # else it is learned later
-                    heaviest, which = received(operator.log_entries(entries), self.received)
-                for name in self.whole:
+                    expected = propagated(operator.log_entries(entries), known, len(self.whole))
+                for name, middle in zip(self.whole, expected, strict=True):
                     nearest = entries[name].topk(self.kept, dim=-1, largest=False).values
                     degree[bags, :, place[name]] = degrees(nearest, self.settings.orders).unflatten(0, (-1, nodes))
-                    moved = (part[name] - propagated(heaviest, which, self.of(name).references)) / self.of(name).full
-                    lengths[bags, :, place[name]] = torch.linalg.vector_norm(moved, dim=-1).unflatten(0, (-1, nodes))
-                weights[bags], columns[bags] = heaviest.unflatten(0, (-1, nodes)), which.unflatten(0, (-1, nodes))
+                    departure[name][bags] = ((part[name] - middle) / self.of(name).full).unflatten(0, (-1, nodes))
         for name in self.units:
-            fine = self.units_of(name)
-            if video_ids is not None:
-                fine.set_videos(video_ids)
-            read = fine.read(x[name], self.settings.orders, self.settings.kept, self.settings.received, own_bags=video_ids)
-            degree[:, :, place[name]], units[name] = read.degree, read.departure
-            lengths[:, :, place[name]] = torch.linalg.vector_norm(read.departure, dim=-1)
-        return Readings(degree, self.inside(x, mask), weights, columns, lengths, units)
+            read = self.units_of(name).read(
+                x[name], self.settings.orders, self.settings.kept, own_bags=None if own is None else own.bags
+            )
+            degree[:, :, place[name]], departure[name] = read.degree, read.departure
+        return Readings(degree, self.inside(x, mask), departure)
 
     def surprises(
-        self, rows: Mapping[str, Float[Tensor, "r d"]], own: Tensor | None, video_ids: Tensor | None, nodes: int
+        self, rows: Mapping[str, Float[Tensor, "r d"]], own: Own | None, nodes: int
     ) -> dict[str, Float[Tensor, "r k"]]:
         """-log R of rows to every column by modality of whole segments; infinite in a video's own columns.
 
         Args:
             rows: Nodes of some bags, one after the other.
-            own: Video of each bag, where it must not meet itself.
-            video_ids: Video of each training bag.
+            own: What those bags must not meet.
             nodes: N, rows of a bag.
         """
         found = {name: self.of(name).surprise(values) for name, values in rows.items()}
-        if own is not None and video_ids is not None:
-            owners = video_ids[self.reference_units[:, 0]]
-            meets = own.repeat_interleave(nodes)[:, None] == owners
-            found = {name: surprise.masked_fill_(meets, float("inf")) for name, surprise in found.items()}
-        return found
+        if own is None:
+            return found
+        meets = own.bags.repeat_interleave(nodes)[:, None] == own.columns
+        return {name: surprise.masked_fill_(meets, float("inf")) for name, surprise in found.items()}
 
-    def departure(self, name: str, x: Tensor, readings: Readings, bags: slice) -> Float[Tensor, "b n d"]:
-        """Scaled and bounded departures of some bags."""
+    def bounded(self, name: str, departure: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """A departure in units of the usual one, and bounded."""
         place = list(self.modalities).index(name)
-        if name in self.units:
-            moved = readings.units[name][bags]
-        else:
-            known = self.of(name)
-            weights, columns = readings.weights[bags].flatten(0, 1), readings.columns[bags].flatten(0, 1)
-            moved = (x[bags] - propagated(weights, columns, known.references).view_as(x[bags])) / known.full
-        return bounded(moved / self.scale[place], self.median[place])
+        return bounded(departure / self.scale[place], self.median[place])
 
     def usual(self, readings: Readings) -> tuple[Float[Tensor, "b n m p"], Float[Tensor, "b n m p"]]:
         """Degrees and inside degrees, centred and scaled; 0, as of a typical normal node, where there is nothing to tell."""
@@ -290,10 +292,8 @@ class FrozenReadings(nn.Module):
         numbers = node_numbers(list(rows.values()), there)
         for place, (name, values) in enumerate(rows.items()):
             near = self.of(name).near
-            found = [
-                spacings(bag[exists] / near, number[exists], apart=1) for bag, number, exists in zip(values, numbers, there)
-            ]
-            spacing = torch.cat(found)
+            bags = zip(values, numbers, there, strict=True)
+            spacing = torch.cat([spacings(bag[exists] / near, number[exists], apart=1) for bag, number, exists in bags])
             positive = spacing[spacing > 0]
             self.inside_bandwidth[place] = positive.log().mean().exp() if len(positive) else 1.0
 
@@ -306,7 +306,8 @@ class FrozenReadings(nn.Module):
         self.spread.copy_(_deviation((degree - self.centre).nan_to_num().sum((-1, -2))))
         self.inside_centre.copy_(inside.nanmean(0).nan_to_num())
         self.inside_spread.copy_(_deviation((inside - self.inside_centre).nan_to_num().sum((-1, -2))))
-        lengths = readings.lengths[exists].double()  # (rows, M)
+        moved = [torch.linalg.vector_norm(one[exists], dim=-1) for one in readings.departure.values()]
+        lengths = torch.stack(moved, dim=-1).double()  # (rows, M)
         self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
         self.median.copy_(_positive((lengths / self.scale).median(0).values))
 
@@ -328,6 +329,10 @@ def chunks(count: int, numbers: int, crops: int) -> Iterator[slice]:
     """Slices of bags of so many numbers each that are held at a time; crops of one video stay together."""
     step = max(1, NUMBERS_AT_ONCE // max(1, numbers) // crops) * crops
     return (slice(first, min(count, first + step)) for first in range(0, count, step))
+
+
+def _of(mask: Tensor | None, bags: Tensor) -> Tensor | None:
+    return None if mask is None else mask if len(bags) == len(mask) else mask[bags]
 
 
 def _deviation(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import DataError, check_int
-from ..graph.readings import degrees, propagated, received, surprise
+from ..graph.readings import degrees, propagated, surprise
 from ..graph.references import evenly_thinned, local_bandwidths, spacings
 from .known import KnownNormals, column_scales
 from .units import mean_over_units
@@ -114,7 +114,6 @@ class KnownUnits(KnownNormals):
         x: Float[Tensor, "b n u d_and_1"],
         orders: Sequence[int],
         kept: int,
-        count: int,
         *,
         own_bags: Int[Tensor, " b"] | None = None,
     ) -> UnitReading:
@@ -124,7 +123,6 @@ class KnownUnits(KnownNormals):
             x: Of some bags.
             orders: Powers of the degree.
             kept: Entries of each unit's row that the degree sees.
-            count: Entries that the departure sees.
             own_bags: Video of each bag where it must not meet its own units (``video_of_reference`` says theirs).
         """
         self._check_groups(x)
@@ -133,7 +131,7 @@ class KnownUnits(KnownNormals):
         parts = []
         for bags in torch.arange(len(x), device=x.device).split(at_once):
             own = None if own_bags is None else own_bags[bags]
-            parts.append(self._read(x[bags], orders, kept, count, own))
+            parts.append(self._read(x[bags], orders, kept, own))
         return UnitReading(*(torch.cat(found) for found in zip(*parts, strict=True)))
 
     def set_videos(self, video_ids: Int[Tensor, " v"]) -> None:
@@ -142,16 +140,14 @@ class KnownUnits(KnownNormals):
 
     def unit_novelty(self, x: Float[Tensor, "b n u d_and_1"], kept: int) -> Float[Tensor, "b n u"]:
         """1 - mean relation to the kept nearest known units, in [0, 1); zero where absent."""
-        novelty = 1 - torch.exp(-2 * self.read(x, (1,), kept, 1).novelty)
+        novelty = 1 - torch.exp(-2 * self.read(x, (1,), kept).novelty)
         return novelty.masked_fill(x[..., -1] == 0, 0.0)
 
     def means(self, x: Float[Tensor, "b n u d_and_1"]) -> Float[Tensor, "b n d"]:
         """Mean of the present units of each node, by which the nodes of one video are compared with each other."""
         return mean_over_units(x)
 
-    def _read(
-        self, x: Tensor, orders: Sequence[int], kept: int, count: int, own: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _read(self, x: Tensor, orders: Sequence[int], kept: int, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         present = x[..., -1] > 0
         b, n, u, _ = x.shape
         nearest, departure = x.new_empty(b, n, u, kept), x.new_empty(b, n, u, self.width)
@@ -164,8 +160,7 @@ class KnownUnits(KnownNormals):
                 meets = own.repeat_interleave(n * size)[:, None] == self.video_of_reference[group]
                 entries = entries.masked_fill(meets, float("inf"))
             nearest[:, :, places] = entries.topk(kept, largest=False).values.view(b, n, size, kept)
-            weights, columns = received(-entries, min(count, entries.shape[1]))
-            expected = propagated(weights, columns, self.references[group])
+            expected = propagated(-entries, [self.references[group]])[0]
             departure[:, :, places] = ((units - expected) / self.full).view(b, n, size, -1)
         novelty = degrees(nearest, (1,))[..., 0].masked_fill(~present, 0.0)
         ranked = novelty.masked_fill(~present, -1.0).topk(min(self.most_novel, u), dim=-1)

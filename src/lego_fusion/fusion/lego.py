@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import FORMS, Form, GraphOperator
-from ..graph.readings import bounded, degrees, received
+from ..graph.readings import degrees, propagated
 from .base import Fusion, FusionOutput, mask_nodes
-from .frozen import FrozenReadings, Readings, Settings, chunks
+from .frozen import FrozenReadings, Own, Readings, Settings, chunks
 from .known import KnownNormals
 from .known_units import KnownUnits
 from .modality_options import unit_groups
@@ -30,7 +30,8 @@ class LegoFusion(Fusion):
     R_M), by default their product. A node hands on
 
     * its *degrees* phi_mp = -(1 / 2p) log mean_kept R_m,ij^p: how known is it, in each modality and at each power;
-    * its *departure* r_m = x_m - sum_j G_ij x_m,j / sum_j G_ij: which way is it unlike the known segments that it is most like;
+    * its *departure* r_m = x_m - sum_j G~_ij x_m,j, G~ = G^(1 / M) with rows that sum to 1: which way is it unlike the known
+      segments, the more like it the more they count;
     * its degrees in the graph inside its own video: how unlike the rest of the video is it.
 
     None of them holds a learned parameter: a training video's own columns are masked (cross-fitting), everything is centred and
@@ -41,9 +42,8 @@ class LegoFusion(Fusion):
         modalities: Width of each modality by name.
         references: Most known segments K, evenly thinned where there are more.
         kept: Largest entries of a row that its degree sees.
-        received: Largest entries of a row of G that propagate.
         orders: Powers p of the degrees.
-        bandwidth_exponent: e of ``references.local_bandwidths``, in [0, 1]; 1/2 is half-way from common to local.
+        bandwidth_exponent: e of ``references.local_bandwidths``, in [0, 1]: 0 is one common bandwidth, 1 a fully local one.
         pseudo_videos: Videos of mean variance that steady the scales of columns.
         time_context: Deviation of the mean over nodes near in time, in nodes; 0 is none.
         window: Nodes up to a node's own that its time context and its own video's graph may see, for streams; None: the whole
@@ -77,9 +77,8 @@ class LegoFusion(Fusion):
         *,
         references: int = 2048,
         kept: int = 3,
-        received: int = 10,
         orders: Sequence[int] = (1, 2),
-        bandwidth_exponent: float = 0.5,
+        bandwidth_exponent: float = 0.25,
         pseudo_videos: float = 4.0,
         time_context: float = 2.0,
         window: int | None = None,
@@ -100,7 +99,6 @@ class LegoFusion(Fusion):
         settings = Settings(
             references=check_int(references, "references", owner, low=1),
             kept=check_int(kept, "kept", owner, low=1),
-            received=check_int(received, "received", owner, low=1),
             orders=self.orders,
             bandwidth_exponent=check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0),
             pseudo_videos=check_number(pseudo_videos, "pseudo_videos", owner, low=0.0),
@@ -223,7 +221,8 @@ class LegoFusion(Fusion):
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
         x = self._chosen(features if shown is None else shown)
-        return self._inputs(x, mask, video_ids, crops, self.frozen.remembered(x, video_ids, mask))
+        remembered = self.frozen.remembered(x, video_ids, mask)
+        return self._inputs(x, mask, self.frozen.own(video_ids, video_ids), crops, remembered)
 
     def inputs(
         self,
@@ -271,7 +270,21 @@ class LegoFusion(Fusion):
         video_ids: Int[Tensor, " b"] | None = None,
     ) -> Readings:
         """Degrees and departures before they are centred and scaled; with ``video_ids`` of training bags, cross-fitted."""
-        return self.frozen.read(self._chosen(features), mask, video_ids, self.operator)
+        own = None if video_ids is None else self.frozen.own(video_ids, video_ids)
+        return self.frozen.read(self._chosen(features), mask, self.operator, own)
+
+    @torch.no_grad()
+    def most_like(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], count: int = 10
+    ) -> tuple[Float[Tensor, "b n r"], Int[Tensor, "b n r"]]:
+        """The known segments that each node is most like in all modalities together: their weights in G~, and their columns."""
+        x = self._chosen(features)
+        found = []
+        for bags in chunks(len(x[self.whole[0]]), x[self.whole[0]].shape[1] * self.columns * len(self.whole), 1):
+            entries = {name: self.known_normals(name).surprise(x[name][bags]) for name in self.whole}
+            weights = torch.softmax(self._log_graph(entries) / len(self.whole), dim=-1)
+            found.append(weights.topk(min(count, self.columns), dim=-1))
+        return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
 
     def add_references(self, features: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
         """Know more normal segments, without training: new columns of every graph; the others stay as they are.
@@ -290,42 +303,45 @@ class LegoFusion(Fusion):
         return dict(zip(self.modalities, self.select(features), strict=True))
 
     def _inputs(
-        self,
-        x: dict[str, Tensor],
-        mask: Tensor | None,
-        video_ids: Tensor | None,
-        crops: int,
-        readings: Readings | None,
+        self, x: dict[str, Tensor], mask: Tensor | None, own: Own | None, crops: int, readings: Readings | None
     ) -> dict[str, Tensor]:
-        readings = self.frozen.read(x, mask, video_ids, self.operator) if readings is None else readings
+        """What the frozen stage makes of bags, a few at a time unless their readings are there already."""
+        first = next(iter(x.values()))
+        count, nodes = first.shape[:2]
+        numbers = max(sum(self.modalities.values()), self.columns * len(self.whole))
+        parts = []
+        for bags in [slice(0, count)] if readings is not None else chunks(count, nodes * numbers, crops):
+            given = {name: tensor[bags] for name, tensor in x.items()}
+            there = None if mask is None else mask[bags]
+            kept = None if own is None else Own(own.bags[bags], own.columns)
+            read = self.frozen.read(given, there, self.operator, kept) if readings is None else readings
+            parts.append(self._packed(given, kept, crops, read))
+        return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
+
+    def _packed(self, x: dict[str, Tensor], own: Own | None, crops: int, readings: Readings) -> dict[str, Tensor]:
         degree, inside = self.frozen.usual(readings)
-        count, nodes, powers = *degree.shape[:2], len(self.orders)
-        found: dict[str, Tensor] = {}
-        for place, (name, width) in enumerate(self.modalities.items()):
-            beside = torch.cat([degree[:, :, place], inside[:, :, place]], dim=-1)
+        found = {}
+        for place, name in enumerate(self.modalities):
+            beside = [degree[:, :, place], inside[:, :, place]]
             if self.learns_operator:
-                found[name] = self._unfused(name, x[name], beside, readings, video_ids)
-                continue
-            packed = degree.new_empty(count // crops, nodes, 2 * powers + width)
-            packed[..., : 2 * powers] = _mean_over(beside, crops)
-            for bags in chunks(count, nodes * width, crops):
-                departure = self.frozen.departure(name, x[name], readings, bags)
-                packed[bags.start // crops : bags.stop // crops, :, 2 * powers :] = _mean_over(departure, crops)
-            found[name] = packed
+                found[name] = self._unfused(name, x[name], beside, readings, own)
+            else:
+                packed = torch.cat([*beside, self.frozen.bounded(name, readings.departure[name])], dim=-1)
+                found[name] = packed if crops == 1 else packed.unflatten(0, (-1, crops)).mean(1)
         return found
 
     # ---- a learned operator
 
-    def _unfused(self, name: str, x: Tensor, beside: Tensor, readings: Readings, video_ids: Tensor | None) -> Tensor:
+    def _unfused(self, name: str, x: Tensor, beside: list[Tensor], readings: Readings, own: Own | None) -> Tensor:
         """What the learned stage needs of a modality: K surprises, degrees, inside degrees, and features or departures."""
         if name in self.units:
-            return torch.cat([beside, self.frozen.departure(name, x, readings, slice(0, len(x)))], dim=-1)
-        surprise = self.frozen.surprises({name: x.flatten(0, 1)}, video_ids, video_ids, x.shape[1])[name]
-        return torch.cat([surprise.unflatten(0, x.shape[:2]), beside, x], dim=-1)
+            return torch.cat([*beside, self.frozen.bounded(name, readings.departure[name])], dim=-1)
+        surprise = self.frozen.surprises({name: x.flatten(0, 1)}, own, x.shape[1])[name]
+        return torch.cat([surprise.unflatten(0, x.shape[:2]), *beside, x], dim=-1)
 
     @torch.no_grad()
     def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
-        found = self._inputs(dict(x), mask, video_ids, 1, self.frozen.remembered(x, video_ids, mask))
+        found = self.training_inputs(x, ~normal, video_ids, mask)
         degree = self._fused_degree(self._log_graph({name: found[name][..., : self.columns] for name in self.whole}))
         known = normal[:, None].expand(degree.shape[:2]) if mask is None else mask & normal[:, None]
         self.fused_centre.copy_(degree[known].double().mean(0))
@@ -342,16 +358,15 @@ class LegoFusion(Fusion):
     def _learned(self, inputs: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
         powers, columns, frozen = len(self.orders), self.columns, self.frozen
         log_graph = self._log_graph({name: inputs[name][..., :columns] for name in self.whole})
-        weights, which = received(log_graph, frozen.received)
         fused = (self._fused_degree(log_graph) - self.fused_centre) / frozen.spread
+        known = [frozen.of(name).references for name in self.whole]
+        expected = dict(zip(self.whole, propagated(log_graph, known, len(self.whole)), strict=True))
         beside, departure = [], []
-        for place, (name, width) in enumerate(self.modalities.items()):
+        for name, width in self.modalities.items():
             packed = inputs[name] if name in self.units else inputs[name][..., columns:]
             readings, values = packed.split([2 * powers, width], dim=-1)
             if name not in self.units:
-                known = frozen.of(name)
-                expected = (weights[..., None] * known.references[which]).sum(-2)
-                values = bounded((values - expected) / known.full / frozen.scale[place], frozen.median[place])
+                values = frozen.bounded(name, (values - expected[name]) / frozen.of(name).full)
             beside.append(readings.split([powers, powers], dim=-1))
             departure.append(values)
         degree, inside = zip(*beside, strict=True)
@@ -377,7 +392,3 @@ def _operator(
         operator.requires_grad_(False)
         return operator
     return GraphOperator(names, order, form, rank=rank, start="product", seed=seed)
-
-
-def _mean_over(values: Tensor, crops: int) -> Tensor:
-    return values if crops == 1 else values.unflatten(0, (-1, crops)).mean(1)

@@ -1,7 +1,7 @@
 """The head of the default fusion: a sum of readable parts with a normal prior on every weight.
 
-    known = 1/2 sum_mp A_mp phi_mp + sum_m ( w_m . r_m + T (w'_m . r_m) )        how unlike the known normals
-    own   = 1/2 sum_mp A'_mp phi'_mp                                             how unlike the rest of the own video
+    known = 1/2 sum_mp A_mp phi_mp + sum_m w_m . f_m,   f_m = (r_m + T r_m) / sqrt(2)      how unlike the known normals
+    own   = 1/2 sum_mp A'_mp phi'_mp                                                       how unlike the rest of the own video
     logit = -2 + b + (1 - alpha) known + alpha own
 
 phi are degrees, r_m departures (``graph.readings``), T the mean over nodes near in time; alpha = 0 unless a fit with the third
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..graph.readings import time_context
 
 SLOPE = 0.5
+HALF_ROOT = 0.5**0.5
 TYPICAL = -2.0  # logit of a typical normal segment
 FUSED = "fused graph"
 
@@ -29,17 +30,35 @@ class Priors(NamedTuple):
 
     Args:
         orders: Of log A, around 0.
-        departure: Of the weights of the departure.
+        departure: sigma of the weights w of the departure.
+        invariance: lambda: how much directions in which normal segments vary are trusted less. w ~ N(0, sigma^2 (I +
+            lambda S / tr S)^-1), S the second moments of f among the normal training segments, so that labels cannot use
+            what merely tells one normal video from another.
         bias: Of b.
         own_mean: Mean of logit(alpha): that every video is a world of its own is unlikely beforehand.
         own_deviation: Its deviation.
     """
 
     orders: float = 0.5
-    departure: float = 1.0
+    departure: float = 3.0
+    invariance: float = 60.0
     bias: float = 3.0
     own_mean: float = -3.0
     own_deviation: float = 2.0
+
+
+class Usual(NamedTuple):
+    """Normal training segments as the prior of w sees them.
+
+    Args:
+        departure: (B, N, sum of widths).
+        mask: True where a node exists.
+        size: Mean of |f|^2, the trace of S.
+    """
+
+    departure: Float[Tensor, "b n d"]
+    mask: Bool[Tensor, "b n"] | None
+    size: float
 
 
 class Layout(NamedTuple):
@@ -103,7 +122,6 @@ class ReadingHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
         self.log_a = nn.Parameter(torch.zeros(len(layout.rows), orders))
         self.weights = nn.Parameter(torch.zeros(width))
-        self.time_weights = nn.Parameter(torch.zeros(width))
         self.own_log_a = nn.Parameter(torch.zeros(len(layout.inside), orders))
         self.own_share = nn.Parameter(torch.tensor(Priors().own_mean))  # logit(alpha)
         self.register_buffer("own_world", torch.tensor(False))
@@ -124,32 +142,59 @@ class ReadingHead(nn.Module):
     def forward(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n"]:
         """Logits of the nodes."""
         degree, inside, departure = self.layout.split(nodes)
-        known = SLOPE * (degree * self.log_a.exp()).sum((-1, -2)) + departure @ self.weights
-        known = known + time_context(departure @ self.time_weights, self.time_deviation, mask, causal=self.causal)
+        known = SLOPE * (degree * self.log_a.exp()).sum((-1, -2)) + self._along(departure, mask)
         own = SLOPE * (inside * self.own_log_a.exp()).sum((-1, -2))
         return TYPICAL + self.bias + (1 - self.alpha) * known + self.alpha * own
+
+    def _along(self, departure: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b n"]:
+        """Scalar w . f of each node, f = (r + T r) / sqrt(2); T commutes with w."""
+        along = departure @ self.weights
+        return (along + time_context(along, self.time_deviation, mask, causal=self.causal)) * HALF_ROOT
 
     @torch.no_grad()
     def parts(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> HeadParts:
         """The terms of every logit; they add up to it."""
         degree, inside, departure = self.layout.split(nodes)
-        by_column = (departure * self.time_weights).transpose(1, 2)  # (B, D, N)
-        rows = None if mask is None else mask.repeat_interleave(by_column.shape[1], 0)
-        near = time_context(by_column.flatten(0, 1), self.time_deviation, rows, causal=self.causal)
+        weighted = departure * self.weights * HALF_ROOT
         kept = 1 - self.alpha
         return HeadParts(
             kept * SLOPE * degree * self.log_a.exp(),
             self.alpha * SLOPE * inside * self.own_log_a.exp(),
-            kept * departure * self.weights,
-            kept * near.view_as(by_column).transpose(1, 2),
+            kept * weighted,
+            kept * self._near_in_time(weighted, mask),
             TYPICAL + float(self.bias),
         )
 
-    def penalty(self, priors: Priors) -> Tensor:
-        """-log of the prior of the weights, but for a constant."""
+    def _near_in_time(self, values: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b n d"]:
+        columns = values.transpose(1, 2)  # (B, D, N)
+        rows = None if mask is None else mask.repeat_interleave(columns.shape[1], 0)
+        near = time_context(columns.flatten(0, 1), self.time_deviation, rows, causal=self.causal)
+        return near.view_as(columns).transpose(1, 2)
+
+    def penalty(self, priors: Priors, usual: Usual | None = None) -> Tensor:
+        """-log of the prior of the weights, but for a constant.
+
+        Args:
+            priors: Deviations.
+            usual: Normal training segments, for the invariance; None leaves it out.
+        """
         total = self.bias.square() / (2 * priors.bias**2) + self.log_a.square().sum() / (2 * priors.orders**2)
-        total = total + (self.weights.square().sum() + self.time_weights.square().sum()) / (2 * priors.departure**2)
+        price = self.weights.square().sum()
+        if usual is not None and priors.invariance:
+            along = self._along(usual.departure, usual.mask)
+            mean = along.square().mean() if usual.mask is None else along[usual.mask].square().mean()
+            price = price + priors.invariance * mean / usual.size
+        total = total + price / (2 * priors.departure**2)
         if bool(self.own_world):
             total = total + (self.own_share - priors.own_mean).square() / (2 * priors.own_deviation**2)
             total = total + self.own_log_a.square().sum() / (2 * priors.orders**2)
         return total
+
+    @torch.no_grad()
+    def usual(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> Usual:
+        """What the prior has to know of the nodes of normal training bags."""
+        departure = self.layout.split(nodes)[2]
+        followed = (departure + self._near_in_time(departure, mask)) * HALF_ROOT
+        squares = followed.square().sum(-1)
+        size = float(squares.mean() if mask is None else squares[mask].mean())
+        return Usual(departure, mask, size or 1.0)

@@ -8,9 +8,10 @@ so that a product of graphs is a sum and nothing leaves the range of floats, how
 
     degree      phi_p(i) = -(1 / 2p) log mean_kept R_ij^p      grows with the distance to the nearest known ones; as p grows it
                                                               tends to the log of the distance to the nearest one
-    departure   r(i) = x_i - sum_j G_ij x_j / sum_j G_ij       one step of propagation along the largest entries of G
+    departure   r(i) = x_i - sum_j G~_ij x_j / sum_j G~_ij     one step of propagation along the fused graph
 
-Both see the largest entries of a row only: the known segments that a node is most like.
+The degree sees the largest entries of a row only, the known segments that a node is most like; the departure sees all of them,
+the more like the more.
 """
 
 from __future__ import annotations
@@ -62,21 +63,25 @@ def degrees(nearest: Float[Tensor, "*rows kept"], orders: Sequence[int]) -> Floa
     return torch.stack([(count - (-p * nearest).logsumexp(-1)) / (2 * p) for p in orders], dim=-1)
 
 
-def received(log_graph: Float[Tensor, "*rows k"], count: int) -> tuple[Float[Tensor, "*rows r"], Int[Tensor, "*rows r"]]:
-    """The largest entries of each row of a graph, given as its logarithm: weights that sum to 1, and their columns."""
-    top = log_graph.topk(count, dim=-1)
-    return torch.softmax(top.values, dim=-1), top.indices
-
-
 def propagated(
-    weights: Float[Tensor, "rows r"], columns: Int[Tensor, "rows r"], known: Float[Tensor, "k d"]
-) -> Float[Tensor, "rows d"]:
-    """sum_j G_ij y_j over the kept entries of each row."""
-    if torch.compiler.is_exporting() or torch.is_grad_enabled():  # other runtimes have no bag of embeddings
-        gathered: Tensor = (weights[..., None] * known[columns]).sum(-2)
-        return gathered
-    summed: Tensor = torch.nn.functional.embedding_bag(columns, known, per_sample_weights=weights, mode="sum")
-    return summed
+    log_graph: Float[Tensor, "*rows k"], known: Sequence[Float[Tensor, "k _"]], root: int = 1
+) -> list[Float[Tensor, "*rows _"]]:
+    """sum_j G~_ij y_j of each table of known values, G~ = G^(1 / root) with rows that sum to 1: one step along the graph.
+
+    With the number of modalities as root, G~ of their product is the geometric mean of their graphs, so that a row does not
+    grow sharper with every modality that is added.
+
+    Args:
+        log_graph: log G; -inf where a column must not be met.
+        known: Values of the K known segments, one table per modality.
+        root: M >= 1.
+
+    Example:
+        >>> propagated(torch.zeros(1, 2), [torch.tensor([[1.0], [3.0]])])
+        [tensor([[2.]])]
+    """
+    weights = torch.softmax(log_graph / root, dim=-1)
+    return [weights @ values for values in known]
 
 
 def bounded(departure: Float[Tensor, "*rows d"], median: Float[Tensor, ""]) -> Float[Tensor, "*rows d"]:

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_int
-
-NEVER_ALIKE = 1e9  # a distance, in bandwidths, at which a Gaussian is zero in every dtype
+from .distances import squared_distances
 
 
 def cosine_graph(
@@ -85,13 +84,11 @@ def gaussian_graph(
         0.1353...
     """
     require_positive(bandwidth, "bandwidth", "gaussian_graph")
+    if y is None and mask is not None:
+        x = _without_masked(x, mask)
     scaled = x / bandwidth  # before squaring, which could leave the range of floats
-    others = scaled if y is None else (y / bandwidth).expand(x.shape[0], -1, -1)
-    if torch.compiler.is_exporting():  # other runtimes have no cdist
-        distance = (scaled[:, :, None] - others[:, None]).square().sum(-1).sqrt()
-    else:
-        distance = torch.cdist(scaled, others, compute_mode="donot_use_mm_for_euclid_dist")
-    similarity = torch.exp(-0.5 * distance.clamp(max=NEVER_ALIKE).square())
+    others = None if y is None else y / bandwidth
+    similarity = torch.exp(-0.5 * squared_distances(scaled, others)).to(x.dtype)
     return apply_mask(similarity, mask, square=y is None)
 
 
@@ -207,7 +204,8 @@ def median_distance(x: Float[Tensor, "n d"], *, at_most: int = 2048) -> Float[Te
     _require_finite(x)
     if x.shape[0] > at_most:
         x = x[torch.linspace(0, x.shape[0] - 1, at_most, device=x.device).long()]
-    distances = torch.pdist(x.double())
+    above = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1)
+    distances = squared_distances(x.double())[above].sqrt()
     median = distances.median()
     if median == 0:
         positive = distances[distances > 0]
@@ -257,6 +255,12 @@ def _is_nothing(shifted: Tensor, largest: Tensor, centre: Tensor | None) -> Tens
         return near
     bound = rounding * ((shifted + centre).abs() + centre.abs())
     return near & (shifted.abs() <= bound).all(-1, keepdim=True)
+
+
+def _without_masked(x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    """The first node that exists in place of those that do not, so that what these hold is nowhere in the rounding."""
+    first = mask.to(torch.uint8).argmax(1)[:, None, None].expand(-1, 1, x.shape[-1])
+    return torch.where(mask[:, :, None], x, x.gather(1, first))
 
 
 def _with_diagonal(graph: Float[Tensor, "b n n"], value: float) -> Float[Tensor, "b n n"]:

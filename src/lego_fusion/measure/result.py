@@ -40,6 +40,7 @@ class Result(BaseModel):
         level: Share that the interval covers, in (0, 1).
         protocol: One line on how it was measured.
         condition: What was done to the features, ``"clean"`` for nothing (``detect.conditions``).
+        smoothing: Standard deviation in seconds of the Gaussian that smoothed the scores; 0 for none (``measure.smoothing``).
         parameters: Learned parameters.
         train_seconds: Wall-clock time of training.
         score_seconds: Wall-clock time of scoring the test videos.
@@ -75,6 +76,7 @@ class Result(BaseModel):
     level: float | None = Field(default=None, gt=0, lt=1)
     protocol: str = Field(pattern=r"^[^\r\n]+$")
     condition: str = Field(default="clean", min_length=1)
+    smoothing: float = Field(default=0.0, ge=0)
     parameters: int | None = Field(default=None, ge=0)
     train_seconds: float | None = Field(default=None, ge=0)
     score_seconds: float | None = Field(default=None, ge=0)
@@ -196,7 +198,7 @@ def optimism_gap(honest: Result, best: Result) -> float:
                 fix="compare an honest number with the best on test",
             )
     fields = (
-        *("dataset", "split", "modalities", "fusion", "condition", "domain"),
+        *("dataset", "split", "modalities", "fusion", "condition", "smoothing", "domain"),
         *("seed", "seeds", "metric", "protocol", "parameters"),
     )
     _require_same([honest, best], fields, where="optimism gap")
@@ -266,9 +268,10 @@ def summarise_splits(results: Sequence[Result]) -> SplitSummary:
 
     Raises:
         DataError: If there are fewer than two splits, a split and seed comes twice, splits differ in their number of
-            seeds, or the results differ in dataset, modalities, fusion, condition, selection, metric, protocol or domain.
+            seeds, or the results differ in dataset, modalities, fusion, condition, smoothing, selection, metric, protocol or
+            domain.
     """
-    fields = ("dataset", "modalities", "fusion", "condition", "selection", "metric", "protocol", "domain")
+    fields = ("dataset", "modalities", "fusion", "condition", "smoothing", "selection", "metric", "protocol", "domain")
     _require_same(results, fields, where="splits")
     splits: dict[str, dict[int | None, float]] = {}
     for result in results:

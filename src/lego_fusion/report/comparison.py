@@ -94,6 +94,8 @@ def rules(comparison: Comparison) -> Iterator[str]:
         f"Every fusion has the same head, {training.steps} steps of Adam at {training.learning_rate:g}, {batch}, the same bag "
         f"loss, and is taken at {selected}; no test video has a part in it, nothing is set per dataset."
     )
+    if plan.smoothing:
+        yield f"The scores of every method alike are smoothed by a Gaussian of {plan.smoothing:g} s before they are measured."
     if "lego" in plan.fusions:
         yield (
             f"lego starts signed and is held near its start (prior {training.prior:g}); the others start at random "
