@@ -28,11 +28,20 @@ from lego_fusion.measure.scored import ScoredVideo
 GRID = {"fusion.order.motion": (1, 2), "fusion.order.text": (1, 2), "k": (1, 3)}
 QUICK = TrainingConfig(steps=5, learning_rate=1e-2)
 ORDERS = {"fusion.order": (1, 2)}
+USUAL = TrainingConfig().prior_departure
 
 
 def plan_of(dataset: Dataset, grid: dict | None = None, **options) -> SweepPlan:
     """A sweep of the paper's reading."""
-    given = {"method": "lego-paper", "seeds": 2, "training": QUICK, "validation": 0.4, "nodes": 8, "hidden": 6}
+    given = {
+        "method": "lego-paper",
+        "seeds": 2,
+        "training": QUICK,
+        "validation": 0.4,
+        "nodes": 8,
+        "hidden": 6,
+        "smoothing": 0.0,
+    }
     return make_sweep_plan(dataset, GRID if grid is None else grid, **{**given, **options})
 
 
@@ -72,11 +81,11 @@ def test_every_fitted_trial_is_what_training_it_by_hand_gives(planted: Dataset, 
     results, notes = run_sweep(plan, planted, folder)
     assert [one.trial for one in results] == list(range(9))
     assert plan.configurations()[8] == plan.default
-    assert plan.default == {"fusion.references": 2048, "fusion.operator": "fixed", "training.prior_departure": 1.0}
+    assert plan.default == {"fusion.references": 2048, "fusion.operator": "fixed", "training.prior_departure": USUAL}
     assert notes == [] and not any(one.together for one in results)
     bags = load_bags(planted, list(planted.modalities), (*plan.split.train, *plan.split.validation, *plan.split.test), nodes=8)
     train, held_out, test = (bags.named(part) for part in (plan.split.train, plan.split.validation, plan.split.test))
-    settings = {0: ({"references": 6}, 0.5), 7: ({"operator": "learned"}, 2.0), 8: ({}, 1.0)}
+    settings = {0: ({"references": 6}, 0.5), 7: ({"operator": "learned"}, 2.0), 8: ({}, USUAL)}
     for number, (options, prior) in settings.items():
         fusion = make_default_fusion("lego", planted.modalities, nodes=8, options=options)
         fit_statistics(fusion, train)
@@ -96,7 +105,7 @@ def test_trials_that_differ_in_what_is_learned_share_a_frozen_stage(
     built: list[int] = []
     build = module.build_graphs
     monkeypatch.setattr(module, "build_graphs", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs))
-    grid = {"fusion.time_context": (0.0, 2.0), "prior_departure": (0.5, 1.0, 2.0)}  # the time context is the head's
+    grid = {"fusion.time_context": (0.0, 2.0), "prior_departure": (0.5, USUAL)}  # the time context is the head's
     run_sweep(fitted_plan(planted, grid), planted, tmp_path / "learned", cache="off")
     assert len(built) == 1
     run_sweep(fitted_plan(planted, {"fusion.kept": (1, 2)}), planted, tmp_path / "frozen", cache="off")
@@ -296,6 +305,7 @@ def test_the_pick_is_the_lowest_mean_then_the_smallest(planted: Dataset) -> None
         ({"fusion.orders": (1,)}, "unknown key 'fusion.orders'.*write 'fusion.order'"),
         ({"fusion.order.smell": (1,)}, r"'smell' is no modality.*motion, text"),
         ({"alpha": (0.1,)}, "unknown key 'alpha'"),
+        ({"smoothing": (0.0, 1.0)}, "'smoothing' is not to be swept"),
         ({"seed": (0, 1)}, "'training.seed' is not to be swept.*seeds have their own option"),
         ({"prior_departure": (1, 2)}, "'training.prior_departure' is not to be swept with lego-paper"),
         ({"fusion.order": (33,)}, r"'fusion.order' parameter of sweep must be an int in \[0, 32\]. Got 33"),
@@ -358,8 +368,8 @@ def test_default_grids_and_order_of_trials(planted: Dataset) -> None:
     assert orders == [{"motion": p, "text": q} for p in (1, 2, 3) for q in (1, 2, 3)]
     plan = make_sweep_plan(planted, validation=0.4)
     assert list(plan.grid) == ["training.prior_departure"]
-    assert plan.default == {"training.prior_departure": 1.0}
-    assert [trial.training.prior_departure for trial in plan.trials()] == [0.25, 0.5, 1.0, 2.0, 4.0]
+    assert plan.default == {"training.prior_departure": USUAL}
+    assert [trial.training.prior_departure / USUAL for trial in plan.trials()] == [0.25, 0.5, 1.0, 2.0, 4.0]
 
 
 def test_what_is_set_beside_the_grid_is_in_every_trial_and_in_the_default(planted: Dataset) -> None:

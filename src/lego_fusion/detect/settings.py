@@ -160,7 +160,8 @@ def as_word(value: Any) -> str:
         >>> as_word([1, 2]), as_word(0.5), as_word("learned"), as_word(None)
         ('[1, 2]', '0.5', 'learned', 'null')
     """
-    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return value if isinstance(value, str) else short if short and float(short) == value else json.dumps(value)
 
 
 def _parse_word(word: str) -> tuple[str, Any]:
@@ -241,14 +242,17 @@ def _unknown(key: str, fusions: Sequence[str], where: object) -> ParameterError:
         fix = f"leave it out, or name {section} too"
         return ParameterError(f"'{key}' is of another fusion", where=where, expected=" or ".join(fusions), got=section, fix=fix)
     alone = len(fusions) == 1
-    section = "fusion" if alone and section == fusions[0] else section
+    if alone and section == fusions[0]:
+        section, meant = "fusion", f"fusion{key.removeprefix(section)}"
+    else:
+        meant = key
     sections = {"training": [f"training.{name}" for name in TrainingConfig.model_fields]}
     for fusion in fusions:
         owner = "fusion" if alone else fusion
         sections[owner] = [f"{owner}.{name}" for name in options_of(fusion)]
     every = [*RUN_SETTINGS, *TrainingConfig.model_fields, *itertools.chain.from_iterable(sections.values())]
     same = [one for one in every if one.rpartition(".")[2] == key.rpartition(".")[2]]  # of another section
-    nearest = same or difflib.get_close_matches(key, every, n=1)
+    nearest = same or difflib.get_close_matches(meant, every, n=1)
     shown = sections.get(section) or [one for one in every if not one.startswith("training.")]
     fix = f"write '{nearest[0]}'" if nearest else "remove it"
     return ParameterError(f"unknown key '{key}'", where=where, expected=f"one of {', '.join(shown)}", fix=fix)

@@ -218,7 +218,8 @@ def default_grid(method: str, modalities: Sequence[str]) -> dict[str, tuple[Valu
         {'fusion.order.motion': (1, 2, 3), 'fusion.order.text': (1, 2, 3)}
     """
     if method == "lego":
-        return {"training.prior_departure": (0.25, 0.5, 1.0, 2.0, 4.0)}
+        usual = TrainingConfig().prior_departure
+        return {"training.prior_departure": tuple(factor * usual for factor in (0.25, 0.5, 1, 2, 4))}
     return {f"fusion.order.{name}": (1, 2, 3) for name in modalities}
 
 
