@@ -100,7 +100,7 @@ def rules(comparison: Comparison) -> Iterator[str]:
     if "lego" in plan.fusions:
         yield (
             f"lego has a linear head of its own, fitted to the sum of the same bag losses by at most {training.iterations} "
-            f"iterations of L-BFGS with normal priors (width {training.prior_departure:g} of its departure), and nothing random; "
+            f"iterations of L-BFGS with normal priors (width {training.prior_departure:g} of its departure), nothing random; "
             f"the others start at random (weight decay {training.weight_decay:g})."
         )
     for fusion, options in plan.options.items():
