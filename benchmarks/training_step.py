@@ -4,9 +4,9 @@
 
 A step is forward, bag loss, backward and an Adam update over the full batch: 60 videos, N = 32, one crop, features 2048 and
 768 wide. Frozen features hold no learned parameter, so LEGO relates them once and then trains on readings of N x D numbers (the
-paper's reading: on graphs of N x N); what that costs is timed and printed beside the steps. (The default is fitted by L-BFGS, whose iterations
-cost about one step each.) TEVAD has one multi-scale temporal network per modality, joined by
-concatenation, and three fully connected layers. Both see the same bags and labels, in turn, in one run.
+paper's reading: on graphs of N x N); what that costs is timed and printed beside the steps. (The default is fitted by L-BFGS,
+whose iterations cost about one step each.) TEVAD has one multi-scale temporal network per modality, joined by concatenation,
+and three fully connected layers. Both see the same bags and labels, in turn, in one run.
 """
 
 from __future__ import annotations
