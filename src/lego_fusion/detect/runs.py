@@ -441,8 +441,9 @@ def _describe_references(
     if places is None:
         return []
     described: list[dict[str, JsonValue]] = []
+    crops = max(dataset.modalities[name].crops for name in detector.fusion.modalities)  # frozen inputs may be one bag a video
     for bag, node in places.tolist():
-        video = train.videos[bag // train.crops]
+        video = train.videos[bag // crops]
         start, end = dataset_segment(dataset, video, node, nodes, segment_snippets)
         described.append({"video": video, "start_frame": start, "end_frame": end})
     return described
