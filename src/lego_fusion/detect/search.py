@@ -33,10 +33,10 @@ from .sweep import (
     FINISHED,
     STUDY_FILE,
     TrialResult,
+    graphs_of_test_videos,
     loaded_graphs,
     measurable,
-    test_graphs,
-    test_metrics,
+    metrics_on_test,
     train_trials,
     untrained,
 )
@@ -248,8 +248,8 @@ def _on_test(
     plan: SweepPlan, dataset: Dataset, cache: Path | None, values: dict[str, Value], trained: Trained
 ) -> dict[int, dict[str, float]]:
     """Test metrics of the seeds of a configuration, by trial."""
-    graphs = test_graphs(plan, dataset, cache, plan.trial(0, values))
-    return {result.trial: test_metrics(plan, dataset, graphs, detector) for detector, result in zip(*trained, strict=True)}
+    graphs = graphs_of_test_videos(plan, dataset, cache, plan.trial(0, values))
+    return {result.trial: metrics_on_test(plan, dataset, graphs, detector) for detector, result in zip(*trained, strict=True)}
 
 
 def _finished(study: Any) -> list[Any]:

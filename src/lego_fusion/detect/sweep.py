@@ -205,15 +205,15 @@ def measure_on_test(
     place = _place(Path(folder), dataset, cache)
     measured: dict[int, dict[str, float]] = {}
     for number in trials:
-        graphs = test_graphs(plan, dataset, place, every[number])
+        graphs = graphs_of_test_videos(plan, dataset, place, every[number])
         detector = _with_weights(untrained(plan, dataset, graphs, every[number]), weights, number)
-        measured[number] = test_metrics(plan, dataset, graphs, detector)
+        measured[number] = metrics_on_test(plan, dataset, graphs, detector)
         if on_trial is not None:
             on_trial(len(measured), len(trials))
     return measured
 
 
-def test_graphs(plan: SweepPlan, dataset: Dataset, cache: Path | None, trial: Trial) -> Graphs:
+def graphs_of_test_videos(plan: SweepPlan, dataset: Dataset, cache: Path | None, trial: Trial) -> Graphs:
     """The frozen stage of the test videos whose frames are known.
 
     Raises:
@@ -227,7 +227,7 @@ def test_graphs(plan: SweepPlan, dataset: Dataset, cache: Path | None, trial: Tr
     return _stage(plan, dataset, cache, trial, known)
 
 
-def test_metrics(plan: SweepPlan, dataset: Dataset, graphs: Graphs, detector: Detector) -> dict[str, float]:
+def metrics_on_test(plan: SweepPlan, dataset: Dataset, graphs: Graphs, detector: Detector) -> dict[str, float]:
     """Metrics of a detector on the videos beside the training ones, whose frames are known."""
     if graphs.others is None:
         raise CheckpointError("the graphs hold no test video", where=graphs.path, fix="delete the file")

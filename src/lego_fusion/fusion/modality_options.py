@@ -14,7 +14,8 @@ def relation_kinds(
     """The relation of each modality."""
     if isinstance(relations, str):
         return dict.fromkeys(modalities, relations)
-    if not isinstance(relations, Mapping):
+    given: object = relations
+    if not isinstance(given, Mapping):
         what = f"The 'relations' parameter of PaperFusion must be a relation, or one by modality. Got {relations!r} instead"
         raise ParameterError(what)
     missing = [name for name in modalities if name not in relations]
