@@ -284,3 +284,7 @@ def test_known_segments_of_videos_with_crops_are_the_same_from_a_cache(write_pla
     assert plain.references == cached.references
     normal = {record.video for record in dataset.videos if record.split == "train" and record.label == "normal"}
     assert {one["video"] for one in plain.references} == normal
+    videos = [record.video for record in dataset.videos if record.split == "test"]
+    scores = [score_dataset(tmp_path / folder, dataset, videos) for folder in ("plain", "cached")]
+    for one, other in zip(*scores, strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, rtol=1e-3, atol=1e-3)
