@@ -224,3 +224,21 @@ def test_a_killed_comparison_ends_with_the_same_table(data: Path, tmp_path: Path
     assert len(there) < len(list(cells.iterdir())) == len(list((tmp_path / "whole" / "cells").iterdir())) == 22
     assert {name: (cells / name).read_bytes() for name in there} == there
     assert timeless(killed) == timeless(tmp_path / "whole")
+
+
+def test_settings_belong_to_a_fusion_by_its_name(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("lego-paper: {zero_order: ones}\nmlp: {hidden: 5}\nhidden: 7\n")
+    given = ("--fusions", "lego,lego-paper,mlp", "--set", "lego.references=9", "--set", "training.iterations=5", "--steps", 3)
+    request = (data, "--out", tmp_path / "out", "--config", tmp_path / "settings.yaml", *given, "--workers", 1, "--seeds", 1)
+    told = json.loads(run(*request, "--baseline", "mlp", "--json").stdout)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["options"] == {"lego-paper": {"zero_order": "ones"}, "mlp": {"hidden": 5}, "lego": {"references": 9}}
+    assert (plan["hidden"], plan["training"]["iterations"], plan["training"]["steps"]) == (7, 5, 3)
+    assert {"lego with references=9.", "32 segments a video, 7 units in the head."} <= set(told["rules"])
+    parameters = {row["method"]: row["parameters"] for row in told["rows"]}
+    layers = (7 * 5 + 5) + (5 * 32 + 32)  # 3 + 4 columns, 5 hidden units, 32 outputs
+    assert parameters["mlp"] == layers + (32 * 7 + 7) + (7 + 1)
+    assert "write 'lego.references'" in refused(*request, "--set", "fusion.references=2")
+    assert "'concat.x' is of another fusion" in refused(*request, "--set", "concat.x=2")
+    assert "must be an int in [1, inf). Got 0" in refused(data, "--out", tmp_path / "b", "--set", "lego.references=0")
+    assert not (tmp_path / "b").exists()

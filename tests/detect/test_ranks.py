@@ -88,7 +88,7 @@ with process_group() as ranks:
     data = Dataset.open(sys.argv[2])
     training = TrainingConfig(steps=5, learning_rate=1e-2)
     train_run(data, folder / "run", training=training, cache=folder / "graphs", ranks=ranks)
-    grid = {"order.motion": (1, 3), "k": (1, 3)}
+    grid = {"fusion.kept": (2, 3), "k": (1, 3)}
     swept = make_sweep_plan(data, grid, seeds=1, training=training, validation=0.4, nodes=8, hidden=6)
     results, _ = run_sweep(swept, data, folder / "sweep", mode="alone", workers=1, ranks=ranks)
     seen["sweep"] = [[one.trial, one.loss, one.validation_loss, one.validation_auc] for one in results]

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .terminal import (
+    CONFIG,
     DEVICES,
     GROUP_BY,
     SMOOTHING_HELP,
     as_text,
+    chosen,
     names,
     one_line_errors,
     print_json,
@@ -54,7 +56,14 @@ def compare(
     test_best: Annotated[
         bool, typer.Option("--test-best", help="Also the untrained start, and what picking the best test step would add.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, as for train.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE: of one fusion, such as lego.references=512; of all, training.iterations=100, nodes=64, ...",
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help=CONFIG)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every fusion.")] = None,
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
     cache: Annotated[str, typer.Option(help="Keep graphs: 'auto' in each dataset folder, or in a folder.")] = "off",
@@ -81,26 +90,30 @@ def compare(
     from ..detect.comparison import summarise
     from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
     from ..detect.ranks import process_group
-    from ..detect.settings import read_training_config
+    from ..detect.settings import read_settings
     from ..errors import DataError, MissingExtraError, check_choice
-    from ..measure.smoothing import SMOOTHING
     from ..report.comparison import save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
 
     datasets = [group_videos(Dataset.open(path), group_by) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
+    compared = list(dict.fromkeys(wanted)) or list(SENSIBLE_FUSIONS)
+    settings = read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=compared)
     plan = make_plan(
         datasets,
         modality_sets=parse_modality_sets(modality_sets, datasets[0]),
-        fusions=list(dict.fromkeys(wanted)) or SENSIBLE_FUSIONS,
+        fusions=compared,
         references=references,
         seeds=seeds,
         splits="resplits" if resplits else splits,
         count=resplits or 10,
         conditions=names(conditions),
-        training=read_training_config(config, {} if steps is None else {"steps": steps}),
+        training=settings.training,
+        nodes=settings.nodes,
+        hidden=settings.hidden,
+        options=settings.options,
         validation=validation,
-        smoothing=SMOOTHING if smoothing is None else smoothing,
+        smoothing=settings.smoothing,
         test_best=test_best,
     )
     if figure is not None:

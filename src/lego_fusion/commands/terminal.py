@@ -32,6 +32,7 @@ GROUP_BY = (
     "such as '(.+)_part'."
 )
 LINE_SECONDS = 60.0  # between two lines of progress in a log
+CONFIG = "YAML file with the keys of --set, such as 'fusion: {references: 512}'."
 _PLAIN_WIDTH = 240  # of tables that are not shown on a terminal: wide enough that none is folded
 
 
@@ -167,6 +168,11 @@ def _duration(seconds: float) -> str:
 def names(text: str) -> list[str]:
     """Split a list of names at its commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def chosen(**given: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def as_text(paths: Mapping[str, Path]) -> dict[str, str]:

@@ -67,6 +67,8 @@ class _Job:
     videos: tuple[str, ...]
     training: TrainingConfig
     nodes: int
+    hidden: int
+    options: dict[str, Any]
     smoothing: float
     test_best: bool
     path: Path
@@ -175,6 +177,8 @@ def _jobs(
             videos=videos[cell.dataset],
             training=training,
             nodes=plan.nodes,
+            hidden=plan.hidden,
+            options=plan.options.get(cell.method, {}),
             smoothing=plan.smoothing,
             test_best=plan.test_best and cell.method not in UNLEARNED,
             path=folder / CELLS_FOLDER / cell.file,
@@ -196,6 +200,8 @@ def _measure(job: _Job) -> str:
             cell.method,
             job.training,
             nodes=job.nodes,
+            hidden=job.hidden,
+            options=job.options,
             condition=parse_condition(cell.condition),
             watch_test=job.test_best,
             cache=job.cache,

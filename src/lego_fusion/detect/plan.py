@@ -17,7 +17,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..data.files import read_text
 from ..errors import CheckpointError, DataError
@@ -112,6 +112,8 @@ class Plan(BaseModel):
         training: The same for every fusion.
         validation: Share of the training videos of each label that are held out; 0 holds none out.
         nodes: N, segments per video.
+        hidden: Units of the head.
+        options: Of the fusions by name, those that differ from the default.
         smoothing: Of every method's scores, in seconds (``measure.smoothing``); a plan that does not say has none.
         test_best: Whether the test videos are also scored at the start and along the way, to measure the optimism gap.
         datasets: With their splits.
@@ -129,6 +131,8 @@ class Plan(BaseModel):
     training: TrainingConfig
     validation: float
     nodes: int
+    hidden: int = 32
+    options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     smoothing: float = 0.0
     test_best: bool
     datasets: tuple[DatasetPlan, ...] = Field(min_length=1)
@@ -163,6 +167,8 @@ class Plan(BaseModel):
             "dataset": {"hash": dataset.hash, "manifests": {name: dataset.manifests[name] for name in cell.modalities}},
             "split": {part: _digest(videos) for part, videos in parts.items()},
             "training": training,
+            "options": self.model_dump(mode="json")["options"].get(cell.method, {}),
+            "hidden": self.hidden if learned else None,
             "test_best": self.test_best and learned,
         }
 

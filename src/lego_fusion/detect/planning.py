@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .. import __version__
 from ..data.dataset import Dataset
@@ -19,6 +20,7 @@ from .protocol import (
     Split,
     division_warnings,
     hold_out,
+    make_default_fusion,
     measurable_frames,
     own_split,
     require_labels,
@@ -61,6 +63,8 @@ def make_plan(
     training: TrainingConfig | None = None,
     validation: float = 0.0,
     nodes: int = 32,
+    hidden: int = 32,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     smoothing: float = SMOOTHING,
     test_best: bool = False,
 ) -> Plan:
@@ -79,6 +83,8 @@ def make_plan(
         training: The same for every fusion.
         validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
         nodes: N.
+        hidden: Units of the head, where a fusion brings none of its own.
+        options: Of the fusions by name, those that differ from the default, such as ``{"lego": {"references": 512}}``.
         smoothing: Of the scores of every method, references too, in seconds (``measure.smoothing``); 0 for none.
         test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
 
@@ -109,11 +115,14 @@ def make_plan(
         training=training,
         validation=validation,
         nodes=nodes,
+        hidden=hidden,
+        options={fusion: dict(given) for fusion, given in (options or {}).items()},
         smoothing=check_smoothing(smoothing, "compare"),
         test_best=test_best,
         datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
     )
     _require_met(plan)
+    _require_options(plan, datasets[0])
     return plan
 
 
@@ -221,3 +230,12 @@ def _require_met(plan: Plan) -> None:
         if not any(parse_condition(condition).applies_to(names) for names in plan.modality_sets):
             sets = ", ".join("+".join(names) for names in plan.modality_sets)
             raise ParameterError("a condition meets no modality set", where=f"'{condition}'", got=sets)
+
+
+def _require_options(plan: Plan, dataset: Dataset) -> None:
+    """Every fusion can be made with its options; it says what is wrong with one."""
+    for fusion, options in plan.options.items():
+        check_choice(fusion, "options", "compare", plan.fusions)
+        for names in plan.modality_sets:
+            manifests = {name: dataset.modalities[name] for name in names}
+            make_default_fusion(fusion, manifests, nodes=plan.nodes, options=options)

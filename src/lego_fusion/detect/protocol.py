@@ -6,6 +6,7 @@ picking the best test step would have been.
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -350,7 +351,8 @@ def make_default_fusion(
 ) -> Fusion:
     """A fusion in the configuration fixed for all data, or with some of its options changed.
 
-    ``lego`` and ``lego-paper`` read modalities of finer units unit by unit.
+    ``lego`` and ``lego-paper`` read modalities of finer units unit by unit. An option that may differ by modality and is given
+    for some keeps its default for the others.
 
     Args:
         method: A name of the registry.
@@ -363,7 +365,27 @@ def make_default_fusion(
     check_choice(method, "method", "make_default_fusion", LEARNED)
     widths = {name: manifest.width for name, manifest in manifests.items()}
     given = {"nodes": nodes, "seed": seed, "window": window, "units": unit_groups(manifests)}
-    return make_plain_fusion(method, widths, **{**given, **(options or {})}, asked=tuple(options or ()))
+    chosen = {name: _for_all(method, name, value, tuple(widths)) for name, value in (options or {}).items()}
+    fusion = make_plain_fusion(method, widths, **{**given, **chosen}, asked=tuple(chosen))
+    for name in fusion.idle_options():
+        if name in chosen:
+            what = f"the option '{name}' of {method} changes nothing beside the others"
+            raise ParameterError(
+                what, got=f"{name}={chosen[name]}", fix="leave it out, or set the others too: docs/own-videos.md"
+            )
+    return fusion
+
+
+def _for_all(method: str, name: str, value: Any, modalities: Sequence[str]) -> Any:
+    """An option given by modality, with its default for those that are not named."""
+    if not isinstance(value, Mapping):
+        return value
+    unknown = [one for one in value if one not in modalities]
+    if unknown:
+        where = f"option '{name}' of {method}"
+        raise ParameterError(f"'{unknown[0]}' is no modality", where=where, expected=", ".join(modalities), got=unknown[0])
+    default = inspect.signature(FUSIONS[method]).parameters.get(name)
+    return {**({} if default is None else dict.fromkeys(modalities, default.default)), **value}
 
 
 def run_method(
@@ -375,6 +397,8 @@ def run_method(
     config: TrainingConfig,
     *,
     nodes: int = 32,
+    hidden: int = 32,
+    options: Mapping[str, Any] | None = None,
     condition: Condition = CLEAN,
     watch_test: bool = False,
     checkpoint: Path | None = None,
@@ -391,6 +415,8 @@ def run_method(
         method: One of ``LEARNED`` or ``UNLEARNED``.
         config: Of the training; its seed is the run's.
         nodes: N, as in the bags.
+        hidden: Units of the head, where the fusion brings none of its own.
+        options: Of the fusion, as for ``make_default_fusion``.
         condition: What happens to the features, seeded by the configuration's seed; learned or not, all methods meet the same.
         watch_test: Also keep the test scores of the start, of every ``config.check_every`` steps and of the last step.
         checkpoint: Where a killed run can go on from.
@@ -413,7 +439,7 @@ def run_method(
         return Run(_by_video(test, scores), None, 0, 0.0, time.perf_counter() - started)
     started = time.perf_counter()
     manifests = condition.manifests({name: dataset.modalities[name] for name in modalities})
-    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed)
+    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed, options=options)
     validation = held_out[0] if held_out else None
     if cache is not None and condition == CLEAN and trains_on_graphs(fusion, config):
         others = (*split.test, *split.validation)
@@ -422,7 +448,7 @@ def run_method(
         validation = graphs.others.named(split.validation) if graphs.others and split.validation else None
     else:
         fit_statistics(fusion, train)
-    detector = Detector(fusion, seed=config.seed)
+    detector = Detector(fusion, hidden=hidden, seed=config.seed)
     watched: dict[int, dict[str, Tensor]] = {}
     watching = 0.0
 

@@ -92,7 +92,7 @@ class Fusion(nn.Module, ABC):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """What the frozen stage makes of the training bags, cross-fitted by video where that matters.
 
         ``shown`` are other features of the same bags (a modality removed, say), which then meet what ``features`` led to.
@@ -107,7 +107,7 @@ class Fusion(nn.Module, ABC):
         *,
         crops: int = 1,
         inside: bool = True,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves.
 
         ``inside`` is whether somebody asks how unlike the rest of its own video a node is, where that is a reading of its own.
@@ -180,6 +180,10 @@ class Fusion(nn.Module, ABC):
     def frozen_config(self) -> dict[str, Any]:
         """The part of ``config`` that decides what the frozen stage makes of features."""
         return {}
+
+    def idle_options(self) -> tuple[str, ...]:
+        """Names of the arguments that change nothing beside the others as they are; by default none."""
+        return ()
 
     def make_head(self) -> nn.Module | None:
         """A head of this fusion's own; None leaves it to the detector."""

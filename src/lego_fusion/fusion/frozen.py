@@ -219,7 +219,7 @@ class FrozenReadings(nn.Module):
         *,
         inside: bool = True,
     ) -> Readings:
-        """Degrees and departures of bags; with ``own`` of training bags, cross-fitted; NaN for those inside if not asked for."""
+        """Degrees and departures of bags; with ``own`` of training bags, cross-fitted; inside NaN if not asked for."""
         degree, departure = dict[str, Tensor](), dict[str, Tensor]()
         product = self.product
         if product is not None:
@@ -286,9 +286,7 @@ class FrozenReadings(nn.Module):
         degree = ((readings.degree - self.centre) / self.spread).nan_to_num()
         return degree, ((readings.inside - self.inside_centre) / self.inside_spread).nan_to_num()
 
-    def inside(
-        self, x: Mapping[str, Tensor], mask: Tensor | None, *, last: int | None = None
-    ) -> Float[Tensor, "b r m p"]:
+    def inside(self, x: Mapping[str, Tensor], mask: Tensor | None, *, last: int | None = None) -> Float[Tensor, "b r m p"]:
         """Degrees in the graph inside each video; of so many nodes at the end only, if that is said."""
         rows = {name: mask_nodes(self._comparable(name, tensor), mask) for name, tensor in x.items()}
         numbers, window = node_numbers(list(rows.values()), mask), self.settings.window
@@ -379,9 +377,7 @@ def chunks(count: int | torch.SymInt, numbers: int | torch.SymInt, crops: int) -
     return (slice(first, min(count, first + step)) for first in range(0, count, step))
 
 
-def _in_parts(
-    make: Callable[[slice], list[Tensor]], count: int | torch.SymInt, numbers: int | torch.SymInt
-) -> list[Tensor]:
+def _in_parts(make: Callable[[slice], list[Tensor]], count: int | torch.SymInt, numbers: int | torch.SymInt) -> list[Tensor]:
     """What ``make`` gives of all bags, a few of them at a time."""
     slices = list(chunks(count, numbers, 1))
     if len(slices) == 1:
@@ -396,7 +392,7 @@ def _in_parts(
 
 
 def _distances(degree: Float[Tensor, "b n m p"]) -> Float[Tensor, "b n m"]:
-    """d / s from the first degree: exp(2 phi) = 1 + d^2 / s^2 where all kept references are equally far."""
+    """Ratio d / s from the first degree: exp(2 phi) = 1 + d^2 / s^2 where all kept references are equally far."""
     return torch.expm1(2 * degree[..., 0]).clamp_min(0).sqrt()
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from ..graph.operator import Form, GraphOperator
+from ..graph.operator import FORMS, Form, GraphOperator
 from ..graph.readings import degrees, propagated, time_reach
 from .base import Fusion, FusionOutput, mask_nodes
 from .frozen import FrozenReadings, Own, Readings, Settings, chunks
@@ -94,9 +94,9 @@ class LegoFusion(Fusion):
         super().__init__(modalities)
         owner = "LegoFusion"
         self.units = unit_groups(self.modalities, units or {})
+        if not isinstance(orders, Sequence) or not orders:
+            raise ParameterError(f"The 'orders' parameter of LegoFusion must list at least one power. Got {orders!r} instead")
         self.orders = tuple(check_int(p, "orders", owner, low=1) for p in orders)
-        if not self.orders:
-            raise ParameterError("The 'orders' parameter of LegoFusion must name at least one power. Got none")
         settings = Settings(
             references=check_int(references, "references", owner, low=1),
             kept=check_int(kept, "kept", owner, low=1),
@@ -110,8 +110,8 @@ class LegoFusion(Fusion):
         self.time_context = check_number(time_context, "time_context", owner, low=0.0, high=1e4)
         self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
         self._config: dict[str, Any] = {**settings._asdict(), "orders": list(self.orders), "units": self.units}
-        self._config |= {"time_context": self.time_context, "operator": operator}
-        self._learned_config = {"order": order, "form": form, "rank": rank, "seed": seed}
+        self._config |= {"operator": operator}
+        self._learned_config = {"time_context": self.time_context, **_checked(order, form, rank), "seed": seed}
         self.frozen = FrozenReadings(self.modalities, self.units, settings)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
@@ -185,8 +185,14 @@ class LegoFusion(Fusion):
         return {"modalities": self.modalities, **self._config, **self._learned_config}
 
     def frozen_config(self) -> dict[str, Any]:
-        """All of it but what a learned operator is; ``operator`` says what the inputs are."""
+        """All of it but the head's and what a learned operator is; ``operator`` says what the inputs are."""
         return dict(self._config)
+
+    def idle_options(self) -> tuple[str, ...]:
+        """What an operator is, where none is learned."""
+        if not self.learns_operator:
+            return ("order", "form", "rank")
+        return () if self._learned_config["form"] == "joint" else ("rank",)
 
     def known_normals(self, name: str) -> KnownNormals:
         """What is known of a modality."""
@@ -224,7 +230,7 @@ class LegoFusion(Fusion):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
         x = self._chosen(features if shown is None else shown)
@@ -238,7 +244,7 @@ class LegoFusion(Fusion):
         *,
         crops: int = 1,
         inside: bool = True,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
@@ -430,3 +436,10 @@ class LegoFusion(Fusion):
         degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
+
+
+def _checked(order: int, form: Form, rank: int | None) -> dict[str, Any]:
+    """What a learned operator is, also where none is."""
+    check_choice(form, "form", "LegoFusion", FORMS)
+    most = None if rank is None else check_int(rank, "rank", "LegoFusion", low=1)
+    return {"order": check_int(order, "order", "LegoFusion", low=0), "form": form, "rank": most}

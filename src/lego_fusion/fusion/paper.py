@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..errors import ParameterError, check_choice, check_int
+from ..errors import ParameterError, check_bool, check_choice, check_int
 from ..graph.expansion import Expansion, Normalisation, ZeroOrder
 from ..graph.operator import Form, GraphOperator
 from ..graph.relationship import k_nearest
@@ -19,7 +19,7 @@ from .modality_options import relation_kinds, unit_groups
 from .relation import Relation, RelationKind
 from .row_statistics import STATISTICS, row_statistics
 from .streams import GraphWindow, NodeStream
-from .units import UnitPooling, UnitRelation
+from .units import UNIT_POOLINGS, UnitPooling, UnitRelation
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
 ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
@@ -95,11 +95,19 @@ class PaperFusion(Fusion):
         self.units = unit_groups(self.modalities, units or {})
         self.nodes = check_int(nodes, "nodes", "PaperFusion", low=1)
         self.rows: Rows = check_choice(rows, "rows", "PaperFusion", ROWS)
-        self.own_features = bool(own_features)
+        self.own_features = check_bool(own_features, "own_features", "PaperFusion")
         self._check_rows()
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "PaperFusion", low=1)
         kinds = relation_kinds(self.modalities, relations)
-        form = form or ("full" if len(self.modalities) <= 2 else "random-pair")
+        check_choice(unit_pooling, "unit_pooling", "PaperFusion", UNIT_POOLINGS)
+        for name, value in (("centre", centre), ("unit_range", unit_range), ("symmetric", symmetric)):
+            check_bool(value, name, "PaperFusion")
+        if rank is not None:
+            check_int(rank, "rank", "PaperFusion", low=1)
+        orders: int | dict[str, int]
+        orders = dict(order) if isinstance(order, Mapping) else check_int(order, "order", "PaperFusion", low=0)
+        if form is None:
+            form = "full" if len(self.modalities) <= 2 else "random-pair"
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config: dict[str, Any] = {
@@ -111,7 +119,7 @@ class PaperFusion(Fusion):
         }
         self._config |= {"own_features": self.own_features, "nearest": nearest}
         self._config |= {"units": self.units, "unit_pooling": unit_pooling}
-        self._config |= {"order": order if isinstance(order, int) else dict(order), **options}
+        self._config |= {"order": orders, **options}
         self.relation = nn.ModuleDict()
         shared: dict[str, Any] = {"centre": centre, "unit_range": unit_range}
         for name, width in self.modalities.items():
@@ -120,7 +128,7 @@ class PaperFusion(Fusion):
                 if name in self.units
                 else Relation(width, kinds[name], **shared)
             )
-        self.operator = GraphOperator(list(self.modalities), order, **options)
+        self.operator = GraphOperator(list(self.modalities), orders, **options)
 
     def _check_rows(self) -> None:
         if self.rows == "ordered" and self.nodes > MOST_ORDERED:
@@ -143,6 +151,11 @@ class PaperFusion(Fusion):
         """What changes the relations."""
         names = ("nodes", "relations", "centre", "unit_range", "nearest", "units", "unit_pooling")
         return {name: self._config[name] for name in names}
+
+    def idle_options(self) -> tuple[str, ...]:
+        """The rank of a form that has none, and the scale of graphs whose powers need none."""
+        idle = (("rank", self.operator.form != "joint"), ("normalisation", self.operator.expansion != "matrix"))
+        return tuple(name for name, unused in idle if unused)
 
     @property
     def knows_training(self) -> bool:

@@ -36,7 +36,9 @@ class NodeStream(ABC):
         """Forget everything: another video begins."""
 
     @abstractmethod
-    def push(self, features: Mapping[str, Float[Tensor, "1 1 ..."]]) -> tuple[Float[Tensor, "1 n f"], Bool[Tensor, "1 n"] | None]:
+    def push(
+        self, features: Mapping[str, Float[Tensor, "1 1 ..."]]
+    ) -> tuple[Float[Tensor, "1 n f"], Bool[Tensor, "1 n"] | None]:
         """Take the next segment; the vectors of the last nodes, of which the last is its own, and which of them exist."""
 
 

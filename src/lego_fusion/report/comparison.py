@@ -11,6 +11,7 @@ from typing import Any
 from ..detect.comparison import BEST, UNFINISHED, Comparison, Row, together
 from ..detect.plan import Plan
 from ..detect.planning import ALL_FUSIONS, SPLITS
+from ..detect.settings import Settings, as_word
 from ..measure.result import save_results
 from ..measure.video_level import TOP_SHARE
 from ..writing import written_whole
@@ -104,9 +105,14 @@ def rules(comparison: Comparison) -> Iterator[str]:
         yield f"The scores of every method alike are smoothed by a Gaussian of {plan.smoothing:g} s before they are measured."
     if "lego" in plan.fusions:
         yield (
-            f"lego starts signed and is held near its start (prior {training.prior:g}); the others start at random "
-            f"(weight decay {training.weight_decay:g})."
+            f"lego has a linear head of its own, fitted to the sum of the same bag losses by at most {training.iterations} "
+            f"iterations of L-BFGS with normal priors (width {training.prior_departure:g} of its departure), nothing random; "
+            f"the others start at random (weight decay {training.weight_decay:g})."
         )
+    for fusion, options in plan.options.items():
+        yield f"{fusion} with {', '.join(f'{name}={as_word(value)}' for name, value in options.items())}."
+    if (plan.nodes, plan.hidden) != (Settings.nodes, Settings.hidden):
+        yield f"{plan.nodes} segments a video, {plan.hidden} units in the head."
     yield from _interval_rules(plan)
     yield from _baseline_rules(comparison.baseline)
     if plan.conditions != ("clean",):
