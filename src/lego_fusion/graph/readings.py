@@ -82,7 +82,8 @@ def propagated(
         [tensor([[2.]])]
     """
     weights = torch.softmax(log_graph / root, dim=-1)
-    return [weights @ values for values in known]
+    found: list[Tensor] = [weights @ values for values in known]
+    return found
 
 
 def bounded(departure: Float[Tensor, "*rows d"], median: Float[Tensor, ""]) -> Float[Tensor, "*rows d"]:
