@@ -82,7 +82,7 @@ def propagated(
         [tensor([[2.]])]
     """
     weights = torch.softmax(log_graph / root, dim=-1)
-    found: list[Tensor] = [weights @ values for values in known]
+    found: list[Tensor] = [torch.matmul(weights, values) for values in known]
     return found
 
 
