@@ -82,14 +82,14 @@ def propagated(
         [tensor([[2.]])]
     """
     weights = torch.softmax(log_graph / root, dim=-1)
-    found: list[Tensor] = [torch.matmul(weights, values) for values in known]
-    return found
+    return [weights @ values for values in known]
 
 
 def bounded(departure: Float[Tensor, "*rows d"], median: Float[Tensor, ""]) -> Float[Tensor, "*rows d"]:
     """Scale r by sqrt(2) / sqrt(1 + (|r| / median)^2): direction is kept, length is at most sqrt(2) times the usual one."""
     length = torch.linalg.vector_norm(departure, dim=-1, keepdim=True)
-    return departure * (2**0.5 / (1 + (length / median).square()).sqrt())
+    shrunk: Tensor = departure * (2**0.5 / (1 + (length / median).square()).sqrt())
+    return shrunk
 
 
 def inside_degrees(
