@@ -47,10 +47,10 @@ class Place:
     usual: Figure = "walker"
     pace: float = 1.0
     light: Colour = (1.0, 1.0, 1.0)
-    paving: Colour = (168, 160, 146)
-    wall: Colour = (150, 132, 116)
-    hedge: Colour = (74, 92, 58)
-    grass: Colour = (86, 104, 62)
+    paving: Colour = (168.0, 160.0, 146.0)
+    wall: Colour = (150.0, 132.0, 116.0)
+    hedge: Colour = (74.0, 92.0, 58.0)
+    grass: Colour = (86.0, 104.0, 62.0)
     windows: int = 8
 
     @classmethod
@@ -94,11 +94,11 @@ class Place:
             usual=traffic if other else usual.usual,
             pace=ratio(*_PACE),
             light=(red, green, blue),
-            paving=colour(usual.paving, 90, 190),
-            wall=colour(usual.wall, 70, 200),
-            hedge=colour(usual.hedge, 60, 130),
-            grass=colour(usual.grass, 60, 140),
-            windows=round(even(usual.windows, 3, 14)),
+            paving=colour(usual.paving, 90.0, 190.0),
+            wall=colour(usual.wall, 70.0, 200.0),
+            hedge=colour(usual.hedge, 60.0, 130.0),
+            grass=colour(usual.grass, 60.0, 140.0),
+            windows=round(even(float(usual.windows), 3.0, 14.0)),
         )
 
 

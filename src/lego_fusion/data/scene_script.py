@@ -188,11 +188,11 @@ def _anomalies(
             entry += _crossing(view, walk) + rng.uniform(0, 1) * view.fps
             walk = _intruder(view, kind, rng)
         abnormal = np.any([actor.visible(view.width) >= SEEN for actor in actors], axis=0)
-        if coverage[0] <= abnormal.mean() <= coverage[1]:
+        if abnormal.any() and coverage[0] <= abnormal.mean() <= coverage[1]:
             return tuple(actor for actor in actors if actor.visible(view.width).any()), abnormal
     raise ParameterError(
-        f"no anomaly of kind '{kind}' covers such a part of the video: whoever enters the picture has to cross it",
-        expected="a part in which a figure can cross the picture",
+        f"no anomaly of kind '{kind}' covers such a part of the video: figures cross the picture one after another",
+        expected="a part in which one can cross it, in whole frames",
         got=f"coverage={coverage} of {frames} frames",
         fix="give longer videos or a wider 'coverage'",
     )
