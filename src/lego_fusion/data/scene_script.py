@@ -108,14 +108,20 @@ def write_scene(
     rng: np.random.Generator,
     *,
     coverage: tuple[float, float] = COVERAGE,
+    intruders: tuple[int, int] = (1, 1),
 ) -> Scene:
     """Script one video: a flow of people in two lanes, and an anomaly of the given kind or none.
+
+    An anomaly covers a part of the frames within ``coverage``, with ``intruders`` (fewest, most) figures at a time.
 
     Raises:
         ParameterError: If no anomaly as short or as long as ``coverage`` asks for comes about.
     """
     crowd = _crowd(view, frames, people, rng)
-    anomalies, abnormal = _anomalies(view, frames, kind, coverage, rng) if kind else ((), np.zeros(frames, dtype=bool))
+    anomalies: tuple[Actor, ...] = ()
+    abnormal = np.zeros(frames, dtype=bool)
+    if kind:
+        anomalies, abnormal = _anomalies(view, frames, kind, coverage, intruders, rng)
     turn = rng.uniform(0, 2 * np.pi) + np.arange(frames) / view.fps * 2 * np.pi / rng.uniform(15, 40)
     light = 1 + rng.uniform(0.01, 0.05) * np.sin(turn)
     return Scene(crowd, anomalies, light, float(rng.uniform(-10, 10)), abnormal)
@@ -174,7 +180,12 @@ def _group(view: View, walk: _Walk, together: int, rng: np.random.Generator) -> 
 
 
 def _anomalies(
-    view: View, frames: int, kind: str, coverage: tuple[float, float], rng: np.random.Generator
+    view: View,
+    frames: int,
+    kind: str,
+    coverage: tuple[float, float],
+    intruders: tuple[int, int],
+    rng: np.random.Generator,
 ) -> tuple[tuple[Actor, ...], Bool[np.ndarray, " frames"]]:
     """Draw anomalies of one kind, one after another, until they cover the part of the video that is asked for."""
     margin = min(0.05, (coverage[1] - coverage[0]) / 10)
@@ -182,11 +193,10 @@ def _anomalies(
         covered = rng.uniform(coverage[0] + margin, coverage[1] - margin) * frames
         walk = _intruder(view, kind, rng)
         entry = rng.uniform(-0.4 * _crossing(view, walk), frames - covered)
-        end, actors = entry + covered, []
-        while entry < end:
-            actors.append(_act(view, frames, replace(walk, entry=entry), rng))
-            entry += _crossing(view, walk) + rng.uniform(0, 1) * view.fps
-            walk = _intruder(view, kind, rng)
+        actors = _succession(view, frames, kind, replace(walk, entry=entry), entry + covered, rng)
+        for _ in range(intruders[0] - 1 if intruders[0] == intruders[1] else int(rng.integers(*intruders))):
+            walk = replace(_intruder(view, kind, rng), entry=entry + rng.uniform(0, 0.3) * covered)
+            actors += _succession(view, frames, kind, walk, entry + covered, rng)
         abnormal = np.any([actor.visible(view.width) >= SEEN for actor in actors], axis=0)
         if abnormal.any() and coverage[0] <= abnormal.mean() <= coverage[1]:
             return tuple(actor for actor in actors if actor.visible(view.width).any()), abnormal
@@ -196,6 +206,16 @@ def _anomalies(
         got=f"coverage={coverage} of {frames} frames",
         fix="give longer videos or a wider 'coverage'",
     )
+
+
+def _succession(view: View, frames: int, kind: str, walk: _Walk, end: float, rng: np.random.Generator) -> list[Actor]:
+    """One intruder after another, the last of whom enters before ``end``."""
+    actors, entry = [], walk.entry
+    while entry < end:
+        actors.append(_act(view, frames, replace(walk, entry=entry), rng))
+        entry += _crossing(view, walk) + rng.uniform(0, 1) * view.fps
+        walk = _intruder(view, kind, rng)
+    return actors
 
 
 def _intruder(view: View, kind: str, rng: np.random.Generator) -> _Walk:

@@ -83,6 +83,7 @@ class _Settings:
     noise: float
     false_mention_rate: float
     coverage: tuple[float, float]
+    intruders: tuple[int, int]
     camera_spread: float
     camera_seed: int
     mention_rates: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +94,7 @@ class _Settings:
         check_int(self.camera_seed, "camera_seed", _OWNER, low=0)
         _check_pair(self.frames, "frames", low=16, high=100_000)
         _check_pair(self.people, "people", low=0, high=100)
+        _check_pair(self.intruders, "intruders", low=1, high=100)
         for side in _pair(self.size, "size"):
             if check_int(side, "size", _OWNER, low=64, high=4096) % 2:
                 raise ParameterError(f"The 'size' parameter of {_OWNER} must be even in both sides. Got {self.size}")
@@ -134,6 +136,7 @@ def render_scenes(
     mention_rates: Mapping[str, float] = DEFAULT_MENTION_RATES,
     false_mention_rate: float = 0.03,
     coverage: tuple[float, float] = COVERAGE,
+    intruders: tuple[int, int] = (1, 1),
     camera_spread: float = 0.0,
     camera_seed: int | None = None,
     on_video: Callable[[SceneVideo], None] | None = None,
@@ -170,6 +173,7 @@ def render_scenes(
         mention_rates: Chance that a caption of an abnormal moment mentions it, by kind; absent kinds as the default.
         false_mention_rate: Chance that a caption of a normal moment mentions an anomaly.
         coverage: Least and most of an abnormal video's frames that are abnormal, in [0, 1].
+        intruders: Fewest and most figures that make an anomaly at a time: one person, or a crowd.
         camera_spread: How far the cameras differ, in [0, 1]: 0 is one camera for all videos, 1 cameras drawn freely
             (``scene_places.Place.draw``).
         camera_seed: Of the cameras: video i of another set with this camera seed is seen by the same camera. None: ``seed``.
@@ -205,6 +209,7 @@ def render_scenes(
         noise=noise,
         false_mention_rate=false_mention_rate,
         coverage=coverage,
+        intruders=intruders,
         camera_spread=camera_spread,
         camera_seed=seed if camera_seed is None else camera_seed,
         mention_rates={**DEFAULT_MENTION_RATES, **mention_rates},
@@ -243,7 +248,9 @@ def _render(folder: Path, settings: _Settings, index: int, view: View, renderer:
     kind, split = _role(settings, index)
     frames = int(script.integers(settings.frames[0], settings.frames[1] + 1))
     people = int(script.integers(settings.people[0], settings.people[1] + 1))
-    scene = write_scene(view, frames, people, None if kind == NORMAL else kind, script, coverage=settings.coverage)
+    scene = write_scene(
+        view, frames, people, None if kind == NORMAL else kind, script, coverage=settings.coverage, intruders=settings.intruders
+    )
     captions = write_captions(
         view,
         scene,
