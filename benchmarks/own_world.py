@@ -19,7 +19,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,19 @@ SETS: dict[str, dict[str, Any]] = {
     "more": {"videos": 180, "seed": 4001},
 }
 SPREADS = (0.0, 0.25, 0.5, 1.0, 2.0)  # between worlds, planted; the variation within one is 0.5
+OWN_NODES = 2.0  # how many nodes the usual variance counts for, beside those of the video itself
 METRICS = {"micro": micro_auc, "abnormal": abnormal_auc, "macro": macro_auc}
 
 
 @dataclass(frozen=True)
 class Task:
-    """Videos to train and test on, and what they are called in a table."""
+    """Videos to train and test on, what they are called in a table, and whether each is standardised (``standardised``)."""
 
     name: str
     dataset: Dataset
     split: Split
     nodes: int
+    by_video: bool = False
 
 
 def render(folder: Path, weights: Path) -> None:
@@ -105,6 +107,8 @@ def rendered_tasks(folder: Path, joined: Path) -> Iterator[Task]:
         if known:
             split = Split(f"known-{len(train)}", (*train, *known), test)
             yield Task(f"{len(train)} videos and known normals", dataset, split, 32)
+    own = Split("own-standardised", tuple(few), test)
+    yield Task(f"{len(few)} videos, standardised by video", dataset, own, 32, by_video=True)
     yield Task(f"{len(few)} videos, 16 segments", dataset, Split("own-long", tuple(few), test), 16)
 
 
@@ -161,6 +165,23 @@ def departure(own: np.ndarray, other: np.ndarray, between: float, shift: float) 
     return -between * own + (shift**2 - between**2) ** 0.5 * other
 
 
+def standardised(bags: Bags, normal: Bags) -> Bags:
+    """Every video relative to itself: (x - its mean) / deviation of the column, in it as far as that can be known.
+
+    The variance is the mean of the video's own over N nodes and, with the weight of ``OWN_NODES`` nodes, that within normal
+    training videos: what varies before one camera need not vary before another.
+    """
+    inputs = {}
+    for name, x in bags.inputs.items():
+        known = normal.inputs[name].double()
+        usual = known.var(1, unbiased=False).mean(0)
+        usual = (len(known) * usual + 4 * usual.mean()) / (len(known) + 4)
+        own, nodes = x.double().var(1, unbiased=False, keepdim=True), x.shape[1]
+        deviation = ((OWN_NODES * usual + nodes * own) / (OWN_NODES + nodes)).sqrt()
+        inputs[name] = ((x.double() - x.double().mean(1, keepdim=True)) / deviation.clamp_min(1e-12)).float()
+    return replace(bags, inputs=inputs)
+
+
 def spread_ratio(bags: Bags) -> dict[str, float]:
     """Deviation between cameras over deviation before one, of normal videos, by modality.
 
@@ -194,7 +215,10 @@ def measure(task: Task, methods: Sequence[str], seeds: int, *, variants: bool = 
     """One row per method: the mean over seeds of each measure."""
     names = list(task.dataset.modalities)
     bags = load_bags(task.dataset, names, (*task.split.train, *task.split.test), nodes=task.nodes)
-    ratio = spread_ratio(bags.named(task.split.train))
+    train = bags.named(task.split.train)
+    ratio = spread_ratio(train)
+    if task.by_video:
+        bags = standardised(bags, train.select((~train.labels).nonzero()[:, 0]))
     rows = []
     for method in (*methods, *(VARIANTS if variants else ())):
         count = 1 if method in UNLEARNED else seeds
