@@ -16,6 +16,7 @@ from torch import Tensor
 from lego_fusion.errors import DataError
 from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.registry import FUSIONS, make_fusion, make_plain_fusion
 from lego_fusion.fusion.temporal import MTN
 
@@ -24,21 +25,30 @@ WIDTHS = (5, 3, 8, 2)
 N = 6
 
 CASES: dict[str, Callable[[dict[str, int], int, int], Fusion]] = {
-    "lego-references": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=4, seed=seed),
-    "lego-as-many-references-as-nodes": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=N, seed=seed),
-    "lego-nodes": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=0, seed=seed),
-    "lego-gaussian-statistics": lambda widths, nodes, seed: LegoFusion(
-        widths, nodes=nodes, references=0, relations="gaussian", rows="statistics", seed=seed
+    "lego": lambda widths, nodes, seed: LegoFusion(widths, seed=seed),
+    "lego-as-many-references-as-nodes": lambda widths, nodes, seed: LegoFusion(widths, references=N, seed=seed),
+    "lego-causal": lambda widths, nodes, seed: LegoFusion(widths, window=4, orders=(1, 2, 3), seed=seed),
+    "lego-learned": lambda widths, nodes, seed: LegoFusion(widths, operator="learned", seed=seed),
+    "lego-learned-all-pairs": lambda widths, nodes, seed: LegoFusion(
+        widths, operator="learned", form="all-pairs", order=1, seed=seed
     ),
-    "lego-propagate": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=4, rows="propagate", seed=seed),
-    "lego-own-features": lambda widths, nodes, seed: LegoFusion(
-        widths, nodes=nodes, references=0, rows="propagate", own_features=True, seed=seed
+    "paper-sorted": lambda widths, nodes, seed: PaperFusion(
+        widths, nodes=nodes, centre=True, zero_order="ones", form="joint", rows="sorted", seed=seed
     ),
-    "lego-all-pairs": lambda widths, nodes, seed: LegoFusion(widths, nodes=nodes, references=4, form="all-pairs", seed=seed),
-    "lego-matrix": lambda widths, nodes, seed: LegoFusion(
-        widths, nodes=nodes, references=0, expansion="matrix", zero_order="identity", seed=seed
+    "paper-gaussian-statistics": lambda widths, nodes, seed: PaperFusion(
+        widths, nodes=nodes, relations="gaussian", zero_order="ones", form="joint", rows="statistics", seed=seed
     ),
-    "lego-paper": lambda widths, nodes, seed: LegoFusion.paper(widths, nodes=nodes, seed=seed),
+    "paper-propagate": lambda widths, nodes, seed: PaperFusion(
+        widths, nodes=nodes, zero_order="ones", form="joint", rows="propagate", seed=seed
+    ),
+    "paper-own-features": lambda widths, nodes, seed: PaperFusion(
+        widths, nodes=nodes, zero_order="ones", form="joint", rows="propagate", own_features=True, seed=seed
+    ),
+    "paper-all-pairs": lambda widths, nodes, seed: PaperFusion(
+        widths, nodes=nodes, zero_order="ones", form="all-pairs", seed=seed
+    ),
+    "paper-matrix": lambda widths, nodes, seed: PaperFusion(widths, nodes=nodes, expansion="matrix", form="joint", seed=seed),
+    "lego-paper": lambda widths, nodes, seed: PaperFusion(widths, nodes=nodes, seed=seed),
     "mtn-concat": lambda widths, nodes, seed: MTN(widths, seed=seed),
     "mtn-add": lambda widths, nodes, seed: MTN(widths, join="add", seed=seed),
     "mtn-product": lambda widths, nodes, seed: MTN(widths, join="product", seed=seed),
@@ -49,8 +59,8 @@ def plainly(kind: str) -> Callable[[dict[str, int], int, int], Fusion]:
     return lambda widths, nodes, seed: make_plain_fusion(kind, widths, seed=seed)
 
 
-CASES |= {kind: plainly(kind) for kind in FUSIONS if kind not in ("lego", "mtn")}
-ANY_ORDER = sorted(set(FUSIONS) - {"lego", "concat", "mtn", "gated", "mlp", "cross-attention", "bilinear", "tensor"})
+CASES |= {kind: plainly(kind) for kind in FUSIONS if kind not in ("lego", "lego-paper", "mtn")}
+ANY_ORDER = sorted(set(FUSIONS) - {"lego", "lego-paper", "concat", "mtn", "gated", "mlp", "cross-attention", "bilinear", "tensor"})
 every_fusion = pytest.mark.parametrize("case", CASES)
 every_count = pytest.mark.parametrize("count", [1, 2, 3, 4])
 
@@ -101,8 +111,10 @@ def test_shapes_for_any_number_of_modalities(case, count):
     assert output.nodes.shape == (3, N, fusion.out_features)
     assert torch.isfinite(output.nodes).all()
     if isinstance(fusion, LegoFusion):
-        assert output.graph.shape == (3, N, fusion.columns)
-    elif case == "graph-convolution":
+        assert fusion.columns == (N if "as-many" in case else 4 * N)
+        assert (output.graph is not None) == fusion.learns_operator
+        assert output.graph is None or output.graph.shape == (3, N, fusion.columns)
+    elif isinstance(fusion, PaperFusion) or case == "graph-convolution":
         assert output.graph.shape == (3, N, N)
     else:
         assert output.graph is None
@@ -176,7 +188,7 @@ def test_a_full_mask_changes_nothing(case, training):
 @pytest.mark.parametrize("nodes", [4, 2])
 @pytest.mark.parametrize("training", [False, True])
 def test_padding_changes_nothing_for_the_nodes_that_exist(case, nodes, training):
-    """A few nodes against the same nodes padded to 6, against 4 references and against as many as there are nodes."""
+    """A few nodes against the same nodes padded to 6."""
     short, long = (fitted(case, nodes=length) for length in (nodes, N))
     long.load_state_dict(short.state_dict())
     features = features_of(nodes=nodes)
@@ -208,16 +220,17 @@ def test_a_video_does_not_depend_on_its_batch(case):
 def test_every_parameter_by_name_gets_a_gradient_and_moves(case, count):
     """Several steps, as a scale that starts at zero lets nothing through in the first."""
     fusion = fitted(case, count).train()
-    start = {name: parameter.detach().clone() for name, parameter in fusion.named_parameters()}
+    learned = {name: parameter for name, parameter in fusion.named_parameters() if parameter.requires_grad}
+    start = {name: parameter.detach().clone() for name, parameter in learned.items()}
     weights = torch.randn(fusion.out_features, generator=torch.Generator().manual_seed(3))
     adam = torch.optim.Adam(fusion.parameters(), lr=0.05) if start else None
     for step in range(6 if adam else 0):
         adam.zero_grad()
         ((fusion(features_of(count, seed=step)).nodes * weights).sum(-1) - 1).square().mean().backward()
-        for name, parameter in fusion.named_parameters():
+        for name, parameter in learned.items():
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         adam.step()
-    still = [name for name, parameter in fusion.named_parameters() if torch.equal(parameter, start[name])]
+    still = [name for name, parameter in learned.items() if torch.equal(parameter, start[name])]
     assert still == []
 
 
@@ -292,7 +305,7 @@ def test_a_seed_decides_everything(case, count):
     second, other = fitted(case, count, seed=1), fitted(case, count, seed=2)
     assert torch.equal(torch.get_rng_state(), state), "the global random numbers were touched"
     assert_same(second(features_of(count)), first(features_of(count)), exact=True)
-    if any(True for _ in first.parameters()):
+    if any(parameter.requires_grad for parameter in first.parameters()):
         assert not torch.equal(other(features_of(count)).nodes, first(features_of(count)).nodes)
 
 
@@ -305,7 +318,7 @@ def test_one_video_and_one_node(case, bags, nodes, training):
     output = fusion.train(training)(features_of(bags=bags, nodes=nodes))
     assert output.nodes.shape == (bags, nodes, fusion.out_features)
     assert torch.isfinite(output.nodes).all()
-    if any(True for _ in fusion.parameters()):
+    if any(parameter.requires_grad for parameter in fusion.parameters()):
         output.nodes.square().sum().backward()
         assert all(torch.isfinite(p.grad).all() for p in fusion.parameters() if p.grad is not None)
 

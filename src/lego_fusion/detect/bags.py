@@ -9,7 +9,7 @@ meet the mean of a node's present units (``seen_by``).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,6 @@ from ..data.segments import to_segments
 from ..data.units import units_to_segments
 from ..errors import DataError, ParameterError, check_int
 from ..fusion.base import Fusion
-from ..fusion.lego import LegoFusion
 from ..fusion.units import mean_over_units
 
 Cut = Callable[[np.ndarray, Manifest], Tensor]  # stored features of a video, and their manifest, to segments (C, N, ...)
@@ -86,26 +85,6 @@ class Bags:
         if missing:
             raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(self.inputs))
         return replace(self, inputs={name: self.inputs[name] for name in modalities})
-
-    def rows(self) -> dict[str, Tensor]:
-        """Every segment that exists as a bag of its own, (rows, 1, ...); the inputs as they are where all videos have N."""
-        if self.mask is None:
-            return self.inputs
-        return {name: tensor[self.mask][:, None] for name, tensor in self.inputs.items()}
-
-    def of_rows(self, bag_values: Tensor) -> Tensor:
-        """One value per bag, (V * C,), as one per bag of ``rows``."""
-        return bag_values if self.mask is None else bag_values[:, None].expand_as(self.mask)[self.mask]
-
-    def padded(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors (rows, 1, ...) of the bags of ``rows`` back in their places, zero where there is no segment."""
-        if self.mask is None:
-            return dict(rows)
-        padded = {}
-        for name, tensor in rows.items():
-            padded[name] = tensor.new_zeros(*self.mask.shape, *tensor.shape[2:])
-            padded[name][self.mask] = tensor[:, 0]
-        return padded
 
 
 def load_bags(
@@ -214,48 +193,63 @@ def without_units(bags: Bags) -> Bags:
 
 
 def fit_statistics(fusion: Fusion, bags: Bags) -> None:
-    """Fit a fusion's statistics and references on training bags."""
-    labels, videos = bags.of_rows(bags.bag_labels), bags.of_rows(bags.video_ids)
-    fusion.fit_statistics(seen_by(fusion, bags).rows(), labels, videos)
+    """Fit a fusion's frozen stage on training bags."""
+    fusion.fit_statistics(seen_by(fusion, bags).inputs, bags.bag_labels, bags.video_ids, bags.mask)
 
 
 def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None, threads: int = 1) -> Bags:
-    """What the head is trained on: cross-fitted graphs where the fusion has relations, else the features.
+    """What the learned stage is trained on: the frozen stage of the training bags, cross-fitted.
 
     Args:
         fusion: With fitted statistics.
-        bags: The training bags, with features; references come from them.
-        shown: Other features of the same bags to see against those references; None sees their own.
+        bags: The training bags, with features; what is known of normals comes from them.
+        shown: Other features of the same bags to see against that; None sees their own.
         threads: Videos related at a time.
     """
     if bags.related:
         return _cached(fusion, bags)
     bags = seen_by(fusion, bags)
     seen = bags if shown is None else seen_by(fusion, shown)
-    if not isinstance(fusion, LegoFusion) or not is_cached(fusion, bags):
+    if not is_cached(fusion, bags):
         return seen
-    labels, videos = bags.of_rows(bags.bag_labels), bags.of_rows(bags.video_ids)
-    graphs = fusion.training_relations(bags.rows(), labels, videos, shown=seen.rows(), threads=threads)
-    return replace(bags, inputs=bags.padded(graphs))
+    found = fusion.training_inputs(
+        bags.inputs,
+        bags.bag_labels,
+        bags.video_ids,
+        bags.mask,
+        shown=None if shown is None else seen.inputs,
+        crops=bags.crops,
+        threads=threads,
+    )
+    return _frozen(fusion, bags, found)
 
 
 def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
-    """What unseen bags are scored from: graphs against all references where the fusion has relations, else the features."""
+    """What unseen bags are scored from: the frozen stage against all that is known."""
     if bags.related:
         return _cached(fusion, bags)
     bags = seen_by(fusion, bags)
-    if not isinstance(fusion, LegoFusion) or not is_cached(fusion, bags):
+    if not is_cached(fusion, bags):
         return bags
-    return replace(bags, inputs=bags.padded(fusion.relations(bags.rows())))
+    return _frozen(fusion, bags, fusion.inputs(bags.inputs, bags.mask, crops=bags.crops))
+
+
+def _frozen(fusion: Fusion, bags: Bags, inputs: dict[str, Tensor]) -> Bags:
+    """Bags with what the frozen stage made of them; one a video where it takes the mean over crops."""
+    if not fusion.pools_crops or bags.crops == 1:
+        return replace(bags, inputs=inputs)
+    mask = None if bags.mask is None else bags.mask[:: bags.crops]
+    return replace(bags, inputs=inputs, crops=1, mask=mask)
 
 
 def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bags:
-    """Cached graphs of which some are empty: the operator then leaves every power >= 1 of those modalities out.
+    """Frozen inputs of which some are zero.
 
-    An empty graph has R^(p) = 0 for p >= 1 and the same R^(0) as any other, whatever the expansion and the zeroth order.
+    Of a graph inside the video the operator then leaves every power >= 1 out: an empty graph has R^(p) = 0 for p >= 1 and the
+    same R^(0) as any other. Of readings of known normals it is what a typical normal segment has.
 
     Raises:
-        ParameterError: If the fusion has no cached graphs.
+        ParameterError: If the fusion has no frozen stage.
         DataError: If a modality is not among them.
     """
     if not is_cached(fusion):
@@ -267,17 +261,11 @@ def without_graphs(fusion: Fusion, bags: Bags, modalities: Sequence[str]) -> Bag
 
 
 def is_cached(fusion: Fusion, bags: Bags | None = None) -> bool:
-    """Whether ``training_inputs`` gives graphs, of some bags or of bags of N segments.
+    """Whether ``training_inputs`` are more than features, of some bags or of bags of N segments.
 
     Where segments have a fixed duration and are related to each other, every segment has a window, and so graphs, of its own.
     """
-    related_alone = bags is None or bags.window is None or is_row_wise(fusion)
-    return isinstance(fusion, LegoFusion) and not fusion.needs_features and related_alone
-
-
-def is_row_wise(fusion: Fusion) -> bool:
-    """Whether a node is scored from its own features alone: it is related to reference units and to no other node."""
-    return isinstance(fusion, LegoFusion) and bool(fusion.wanted_references)
+    return fusion.has_frozen_stage and (bags is None or bags.window is None or fusion.one_pass)
 
 
 def mean_over_crops(values: Tensor, crops: int) -> Tensor:

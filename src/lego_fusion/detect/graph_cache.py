@@ -1,11 +1,11 @@
-"""The graphs of a dataset on disk: features are read once, and every later training of any operator or head begins at once.
+"""The frozen stage of a dataset on disk: features are read once, and every later training of any learned stage begins at once.
 
-    my-dataset/graphs/lego_motion+text_32-segments_32-references_float32_1a2b3c4d.safetensors
+    my-dataset/graphs/lego_motion+text_32-segments_float32_1a2b3c4d.safetensors
 
-One file holds the cross-fitted graphs of the training videos, the graphs of the other videos, and what the relations learned
-from the training videos (centres, scales, references). Inside stands everything that they depend on: the settings of the
-relations, the training list with its labels, and the manifest and state of the feature files. Nothing that is learned, nor
-the operator's order or form, changes a graph, so one file serves a whole grid of them.
+One file holds what the frozen stage made of the training videos (cross-fitted) and of the other videos, graphs or readings of
+them, and what it learned from the training videos (centres, scales, references). Inside stands everything that they depend on:
+its settings, the training list with its labels, and the manifest and state of the feature files. Nothing that is learned, nor
+the operator's order or form, changes it, so one file serves a whole grid of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from torch import Tensor
 from ..data.dataset import Dataset
 from ..errors import CheckpointError, DataError, ParameterError
 from ..fusion.base import Fusion
-from ..fusion.lego import LegoFusion
 from ..writing import written_whole
 from .bags import Bags, fit_statistics, is_cached, load_bags, scoring_inputs, thread_count, training_inputs
 from .checkpoint import read_tensors
@@ -35,11 +34,9 @@ from .processes import torch_threads
 from .train import TrainingConfig
 
 CACHE_FOLDER = "graphs"
-FORMAT = 1
+FORMAT = 2
 GraphType = Literal["float32", "float16"]
 _TYPES: dict[GraphType, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
-_OF_NODES = ("nodes", "relations", "centre", "unit_range", "scale_columns", "nearest")
-_RELATION_SETTINGS = (*_OF_NODES, "units", "unit_pooling", "most_novel")
 
 
 class GraphRequest(BaseModel):
@@ -50,7 +47,9 @@ class GraphRequest(BaseModel):
         dataset: Name of the dataset.
         manifests: Hash of the manifest of each modality, in the fusion's order.
         files: Hash over size and time of change of every feature file.
-        relations: Settings of the fusion that change its relations.
+        fusion: Its kind.
+        nodes: N.
+        relations: Settings of the fusion that change its frozen stage.
         training: Training videos with their labels, in order.
         others: Videos to score, in order.
         dtype: Type of the stored numbers.
@@ -62,6 +61,8 @@ class GraphRequest(BaseModel):
     dataset: str
     manifests: dict[str, str]
     files: str
+    fusion: str
+    nodes: int
     relations: dict[str, JsonValue]
     training: tuple[tuple[str, str], ...]
     others: tuple[str, ...]
@@ -70,11 +71,11 @@ class GraphRequest(BaseModel):
     @property
     def file(self) -> str:
         """Name of the file: the settings in words, and a hash of them and of the lists of videos (not of the data)."""
-        facts = [self.relations, list(self.manifests), self.training, self.others, self.dtype, self.format]
+        facts = [self.fusion, self.nodes, self.relations, list(self.manifests)]
+        facts += [self.training, self.others, self.dtype, self.format]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
         names = re.sub(r"[^\w.+-]+", "-", "+".join(self.manifests), flags=re.ASCII)[:100]
-        sizes = f"{self.relations['nodes']}-segments_{self.relations['references']}-references"
-        return f"lego_{names}_{sizes}_{self.dtype}_{key}.safetensors"
+        return f"{self.fusion}_{names}_{self.nodes}-segments_{self.dtype}_{key}.safetensors"
 
     def differences(self, other: GraphRequest) -> list[str]:
         """What ``other`` has that this has not, in words."""
@@ -126,7 +127,13 @@ def trains_on_graphs(fusion: Fusion, training: TrainingConfig) -> bool:
 
 
 def graph_request(
-    dataset: Dataset, fusion: LegoFusion, training: Sequence[str], others: Sequence[str] = (), *, dtype: GraphType = "float32"
+    dataset: Dataset,
+    fusion: Fusion,
+    training: Sequence[str],
+    others: Sequence[str] = (),
+    *,
+    nodes: int = 32,
+    dtype: GraphType = "float32",
 ) -> GraphRequest:
     """What the graphs of a split depend on; ``fusion`` need not be fitted.
 
@@ -136,18 +143,18 @@ def graph_request(
     """
     if dtype not in _TYPES:
         raise ParameterError("unknown type of stored graphs", expected=", ".join(_TYPES), got=repr(dtype))
-    if fusion.needs_features:
-        raise ParameterError("this fusion needs features beside its graphs", got=f"rows='{fusion.rows}'", fix="use no cache")
+    if not fusion.has_frozen_stage:
+        raise ParameterError("this fusion learns from features", got=f"'{fusion.kind}'", fix="use no cache")
     if not training:
         raise DataError("there is no training video to relate", where=f"dataset '{dataset.name}'", expected="at least one")
-    config = fusion.config()
-    relations = {name: config.get(name) for name in _RELATION_SETTINGS} | {"references": fusion.wanted_references}
     names = list(fusion.modalities)
     return GraphRequest(
         dataset=dataset.name,
         manifests={name: dataset.modalities[name].hash for name in names if name in dataset.modalities},
         files=state_of_files(dataset, names, [*training, *others]),
-        relations=json.loads(json.dumps(relations)),
+        fusion=fusion.kind,
+        nodes=nodes,
+        relations=json.loads(json.dumps(fusion.frozen_config())),
         training=tuple((video, dataset.record(video).label) for video in training),
         others=tuple(others),
         dtype=dtype,
@@ -156,10 +163,11 @@ def graph_request(
 
 def cached_graphs(
     dataset: Dataset,
-    fusion: LegoFusion,
+    fusion: Fusion,
     training: Sequence[str],
     others: Sequence[str] = (),
     *,
+    nodes: int = 32,
     cache: str | Path | None = None,
     dtype: GraphType = "float32",
     threads: int | None = None,
@@ -174,7 +182,8 @@ def cached_graphs(
         dataset: An open dataset folder.
         fusion: Whose relations are wanted; its statistics are set.
         training: Training videos, all labelled.
-        others: Videos to relate to all references: for validation, or for testing.
+        others: Videos to score: for validation, or for testing.
+        nodes: N.
         cache: Folder to keep graphs in, ``graphs`` in the dataset folder by default; files that no longer fit are built
             again. Or one ``.safetensors`` file, which must fit.
         dtype: Type of the stored numbers; they are float32 again when read.
@@ -186,7 +195,7 @@ def cached_graphs(
         CheckpointError: If ``cache`` is a file that was made with other settings or of other data: the message says which.
         DataError: If features are missing or wrong, a graph cannot be stored in this type, or the disk is full.
     """
-    request = graph_request(dataset, fusion, training, others, dtype=dtype)
+    request = graph_request(dataset, fusion, training, others, nodes=nodes, dtype=dtype)
     if cache is not None and Path(cache).suffix == ".safetensors":
         return _restored(dataset, fusion, Path(cache), request)
     path = (dataset.root / CACHE_FOLDER if cache is None else Path(cache)) / request.file
@@ -195,7 +204,7 @@ def cached_graphs(
             return _restored(dataset, fusion, path, request)
         except CheckpointError:  # of features that have changed, or damaged: it is made again
             pass
-    graphs = build_graphs(dataset, fusion, training, others, threads=threads, bags=bags, on_video=on_video)
+    graphs = build_graphs(dataset, fusion, training, others, nodes=nodes, threads=threads, bags=bags, on_video=on_video)
     _write(path, graphs, request)
     # as stored: the first run and the next ones train on the same numbers
     return _restored(dataset, fusion, path, request, built=True) if dtype != "float32" else replace(graphs, path=path)
@@ -203,10 +212,11 @@ def cached_graphs(
 
 def build_graphs(
     dataset: Dataset,
-    fusion: LegoFusion,
+    fusion: Fusion,
     training: Sequence[str],
     others: Sequence[str] = (),
     *,
+    nodes: int = 32,
     threads: int | None = None,
     bags: Bags | None = None,
     on_video: Callable[[str], None] | None = None,
@@ -214,12 +224,12 @@ def build_graphs(
     """Read the features of a split once, fit the relations of a fusion, and relate all videos; nothing is stored."""
     names, count = list(fusion.modalities), thread_count(threads)
     with torch_threads(1), torch.no_grad():  # several videos at a time, each in one thread: none waits for another
-        if bags is None and not _learns(fusion):
-            related = _read_and_related(dataset, fusion, training, count, on_video)
-            scored = _read_and_related(dataset, fusion, others, count, on_video) if others else None
+        if bags is None and not fusion.knows_training:
+            related = _read_and_related(dataset, fusion, training, nodes, count, on_video)
+            scored = _read_and_related(dataset, fusion, others, nodes, count, on_video) if others else None
             return Graphs(related, scored, {name: tensor.clone() for name, tensor in _statistics(fusion)})
         if bags is None:
-            train = load_bags(dataset, names, training, nodes=fusion.nodes, threads=count, on_video=on_video)
+            train = load_bags(dataset, names, training, nodes=nodes, threads=count, on_video=on_video)
         else:
             train = bags.named(training)
         fit_statistics(fusion, train)
@@ -228,25 +238,23 @@ def build_graphs(
         if bags is not None:
             scored = replace(scoring_inputs(fusion, bags.named(others)), related=True) if others else None
         else:
-            scored = _read_and_related(dataset, fusion, others, count, on_video) if others else None
+            scored = _read_and_related(dataset, fusion, others, nodes, count, on_video) if others else None
     return Graphs(related, scored, {name: tensor.clone() for name, tensor in _statistics(fusion)})
 
 
-def _learns(fusion: LegoFusion) -> bool:
-    """Whether the relations learn anything from the training videos."""
-    config = fusion.config()
-    plain = set(config["relations"].values()) == {"cosine"} and not config["centre"] and not config["scale_columns"]
-    return bool(fusion.wanted_references) or bool(fusion.units) or not plain
-
-
 def _read_and_related(
-    dataset: Dataset, fusion: LegoFusion, videos: Sequence[str], threads: int, on_video: Callable[[str], None] | None
+    dataset: Dataset,
+    fusion: Fusion,
+    videos: Sequence[str],
+    nodes: int,
+    threads: int,
+    on_video: Callable[[str], None] | None,
 ) -> Bags:
     """The graphs of unseen videos, each from its files to its graphs at once, so that no features are kept."""
     parts: list[Bags] = []
 
     def relate(video: str) -> Bags:
-        return scoring_inputs(fusion, load_bags(dataset, list(fusion.modalities), [video], nodes=fusion.nodes, threads=1))
+        return scoring_inputs(fusion, load_bags(dataset, list(fusion.modalities), [video], nodes=nodes, threads=1))
 
     with ThreadPoolExecutor(threads) as pool:
         for video, part in zip(videos, pool.map(relate, videos), strict=True):
@@ -257,7 +265,7 @@ def _read_and_related(
     return Bags(tuple(videos), torch.cat([part.labels for part in parts]), parts[0].crops, graphs, related=True)
 
 
-def restore_statistics(fusion: LegoFusion, statistics: dict[str, Tensor]) -> None:
+def restore_statistics(fusion: Fusion, statistics: dict[str, Tensor]) -> None:
     """Give a fusion what the relations of an equal one learned from its training videos."""
     expected = {name for name, _ in _statistics(fusion)}
     if expected != set(statistics):
@@ -268,7 +276,7 @@ def restore_statistics(fusion: LegoFusion, statistics: dict[str, Tensor]) -> Non
         setattr(fusion.get_submodule(owner), buffer, tensor.clone())
 
 
-def _statistics(fusion: LegoFusion) -> list[tuple[str, Tensor]]:
+def _statistics(fusion: Fusion) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in fusion.named_buffers() if not name.startswith("operator.")]
 
 
@@ -313,7 +321,7 @@ def _write(path: Path, graphs: Graphs, request: GraphRequest) -> None:
         ) from error
 
 
-def _restored(dataset: Dataset, fusion: LegoFusion, path: Path, request: GraphRequest, *, built: bool = False) -> Graphs:
+def _restored(dataset: Dataset, fusion: Fusion, path: Path, request: GraphRequest, *, built: bool = False) -> Graphs:
     tensors, metadata = read_tensors(path)
     try:
         there = GraphRequest.model_validate_json(metadata["request"])

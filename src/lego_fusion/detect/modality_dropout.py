@@ -67,3 +67,11 @@ class ModalityDropout:
             lost = (choices == index).to(tensor.device)[:, None, None]
             inputs[name] = torch.where(lost, gone.inputs[name].to(tensor), tensor)
         return replace(batch, inputs=inputs)
+
+    def expected(self, bags: Bags) -> list[tuple[float, Bags]]:
+        """Bags with the probability that they are met: whole, and without each modality; what a sum of losses is taken over."""
+        found = [(1 - self.probability, bags)]
+        for name in self.names:
+            inputs = {**bags.inputs, name: self.gone.inputs[name].to(bags.inputs[name])}
+            found.append((self.probability / len(self.names), replace(bags, inputs=inputs)))
+        return found

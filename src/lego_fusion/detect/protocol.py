@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from ..data.manifest import Manifest
 from ..data.segments import rows_to_frames, segments_to_rows
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..fusion.base import Fusion
-from ..fusion.lego import LegoFusion
 from ..fusion.registry import FUSIONS, make_plain_fusion
-from ..fusion.relation import RelationKind
 from ..measure.scored import ScoredVideo
 from .bags import Bags, fit_statistics
 from .conditions import CLEAN, Condition, apply_condition
@@ -33,7 +31,7 @@ from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_score
 from .train import TrainingConfig, fit, predict
 
 UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
-LEARNED: tuple[str, ...] = ("lego", "lego-paper", *(kind for kind in FUSIONS if kind != "lego"))
+LEARNED: tuple[str, ...] = tuple(FUSIONS)
 DomainSplit = Literal["left-out", "within"]
 DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
 UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
@@ -168,11 +166,6 @@ def domain_splits(dataset: Dataset, kind: DomainSplit = "left-out") -> list[Spli
     return drawn
 
 
-def relation_for(manifest: Manifest) -> RelationKind:
-    """The relation that suits what a feature is: a distance where magnitude is the signal, else the cosine."""
-    return "gaussian" if manifest.nature == "magnitude" else "cosine"
-
-
 def unit_groups(manifests: Mapping[str, Manifest]) -> dict[str, int]:
     """The modalities of finer units, and in how many groups they meet references: cells and patches by row of the picture."""
     return {
@@ -180,22 +173,31 @@ def unit_groups(manifests: Mapping[str, Manifest]) -> dict[str, int]:
     }
 
 
-def make_default_fusion(method: str, manifests: Mapping[str, Manifest], *, nodes: int = 32, seed: int = 0) -> Fusion:
-    """A fusion in the configuration fixed for all data.
+def make_default_fusion(
+    method: str,
+    manifests: Mapping[str, Manifest],
+    *,
+    nodes: int = 32,
+    seed: int = 0,
+    window: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Fusion:
+    """A fusion in the configuration fixed for all data, or with some of its options changed.
 
-    ``lego``: reference units, the relation each feature calls for, R^(0) = 1, joint form of order 2, sorted rows, signed
-    start. ``lego-paper``: the paper's reading. Any other name of the registry: that fusion with its default arguments. The
-    first two read modalities of finer units unit by unit.
+    ``lego`` and ``lego-paper`` read modalities of finer units unit by unit.
+
+    Args:
+        method: A name of the registry.
+        manifests: Of the modalities.
+        nodes: N.
+        seed: Of what is random.
+        window: Segments that a causal model looks back on, where it is for streams.
+        options: Other arguments of the fusion, by name.
     """
     check_choice(method, "method", "make_default_fusion", LEARNED)
     widths = {name: manifest.width for name, manifest in manifests.items()}
-    units = unit_groups(manifests)
-    if method == "lego-paper":
-        return LegoFusion.paper(widths, nodes=nodes, units=units, seed=seed)
-    if method == "lego":
-        relations = {name: relation_for(manifest) for name, manifest in manifests.items()}
-        return LegoFusion(widths, nodes=nodes, relations=relations, units=units, seed=seed)
-    return make_plain_fusion(method, widths, seed=seed)
+    given = {"nodes": nodes, "seed": seed, "window": window, "units": unit_groups(manifests)}
+    return make_plain_fusion(method, widths, **{**given, **(options or {})}, asked=tuple(options or ()))
 
 
 def run_method(
@@ -247,9 +249,9 @@ def run_method(
     manifests = condition.manifests({name: dataset.modalities[name] for name in modalities})
     fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed)
     validation = held_out[0] if held_out else None
-    if cache is not None and condition == CLEAN and isinstance(fusion, LegoFusion) and trains_on_graphs(fusion, config):
+    if cache is not None and condition == CLEAN and trains_on_graphs(fusion, config):
         others = (*split.test, *split.validation)
-        graphs = cached_graphs(dataset, fusion, train.videos, others, cache=cache, bags=bags)
+        graphs = cached_graphs(dataset, fusion, train.videos, others, nodes=nodes, cache=cache, bags=bags)
         train, test = graphs.training, (graphs.others or test).named(split.test)
         validation = graphs.others.named(split.validation) if graphs.others and split.validation else None
     else:

@@ -29,7 +29,6 @@ from ..data.dataset import Dataset
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
 from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..fusion.base import Fusion
-from ..fusion.lego import LegoFusion
 from ..writing import PARTIAL, written_whole
 from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop, thread_count
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
@@ -77,6 +76,7 @@ def train_run(
     segment_snippets: int | None = None,
     hidden: int = 32,
     validation: float = 0.0,
+    options: Mapping[str, Any] | None = None,
     threads: int = 1,
     cache: str | Path = "off",
     on_step: Callable[[int, float], None] | None = None,
@@ -95,6 +95,7 @@ def train_run(
             segments as it lasts, each scored from the N segments up to it. None cuts each video into N equal spans.
         hidden: Width of the head.
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
+        options: Arguments of the fusion that differ from its defaults, by name, such as ``{"references": 512}``.
         threads: Processor threads of training. With one, the weights do not depend on the number of processors, and small
             sets train many times faster than with several on a machine that is busy otherwise.
         cache: Graphs are kept for the next run: ``"auto"`` in the dataset folder, or in a folder; a ``.safetensors`` file must
@@ -112,13 +113,15 @@ def train_run(
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     require_labels(dataset, split)
     request = _request(dataset, names, method, training, nodes, hidden, split)
+    if options:
+        request["options"] = json.loads(json.dumps(dict(options)))
     if segment_snippets is not None:
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
     if ranks.first_alone(lambda: _is_finished(folder, request)):
         return read_run_config(folder)
 
     def prepare() -> tuple[Fusion, Bags, Bags | None]:
-        return _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets)
+        return _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets, options)
 
     fusion, train, held_out = prepare() if str(cache) == "off" else ranks.first_before_others(prepare)
     detector = Detector(fusion, hidden=hidden, seed=training.seed)
@@ -162,7 +165,7 @@ def save_run(
         method: One of ``protocol.LEARNED``.
         nodes: N.
     """
-    modalities, hidden = list(detector.fusion.modalities), detector.head.first.out_features
+    modalities, hidden = list(detector.fusion.modalities), int(detector.head_config["hidden"])
     request = _request(dataset, modalities, method, training, nodes, hidden, split)
     with written_whole(Path(folder) / "request.json") as file:
         file.write(json.dumps(request, indent=2).encode())
@@ -312,16 +315,19 @@ def _prepared(
     split: Split,
     cache: Path | None,
     segment_snippets: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Fusion, Bags, Bags | None]:
     """A fusion with fitted statistics, and the bags to train on and to look at: features, or graphs from the cache."""
     kept = [video for video in split.train if not (training.normal_only and dataset.record(video).label == "abnormal")]
     require_modalities(dataset, names)
-    fusion = make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, seed=training.seed)
+    manifests = {name: dataset.modalities[name] for name in names}
+    window = None if segment_snippets is None else nodes
+    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed, window=window, options=options)
     if cache is not None and segment_snippets is not None:
         fix = "leave --cache out"
         raise ParameterError("a graph cache holds videos of equal spans, not segments of a fixed duration", fix=fix)
-    if cache is not None and isinstance(fusion, LegoFusion) and trains_on_graphs(fusion, training):
-        graphs = cached_graphs(dataset, fusion, kept, split.validation, cache=cache)
+    if cache is not None and trains_on_graphs(fusion, training):
+        graphs = cached_graphs(dataset, fusion, kept, split.validation, nodes=nodes, cache=cache)
         return fusion, graphs.training, graphs.others
     bags = _load(dataset, names, (*kept, *split.validation), nodes, segment_snippets)
     train = bags.named(kept)
@@ -408,13 +414,11 @@ def _read_request(folder: Path) -> dict[str, JsonValue]:
 def _describe_references(
     detector: Detector, train: Bags, dataset: Dataset, nodes: int, segment_snippets: int | None
 ) -> list[dict[str, JsonValue]]:
-    """Video and frames of each reference unit, so that it can be shown."""
-    if not isinstance(detector.fusion, LegoFusion):
+    """Video and frames of each known segment, so that it can be shown."""
+    places = getattr(detector.fusion, "reference_units", None)
+    if places is None:
         return []
     described: list[dict[str, JsonValue]] = []
-    places = detector.fusion.reference_units
-    if train.mask is not None:
-        places = train.mask.nonzero()[places[:, 0]]  # they were chosen among bags of one segment
     for bag, node in places.tolist():
         video = train.videos[bag // train.crops]
         start, end = dataset_segment(dataset, video, node, nodes, segment_snippets)

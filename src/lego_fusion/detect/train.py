@@ -14,14 +14,15 @@ from torch import Tensor
 
 from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
-from ..fusion.lego import LegoFusion
+from ..fusion.reading_head import Priors
 from ..graph.operator import GraphOperator
-from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
+from .bags import Bags, mean_over_crops, scoring_inputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
 from .conditions import Removal
 from .detector import Detector
 from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
 from .modality_dropout import ModalityDropout
+from .posterior import all_weights, most_probable
 from .ranks import ALONE, Ranks, current_ranks
 from .shared_forward import SharedForward
 from .snapshots import save_snapshot
@@ -34,11 +35,15 @@ class TrainingConfig(BaseModel):
     Args:
         steps: Optimiser steps; 0 leaves the start as it is.
         learning_rate: Of Adam.
-        prior: Strength of the pull towards the start: with V training bags the loss gains
-            prior / (2 V) * sum((theta - start)^2 / scale^2) over all parameters, scale being each tensor's root mean square at
-            the start. This is the maximum a posteriori under a normal prior of deviation scale / sqrt(prior) around the
-            start: few bags leave a signed start nearly alone, many move it. Only for fusions with a start direction.
-        weight_decay: Decoupled pull towards zero, for fusions without a start direction.
+        iterations: Most iterations of L-BFGS, for fusions whose head has priors (``lego``); they have no learning rate, no
+            weight decay, no batches, and nothing random. With ``steps=0`` they stay at their start too.
+        prior_departure: Deviation of the normal prior on the weights of their departure: how far labels are trusted to say
+            which way of being unlike the known normals is abnormal.
+        prior_orders: Deviation of the prior on the logarithm of the weights of their degrees.
+        prior_bias: Deviation of the prior on their bias.
+        own_world_gain: Nats by which "unlike the rest of the own video" has to explain the labels better than "unlike the
+            known normals" alone before it is used; None never uses it.
+        weight_decay: Decoupled pull towards zero.
         batch_size: Bags per step, drawn by label in the proportion of the training set; None takes all.
         pooling: Bag score, ``"top-k"``, ``"max"`` or ``"mean"``.
         k: Segments of ``"top-k"``.
@@ -48,7 +53,7 @@ class TrainingConfig(BaseModel):
         smoothness: Weight of the smoothness term.
         sparsity: Weight of the sparsity term.
         operator_sparsity: Weight of sum |A_t| over the coefficients of order >= 1 (``losses.operator_penalty``); 0 is off. This
-            and the next two make a learned A easier to read, and are for ``LegoFusion`` only.
+            and the next two make a learned A easier to read, and are for fusions that learn one.
         operator_order_decay: Weight of sum 2^(order - 1) A_t^2, so that higher orders pay more; 0 is off.
         operator_nonnegative: Set negative coefficients (factors, for the joint form) to zero at the start and after each step.
         selection: ``"last-step"``, or ``"validation"``: the step with the lowest validation loss, seen every ``check_every``.
@@ -58,7 +63,7 @@ class TrainingConfig(BaseModel):
         modality_dropout: Probability in [0, 1) that a video has one of its modalities removed in a step; never all.
         modality_removal: What is left of it: ``"mean"``, ``"zero"``, ``"permute"`` or ``"drop-term"`` (``conditions``).
         snapshot_every: Steps between snapshots of the weights, where there is a folder for them; None keeps none.
-        normal_only: Use no abnormal bag: references and the calibrated signed start are the model.
+        normal_only: Use no abnormal bag: what is known of normals is the model, and nothing is learned.
         seed: Of the head, the operator and the batches.
         accelerator: Lightning Fabric's, ``"cpu"``, ``"cuda"`` or ``"auto"``.
         precision: Lightning Fabric's, for example ``"32-true"`` or ``"bf16-mixed"``.
@@ -68,7 +73,11 @@ class TrainingConfig(BaseModel):
 
     steps: int = Field(default=300, ge=0)
     learning_rate: float = Field(default=1e-3, gt=0)
-    prior: float = Field(default=30.0, ge=0)
+    iterations: int = Field(default=60, ge=1)
+    prior_departure: float = Field(default=1.0, gt=0)
+    prior_orders: float = Field(default=0.5, gt=0)
+    prior_bias: float = Field(default=3.0, gt=0)
+    own_world_gain: float | None = Field(default=2.0, ge=0)
     weight_decay: float = Field(default=5e-3, ge=0)
     batch_size: int | None = Field(default=None, ge=2)
     pooling: Pooling = "top-k"
@@ -120,9 +129,10 @@ def fit(
 ) -> TrainingState:
     """Train a detector, whose fusion's statistics are fitted, on bags with features.
 
-    The start is calibrated on the normal training bags, graphs are computed once, and each step is one pass over the cached
-    graphs. With a ``checkpoint`` path, a run that was killed goes on from there and ends with the same weights as one that
-    was not.
+    The frozen stage is computed once, and each step is one pass over what it gave. A head with priors (``lego``) is fitted to
+    the sum of all bag losses by L-BFGS (``posterior``); all others take steps of Adam. With a ``checkpoint`` path, a run of
+    Adam that was killed goes on from there and ends with the same weights as one that was not; the other takes seconds and
+    starts again.
 
     Args:
         detector: Changed in place.
@@ -133,7 +143,7 @@ def fit(
         checkpoint: File for the state of the run.
         snapshots: Folder for the weights at the start, every ``config.snapshot_every`` steps and at the end of training
             (before ``selection="validation"`` goes back to an earlier step); a run that goes on writes the same ones again.
-        on_start: Called once the start is calibrated, before the first step.
+        on_start: Called before the first step.
         on_step: Called with the step and the loss.
         ranks: Processes that train this detector together on the same bags: each takes its share of every batch, the loss is
             that of the whole batch, and the weights are those of one process but for rounding. The first writes the files.
@@ -144,11 +154,11 @@ def fit(
 
     Raises:
         DataError: If the training bags hold one label only (and ``normal_only`` is off).
-        ParameterError: If ``normal_only`` meets a fusion without a signed start, which would stay at random, or a setting of
-            the operator a fusion without one.
+        ParameterError: If ``normal_only`` meets a fusion that would stay at random, or a setting of the operator a fusion
+            that learns none.
     """
     if config.normal_only:
-        if detector.fusion.start_direction() is None:
+        if detector.reading_head is None:
             fix = "use method 'lego', or give abnormal videos too"
             raise ParameterError("normal_only needs a fusion that knows what is abnormal before training", fix=fix)
         train = train.select((~train.labels).nonzero()[:, 0])
@@ -163,20 +173,18 @@ def fit(
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
         torch.manual_seed(config.seed)
         dropout = _modality_dropout(detector, train, config)
+        if detector.reading_head is not None:
+            return _most_probable(detector, bags, config, state, validation, keep, on_step, dropout, ranks)
         return _optimise(detector, bags, config, state, validation, checkpoint, keep, on_step, dropout, ranks)
 
 
 def start_of_training(detector: Detector, train: Bags, config: TrainingConfig, validation: Bags | None) -> Bags:
-    """Check labels and settings, bring a detector to its calibrated start, and return what it is trained on."""
+    """Check labels and settings, and return what a detector is trained on."""
     _check_labels(train, config, validation)
     operator = _regularised_operator(detector, config)
     if operator is not None and config.operator_nonnegative:
         operator.project_nonnegative()
-    bags = training_inputs(detector.fusion, train)
-    if detector.fusion.start_direction() is not None:
-        cached = is_cached(detector.fusion, bags)
-        detector.calibrate_start(bags.inputs, bags.bag_labels, cached=cached, mask=bags.mask)
-    return bags
+    return training_inputs(detector.fusion, train)
 
 
 @torch.no_grad()
@@ -201,6 +209,96 @@ def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = (
     return mean_over_crops(logits, bags.crops).cpu()
 
 
+def _most_probable(
+    detector: Detector,
+    bags: Bags,
+    config: TrainingConfig,
+    state: TrainingState,
+    validation: Bags | None,
+    keep: Callable[[int], object],
+    on_step: Callable[[int, float], None] | None,
+    dropout: ModalityDropout | None,
+    ranks: Ranks,
+) -> TrainingState:
+    """Fit a head with priors to the sum of bag losses."""
+    head = detector.reading_head
+    if head is None:
+        raise TypeError(type(detector.head))  # for the type checker: fit() asks
+    device = _device(config)
+    detector.to(device)
+    bags = _on_device(bags, device)
+    held_out = None if validation is None else scoring_inputs(detector.fusion, _like(validation, detector))
+    variants = [(1.0, bags)] if dropout is None else dropout.expected(bags)
+    shared = detector if ranks.size == 1 else SharedForward(detector, detector, ranks)
+    priors = Priors(orders=config.prior_orders, departure=config.prior_departure, bias=config.prior_bias)
+    operator = _regularised_operator(detector, config)
+    prior_of_operator = OperatorPrior(detector.fusion, config.prior_orders)
+    detector.train()
+
+    def learned() -> list[torch.nn.Parameter]:
+        return [parameter for parameter in detector.parameters() if parameter.requires_grad]
+
+    def objective() -> Tensor:
+        losses = [weight * _loss(shared, detector.fusion, part, config).sum() for weight, part in variants]
+        price = head.penalty(priors) + prior_of_operator.penalty()
+        if operator is not None:
+            price = price + _operator_loss(operator, config)
+        return torch.stack(losses).sum() + price / ranks.size
+
+    def look(step: int, value: float) -> None:
+        state.step = step
+        state.history.append({"step": step, "loss": value})
+        if held_out is not None:
+            _look(detector, detector, held_out, config, state)
+        if config.snapshot_every is not None:
+            keep(step)
+        if on_step is not None:
+            on_step(step, value)
+
+    most_probable(
+        head,
+        lambda: all_weights(detector),
+        detector.load_state_dict,
+        learned,
+        objective,
+        priors=priors,
+        gain=config.own_world_gain,
+        iterations=config.iterations,
+        add_gradients=lambda parameters: None if ranks.size == 1 else ranks.add_gradients(list(parameters)),
+        on_iteration=look,
+    )
+    if operator is not None and config.operator_nonnegative:
+        operator.project_nonnegative()
+    keep(state.step)
+    if config.selection == "validation" and state.best:
+        detector.load_state_dict(state.best)
+        head.use_own_world(bool(head.own_world))
+    detector.to("cpu")
+    return state
+
+
+def _device(config: TrainingConfig) -> torch.device:
+    if config.accelerator == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device({"gpu": "cuda"}.get(config.accelerator, config.accelerator))
+
+
+class OperatorPrior:
+    """Normal prior of a learned operator's coefficients around their start, with the deviation of the orders' weights."""
+
+    def __init__(self, fusion: Fusion, deviation: float) -> None:
+        operator = getattr(fusion, "operator", None)
+        everything = [] if operator is None else list(operator.parameters())
+        self.parameters = [parameter for parameter in everything if parameter.requires_grad]
+        self.starts = [parameter.detach().clone() for parameter in self.parameters]
+        self.deviation = deviation
+
+    def penalty(self) -> Tensor:
+        """The price of where the coefficients are now."""
+        moved = [(p - start).square().sum() for p, start in zip(self.parameters, self.starts, strict=True)]
+        return torch.stack(moved).sum() / (2 * self.deviation**2) if moved else torch.zeros(())
+
+
 def _optimise(
     detector: Detector,
     bags: Bags,
@@ -217,14 +315,12 @@ def _optimise(
 
     devices: Any = [current_ranks().local_rank] if config.accelerator == "cuda" else 1
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision)
-    prior = StartPrior(detector, config, len(bags.videos))
+    parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     operator = _regularised_operator(detector, config)
-    decay = 0.0 if prior.active else config.weight_decay
-    adam = torch.optim.AdamW(detector.parameters(), lr=config.learning_rate, weight_decay=decay)
+    adam = torch.optim.AdamW(detector.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     model, optimiser = fabric.setup(detector, adam)
     if checkpoint is not None and checkpoint.exists():
         load_training_state(checkpoint, detector, adam, state)
-    prior.to(fabric.device)
     bags = _on_device(bags, fabric.device)
     held_out = None if validation is None else scoring_inputs(detector.fusion, _like(validation, detector))
     batches = _batches(bags, config)
@@ -235,10 +331,10 @@ def _optimise(
         if dropout is not None:
             batch = dropout(batch, state.step)
         loss = _loss(shared, detector.fusion, batch, config).mean()
-        beside = prior.penalty() if operator is None else prior.penalty() + _operator_loss(operator, config)
+        beside = 0.0 if operator is None else _operator_loss(operator, config)
         optimiser.zero_grad()
         fabric.backward(loss + beside / ranks.size)
-        ranks.add_gradients(prior.parameters)
+        ranks.add_gradients(parameters)
         optimiser.step()
         loss = loss + beside
         if operator is not None and config.operator_nonnegative:
@@ -285,41 +381,21 @@ def _regularised_operator(detector: Detector, config: TrainingConfig) -> GraphOp
     chosen = [name for name in settings if getattr(config, name)]
     if not chosen:
         return None
-    if not isinstance(detector.fusion, LegoFusion):
+    operator = getattr(detector.fusion, "operator", None)
+    if operator is None or not any(parameter.requires_grad for parameter in operator.parameters()):
         raise ParameterError(
-            f"{chosen[0]} is about the coefficients of an operator",
-            expected="method 'lego' or 'lego-paper'",
-            got=f"'{detector.fusion.kind}', which has none",
+            f"{chosen[0]} is about the coefficients of a learned operator",
+            expected="method 'lego-paper', or 'lego' with operator 'learned'",
+            got=f"'{detector.fusion.kind}', which learns none",
             fix="leave it out",
         )
-    return detector.fusion.operator
+    found: GraphOperator = operator
+    return found
 
 
 def _operator_loss(operator: GraphOperator, config: TrainingConfig) -> Tensor:
     weights = {"sparsity": config.operator_sparsity, "order_decay": config.operator_order_decay}
     return operator_penalty(operator.dense_coefficients(), **weights)
-
-
-class StartPrior:
-    """The Gaussian prior around the start: prior / (2 V) * sum of squared deviations in units of each tensor's size."""
-
-    def __init__(self, detector: Detector, config: TrainingConfig, bags: int) -> None:
-        self.active = detector.fusion.start_direction() is not None and config.prior > 0
-        self.parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-        self.starts = [parameter.detach().clone() for parameter in self.parameters]
-        self.scales = [float(start.square().mean().sqrt().clamp_min(1e-3)) for start in self.starts]
-        self.strength = config.prior / (2 * bags)
-
-    def to(self, device: torch.device) -> None:
-        """Move the start to a device."""
-        self.starts = [start.to(device) for start in self.starts]
-
-    def penalty(self) -> Tensor | float:
-        """The price of where the parameters are now."""
-        if not self.active:
-            return 0.0
-        terms = zip(self.parameters, self.starts, self.scales, strict=True)
-        return self.strength * torch.stack([((p - start) / scale).square().sum() for p, start, scale in terms]).sum()
 
 
 def _loss(model: Any, fusion: Fusion, batch: Bags, config: TrainingConfig) -> Tensor:

@@ -20,7 +20,7 @@ from ..data.dataset import Dataset
 from ..data.manifest import Manifest
 from ..errors import check_int
 from ..fusion.base import Fusion
-from .bags import Bags, is_cached, is_row_wise, load_bags, segments_by_crop
+from .bags import Bags, is_cached, load_bags, segments_by_crop
 from .detector import DetectorOutput
 
 WINDOWS_AT_ONCE = 1024  # scored in one call; gradients need all of them
@@ -113,7 +113,7 @@ def segment_outputs(model: Callable[..., DetectorOutput], fusion: Fusion, bags: 
         fusion: The detector's.
         bags: Cached graphs or features.
     """
-    if bags.window is None or is_row_wise(fusion):
+    if bags.window is None or fusion.one_pass:
         return model(bags.inputs, bags.mask, cached=is_cached(fusion, bags))
     first = next(iter(bags.inputs.values()))
     index, exists = window_rows(first.shape[1], bags.window)

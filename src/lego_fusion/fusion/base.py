@@ -30,8 +30,9 @@ class FusionOutput(NamedTuple):
 class Fusion(nn.Module, ABC):
     """Base of every fusion.
 
-    A fusion finds modalities by name, never by position. ``fit_statistics`` is called once with the training videos, before
-    any ``forward``; what it learns there (means, bandwidths, references) is stored in buffers and saved with the weights.
+    A fusion finds modalities by name, never by position. It has two stages. The *frozen* one learns from the training videos
+    what needs no gradient (``fit_statistics``, called once before any ``forward``; stored in buffers, saved with the weights)
+    and makes ``inputs`` of features, once. The *learned* one, ``forward_inputs``, makes node vectors of those.
 
     ``units`` names the modalities that a fusion reads unit by unit, (B, N, U, D_m + 1) with presence (``fusion.units``); all
     others it reads as (B, N, D_m).
@@ -69,6 +70,7 @@ class Fusion(nn.Module, ABC):
         features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
+        mask: Bool[Tensor, "v n"] | None = None,
     ) -> None:
         """Learn from the V training bags what needs no gradient; by default nothing.
 
@@ -76,25 +78,70 @@ class Fusion(nn.Module, ABC):
             features: Of the training bags, (V, N, D_m) by name.
             labels: True where a bag is abnormal, (V,).
             video_ids: Which video a bag comes from, (V,): crops and windows of one video share it.
+            mask: True where a node exists, (V, N).
         """
 
-    def start_direction(self) -> Tensor | None:
-        """A vector w (F,) such that w . node is expected to grow with abnormality before any training; None if not known."""
-        return None
-
-    def balance_start(
+    def training_inputs(
         self,
-        relations: Mapping[str, Float[Tensor, "b n k"]],
-        labels: Bool[Tensor, " b"] | None = None,
-        mask: Bool[Tensor, "b n"] | None = None,
-    ) -> None:
-        """Weigh the modalities at the start from the cross-fitted graphs of training bags; by default not at all.
+        features: Mapping[str, Float[Tensor, "v n ..."]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        mask: Bool[Tensor, "v n"] | None = None,
+        *,
+        shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
+        crops: int = 1,
+        threads: int = 1,
+    ) -> dict[str, Float[Tensor, "v n ..."]]:
+        """What the frozen stage makes of the training bags, cross-fitted by video where that matters.
 
-        Args:
-            relations: Graphs by modality.
-            labels: True where a bag is abnormal, (B,); None where all are normal.
-            mask: True where a node exists, (B, N).
+        ``shown`` are other features of the same bags (a modality removed, say), which then meet what ``features`` led to.
+        ``crops`` bags are one video's. ``threads`` videos are related at a time.
         """
+        return self.inputs(features if shown is None else shown, mask, crops=crops)
+
+    def inputs(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        crops: int = 1,
+    ) -> dict[str, Float[Tensor, "b n ..."]]:
+        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves."""
+        return dict(zip(self.modalities, self.select(features), strict=True))
+
+    def forward_inputs(
+        self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> FusionOutput:
+        """``forward`` from what ``inputs`` gave."""
+        return self(inputs, mask)  # type: ignore[no-any-return]
+
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Whether ``inputs`` are more than the features."""
+        return False
+
+    @property
+    def knows_training(self) -> bool:
+        """Whether the frozen stage learns from the training videos at all."""
+        return True
+
+    @property
+    def pools_crops(self) -> bool:
+        """Whether ``inputs`` are one bag a video, the mean over its crops."""
+        return False
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether one pass over a video gives what causal windows would give one by one."""
+        return False
+
+    def frozen_config(self) -> dict[str, Any]:
+        """The part of ``config`` that decides what the frozen stage makes of features."""
+        return {}
+
+    def make_head(self) -> nn.Module | None:
+        """A head of this fusion's own; None leaves it to the detector."""
+        return None
 
     def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The features in this fusion's order, with names, widths and shapes checked; extra modalities are ignored.
@@ -183,10 +230,11 @@ class ScaledFusion(Fusion):
         features: Mapping[str, Float[Tensor, "v n _"]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
+        mask: Bool[Tensor, "v n"] | None = None,
     ) -> None:
         """Fit the column scaling of each modality on all training bags."""
         for name, tensor in zip(self.modalities, self.select(features), strict=True):
-            self.scaling[name].fit(tensor)  # type: ignore[operator]
+            self.scaling[name].fit(tensor if mask is None else tensor[mask])  # type: ignore[operator]
 
     def scaled(
         self, features: Mapping[str, Float[Tensor, "b n _"]], mask: Bool[Tensor, "b n"] | None = None

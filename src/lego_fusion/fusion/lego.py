@@ -1,500 +1,370 @@
-"""LEGO: fuse modalities in graph space, where every modality has the same shape whatever its features were."""
+"""LEGO: one graph of all modalities to every known normal segment, read twice; and the graph inside the video beside it."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import DataError, ParameterError, check_choice, check_int
-from ..graph.expansion import Expansion, Normalisation, ZeroOrder
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import Form, GraphOperator
-from ..graph.references import cross_fitted_references, joint_distance
-from ..graph.relationship import k_nearest
-from ..graph.streaming import TILE_ABOVE, propagate
-from . import start
+from ..graph.readings import bounded, degrees, received
 from .base import Fusion, FusionOutput, mask_nodes
-from .modality_options import relation_kinds, unit_groups
-from .relation import Relation, RelationKind
-from .row_statistics import STATISTICS, row_statistics
-from .units import UnitPooling, UnitRelation
+from .frozen import FrozenReadings, Readings, Settings, chunks
+from .known import KnownNormals
+from .known_units import KnownUnits
+from .modality_options import unit_groups
+from .reading_head import FUSED, Layout, ReadingHead
 
-Rows = Literal["ordered", "sorted", "statistics", "propagate"]
-ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
-MOST_ORDERED = 1024  # columns of rows in fixed order, whose head grows with their square
-BAGS_AT_ONCE = 8  # related together: small enough to stay in the processor's cache
-MOST_CANDIDATES = 2048  # segments that references are chosen from, evenly spread where there are more
+OperatorChoice = Literal["fixed", "learned"]
+OPERATORS: tuple[OperatorChoice, ...] = ("fixed", "learned")
 
 
 class LegoFusion(Fusion):
-    """Relationship graphs of all modalities, expanded to powers and fused by a learned operator.
+    """Relate every segment to all known normal ones in every modality at once, and read the fused graph twice.
 
-    R_m = relation of the N nodes to K known-normal reference units (or to each other), G = operator(R_1, ..., R_M); each node
-    hands on its row of G.
+    R_m,ij = 1 / (1 + d_ij^2 / s_j^2), columns j are the distinct segments of the normal training videos; G = operator(R_1, ...,
+    R_M), by default their product. A node hands on
+
+    * its *degrees* phi_mp = -(1 / 2p) log mean_kept R_m,ij^p: how known is it, in each modality and at each power;
+    * its *departure* r_m = x_m - sum_j G_ij x_m,j / sum_j G_ij: which way is it unlike the known segments that it is most like;
+    * its degrees in the graph inside its own video: how unlike the rest of the video is it.
+
+    None of them holds a learned parameter: a training video's own columns are masked (cross-fitting), everything is centred and
+    scaled by what normal videos show, and the readings are computed once. A linear head with normal priors does the rest
+    (``reading_head``).
 
     Args:
-        modalities: Width of each modality by name; the order orients A.
-        nodes: N, needed for the number of outputs where nodes relate to each other.
-        relations: Relation of each modality, ``"cosine"``, ``"gaussian"`` or ``"dot"``; one for all, or by name.
-        references: K >= 2 reference units, or 0 to relate the nodes to each other.
-        centre: Subtract the training mean before cosines and dot products.
-        unit_range: Map cosines to [0, 1].
-        scale_columns: Divide feature columns by how much they vary among normals (``relation.Relation``).
-        nearest: Keep only this many entries of each row of each graph; None keeps all.
-        order: Highest power P, for all graphs or by name.
-        form: Form of the operator (``graph.operator``).
-        rank: Rank of the joint form.
-        expansion: ``"hadamard"`` or ``"matrix"``.
-        zero_order: ``"ones"`` or ``"identity"``.
-        normalisation: Of graphs before matrix powers.
-        symmetric: Use (A + A^T) / 2.
-        rows: What a node hands on: its row ``"ordered"`` as the columns are, ``"sorted"`` from most to least similar (which
-            does not depend on which column is which), ``"statistics"`` of the row, or ``"propagate"``: sum_j G_ij x_j of the
-            features, divided by sum_j |G_ij|.
-        noise_gate: Start a modality whose relations have no memory from one node to the next, as noise has none, with a
-            small weight (``start.noise_gate``); for nodes in the order of time.
-        own_features: Also hand on the node's own features (x - centre) / column scale of every modality: where a node has a
-            class of its own, its relations alone do not tell which.
+        modalities: Width of each modality by name.
+        references: Most known segments K, evenly thinned where there are more.
+        kept: Largest entries of a row that its degree sees.
+        received: Largest entries of a row of G that propagate.
+        orders: Powers p of the degrees.
+        bandwidth_exponent: e of ``references.local_bandwidths``, in [0, 1]; 1/2 is half-way from common to local.
+        pseudo_videos: Videos of mean variance that steady the scales of columns.
+        time_context: Deviation of the mean over nodes near in time, in nodes; 0 is none.
+        window: Nodes up to a node's own that its time context and its own video's graph may see, for streams; None: the whole
+            video, before and after.
+        operator: ``"fixed"``: G is the product of the graphs. ``"learned"``: the coefficients of the operator are learned from
+            there, and the degree of G itself is read too.
+        order: Highest power of each graph in a learned operator.
+        form: Form of a learned operator (``graph.operator``).
+        rank: Rank of its joint form.
         units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
-            units come in (rows of a grid of cells; 1 where units have no place). Their references are units themselves, K
-            for each group; the *relations* of a node's units are pooled (``units.UnitRelation``).
-        unit_pooling: ``"novel"``, ``"mean"`` or ``"max"`` over a node's units.
-        most_novel: Units that ``"novel"`` keeps.
-        kept_references: Of how many most similar references a sorted row holds; None: of all. ``add_references`` sets it.
-        seed: Seed of the operator's start.
+            units come in (rows of a grid of cells). They are read unit by unit (``known_units``); G is of the others.
+        most_novel: Units that speak for a node.
+        seed: Of a learned operator's start.
 
-    Column k of a pooled graph is the k-th nearest known unit, no certain one. Beside graphs of whole segments, whose columns
-    are certain ones, it is put in the column of the segment that is k-th nearest in the mean of those graphs, so that the
-    operator multiplies nearest with nearest.
-
-    Source: the paper; reference units, sorted rows and the joint form are ours. ``LegoFusion.paper`` is the paper's reading.
+    Source: ours, from the paper's graphs, powers, operator and degree; ``PaperFusion`` is the paper's own reading.
 
     Example:
-        >>> fusion = LegoFusion({"motion": 8, "text": 4}, nodes=16, references=0)
-        >>> output = fusion({"motion": torch.rand(2, 16, 8), "text": torch.rand(2, 16, 4)})
-        >>> output.nodes.shape, output.graph.shape
-        (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
+        >>> fusion = LegoFusion({"motion": 8, "text": 4})
+        >>> features = {"motion": torch.rand(3, 16, 8), "text": torch.rand(3, 16, 4)}
+        >>> fusion.fit_statistics(features, torch.tensor([False, False, True]), torch.arange(3))
+        >>> fusion(features).nodes.shape  # 2 x 2 degrees, as many inside, 8 + 4 departures
+        torch.Size([3, 16, 20])
     """
 
     kind: ClassVar[str] = "lego"
+    fused_centre: Tensor
 
     def __init__(
         self,
         modalities: Mapping[str, int],
         *,
-        nodes: int = 32,
-        relations: RelationKind | Mapping[str, RelationKind] = "cosine",
-        references: int = 32,
-        centre: bool = True,
-        unit_range: bool = False,
-        scale_columns: bool = True,
-        nearest: int | None = None,
-        order: int | Mapping[str, int] = 2,
+        references: int = 2048,
+        kept: int = 3,
+        received: int = 10,
+        orders: Sequence[int] = (1, 2),
+        bandwidth_exponent: float = 0.5,
+        pseudo_videos: float = 4.0,
+        time_context: float = 2.0,
+        window: int | None = None,
+        operator: OperatorChoice = "fixed",
+        order: int = 2,
         form: Form = "joint",
         rank: int | None = None,
-        expansion: Expansion = "hadamard",
-        zero_order: ZeroOrder = "ones",
-        normalisation: Normalisation = "row",
-        symmetric: bool = False,
-        rows: Rows = "sorted",
-        noise_gate: bool = True,
-        own_features: bool = False,
         units: Mapping[str, int] | None = None,
-        unit_pooling: UnitPooling = "novel",
         most_novel: int = 8,
-        kept_references: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(modalities)
-        self.units = unit_groups(self.modalities, units or {}, rows, own_features=own_features)
-        self.whole = [name for name in self.modalities if name not in self.units]  # modalities of one vector per node
-        self.nodes = check_int(nodes, "nodes", "LegoFusion", low=1)
-        self.wanted_references = check_int(references, "references", "LegoFusion", low=0)
-        self.rows: Rows = check_choice(rows, "rows", "LegoFusion", ROWS)
-        if rows == "ordered" and (references or nodes) > MOST_ORDERED:
-            raise ParameterError(
-                "rows in fixed order are for small graphs: a head on them has about as many parameters as the graph entries",
-                where="rows='ordered'",
-                expected=f"at most {MOST_ORDERED} {'references' if references else 'nodes'}",
-                got=references or nodes,
-                fix="use rows='statistics' or rows='propagate', whose width does not grow with the graph, or fewer references",
-            )
-        self.kept_references = (
-            None if kept_references is None else check_int(kept_references, "kept_references", "LegoFusion", low=1)
+        owner = "LegoFusion"
+        self.units = unit_groups(self.modalities, units or {})
+        self.orders = tuple(check_int(p, "orders", owner, low=1) for p in orders)
+        if not self.orders:
+            raise ParameterError("The 'orders' parameter of LegoFusion must name at least one power. Got none")
+        settings = Settings(
+            references=check_int(references, "references", owner, low=1),
+            kept=check_int(kept, "kept", owner, low=1),
+            received=check_int(received, "received", owner, low=1),
+            orders=self.orders,
+            bandwidth_exponent=check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0),
+            pseudo_videos=check_number(pseudo_videos, "pseudo_videos", owner, low=0.0),
+            window=None if window is None else check_int(window, "window", owner, low=1),
+            most_novel=check_int(most_novel, "most_novel", owner, low=1),
         )
-        self.own_features = bool(own_features)
-        self.nearest = None if nearest is None else check_int(nearest, "nearest", "LegoFusion", low=1)
-        kinds = relation_kinds(self.modalities, relations)
-        if references and (expansion, zero_order) != ("hadamard", "ones"):
-            raise ParameterError(
-                "reference units are defined for expansion='hadamard' with zero_order='ones' only",
-                got=f"expansion='{expansion}', zero_order='{zero_order}'",
-                fix="use references=0",
-            )
-        options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
-        options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
-        self._config = {"nodes": nodes, "relations": kinds, "centre": centre, "unit_range": unit_range, "rows": rows}
-        self._config |= {"scale_columns": scale_columns, "noise_gate": noise_gate, "own_features": self.own_features}
-        self.noise_gate = noise_gate
-        self._last_choice: tuple[list[Any], list[int], Tensor, Tensor, dict[int, Tensor]] | None = None
-        self.start_gates: dict[str, float] = {}  # known once the start is balanced; not kept in a saved model
-        if self.units:
-            self._config |= {"units": self.units, "unit_pooling": unit_pooling, "most_novel": most_novel}
-        self._config |= {"nearest": nearest, "order": order if isinstance(order, int) else dict(order), **options}
-        self.reference_units: Tensor  # (K, 2): training bag and node of each reference, so that it can be shown
-        self.register_buffer("reference_units", torch.zeros(references if self.whole else 0, 2, dtype=torch.long))
-        self.relation = nn.ModuleDict()
-        shared: dict[str, Any] = {"references": references, "centre": centre, "unit_range": unit_range}
-        shared |= {"scale_columns": scale_columns}
-        pooled: dict[str, Any] = {"pooling": unit_pooling, "most_novel": most_novel}
-        for name, width in self.modalities.items():
-            self.relation[name] = (
-                UnitRelation(width, kinds[name], groups=self.units[name], **pooled, **shared)
-                if name in self.units
-                else Relation(width, kinds[name], **shared)
-            )
-        self.operator = GraphOperator(list(self.modalities), order, **options)
+        self.settings, self.window = settings, window
+        self.time_context = check_number(time_context, "time_context", owner, low=0.0, high=1e4)
+        self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
+        self._config: dict[str, Any] = {**settings._asdict(), "orders": list(self.orders), "units": self.units}
+        self._config |= {"time_context": self.time_context, "operator": operator}
+        self._learned_config = {"order": order, "form": form, "rank": rank, "seed": seed}
+        self.frozen = FrozenReadings(self.modalities, self.units, settings)
+        if self.learns_operator and not self.whole:
+            raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
+        self.operator = _operator(self.whole, operator, order, form, rank, seed)
+        self.register_buffer("fused_centre", torch.zeros(len(self.orders)))
 
-    @classmethod
-    def paper(
-        cls,
-        modalities: Mapping[str, int],
-        *,
-        nodes: int = 32,
-        order: int = 2,
-        units: Mapping[str, int] | None = None,
-        seed: int = 0,
-    ) -> LegoFusion:
-        """The paper's reading: cosine inside one video, R^(0) = I, full A (random pairs for more than two), rows in order.
+    @property
+    def whole(self) -> list[str]:
+        """Modalities of one vector per node; the fused graph is of these."""
+        return self.frozen.whole
 
-        Relations of finer units become those of their nodes by their mean.
-        """
-        form: Form = "full" if len(modalities) <= 2 else "random-pair"
-        options: dict[str, Any] = {
-            "centre": False,
-            "scale_columns": False,
-            "zero_order": "identity",
-            "rows": "ordered",
-            "references": 0,
-            "units": units,
-            "unit_pooling": "mean",
-        }
-        return cls(modalities, nodes=nodes, order=order, form=form, seed=seed, **options)
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Always."""
+        return True
 
-    def config(self) -> dict[str, Any]:
-        """Arguments that make an equal fusion; ``references`` is the number there really are."""
-        kept = {} if self.kept_references is None else {"kept_references": self.kept_references}
-        references = self.columns if self.wanted_references else 0
-        return {"modalities": self.modalities, "references": references, **kept, **self._config}
+    @property
+    def learns_operator(self) -> bool:
+        """Whether the operator's coefficients are learned."""
+        return self.operator_choice == "learned"
+
+    @property
+    def pools_crops(self) -> bool:
+        """Whether the mean over crops may be taken of the inputs: the logit is linear in them."""
+        return not self.learns_operator
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether one pass over a video gives what its windows would give one by one."""
+        return self.window is not None
 
     @property
     def columns(self) -> int:
-        """Columns of the graphs: K reference units, or N nodes."""
-        if not self.wanted_references:
-            return self.nodes
-        return int(self._relation(next(iter(self.modalities))).references.shape[-2])
+        """Known segments K; 0 before ``fit_statistics``, and where all modalities are of finer units."""
+        return len(self.frozen.reference_units)
+
+    @property
+    def reference_units(self) -> Int[Tensor, "k two"]:
+        """Training bag and node of each column, so that it can be shown; -1 where it was added."""
+        return self.frozen.reference_units
+
+    @property
+    def layout(self) -> Layout:
+        """What a node's vector holds."""
+        rows = (*self.modalities, *((FUSED,) if self.learns_operator else ()))
+        return Layout(rows, tuple(self.modalities), self.orders, self.modalities)
 
     @property
     def out_features(self) -> int:  # type: ignore[override]
         """F, numbers per node."""
-        widths = sum(self.modalities.values())
-        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.rows, self.kept_references or self.columns)
-        return count + widths if self.own_features else count
+        return sum(self.layout.sizes)
 
-    @property
-    def needs_features(self) -> bool:
-        """Whether the relations alone, computed once and cached, do not suffice to make the nodes."""
-        return self.rows == "propagate" or self.own_features
+    def make_head(self) -> ReadingHead:
+        """The head that reads a node's vector."""
+        return ReadingHead(self.layout, time_deviation=self.time_context, causal=self.window is not None)
 
-    def start_direction(self) -> Tensor | None:
-        """With sorted rows against references: less similar to the nearest known normals is more abnormal.
+    def config(self) -> dict[str, Any]:
+        """Arguments that make an equal fusion."""
+        return {"modalities": self.modalities, **self._config, **self._learned_config}
 
-        Column j of a sorted row, the j-th most similar reference, starts with a weight proportional to -1 / (j + 1): the
-        nearest count most, as among nearest neighbours, and none is left out.
-        """
-        if not self.wanted_references or self.rows != "sorted" or self.own_features:
-            return None
-        weights = 1 / torch.arange(1, (self.kept_references or self.columns) + 1)
-        return -weights / weights.sum()
+    def frozen_config(self) -> dict[str, Any]:
+        """All of it but what a learned operator is; ``operator`` says what the inputs are."""
+        return dict(self._config)
 
-    def balance_start(
-        self,
-        relations: Mapping[str, Float[Tensor, "b n k"]],
-        labels: Bool[Tensor, " b"] | None = None,
-        mask: Bool[Tensor, "b n"] | None = None,
-    ) -> None:
-        """Let every modality's relation vary alike among known normals, and gate out what cannot be told from noise.
+    def known_normals(self, name: str) -> KnownNormals:
+        """What is known of a modality."""
+        return self.frozen.of(name)
 
-        Its first-order coefficient is multiplied by gate / spread (``start.start_weights``): a modality that differs much
-        from one normal video to the next says little about what is abnormal. Pure noise differs *least* (the mean of a row
-        of small random cosines hardly moves), so without the gate it would get the largest weight. ``start_gates`` keeps the
-        gates to be read; in a model loaded from disk it is empty.
-        """
-        direction = self.start_direction()
-        if direction is None:
-            return
-        graphs = {name: relations[name] for name in self.modalities}
-        self.start_gates = dict.fromkeys(graphs, 1.0)
-        if self.noise_gate and len(graphs) > 1:
-            self.start_gates = {
-                name: start.noise_gate(start.memory(graph, -direction.to(graph), mask)) for name, graph in graphs.items()
-            }
-        first = next(iter(graphs.values()))
-        normal = torch.ones(len(first), dtype=torch.bool, device=first.device) if labels is None else ~labels
-        self.operator.weigh_first_order(start.start_weights(graphs, normal, self.start_gates, mask))
-
-    @torch.no_grad()
-    def relevance(self, relations: Mapping[str, Float[Tensor, "b n k"]]) -> dict[str, float]:
-        """Share of each modality in what the operator makes of some graphs (``GraphOperator.modality_shares``); sums to 1."""
-        return self.operator.modality_shares(relations)
+    def known_units(self, name: str) -> KnownUnits:
+        """What is known of a modality of finer units; ``ParameterError`` where it has none."""
+        return self.frozen.units_of(name)
 
     def fit_statistics(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
+        mask: Bool[Tensor, "v n"] | None = None,
     ) -> None:
-        """Fit centres and scales on all training bags, and choose the references among the normal ones."""
-        for name, tensor in zip(self.modalities, self.select(features), strict=True):
-            self._relation(name).fit(tensor, ~labels)
-        if self.wanted_references:
-            self.fit_references(features, labels, video_ids)
-
-    def fit_references(
-        self, features: Mapping[str, Float[Tensor, "v n ..."]], labels: Bool[Tensor, " v"], video_ids: Int[Tensor, " v"]
-    ) -> None:
-        """Choose K medoids among the segments of normal training bags and keep their features as buffers.
-
-        K becomes smaller where the normal videos hold fewer distinct segments. Where they hold more than 2,048, that many
-        evenly spread ones are the candidates. ``reference_units`` tells which they are.
-        """
-        self.select(features)
-        count = self.wanted_references
-        if self.whole:
-            index, for_video = self._choose(features, labels, video_ids)
-            given = [features[name] for name in self.whole]
-            self._last_choice = [weakref.ref(x) for x in given], [x._version for x in given], labels, video_ids, for_video
-            for name in self.whole:
-                self._relation(name).set_references(features[name].flatten(0, 1), index)
-            nodes, count = features[self.whole[0]].shape[1], len(index)
-            self.reference_units = torch.stack([index // nodes, index % nodes], dim=1)
-        for name in self.units:
-            relation = self.unit_relation(name)
-            relation.set_references(features[name], relation.choose(features[name], labels, video_ids, count)[0])
-
-    def add_references(self, features: Mapping[str, Float[Tensor, "u d"]]) -> None:
-        """Let more normal segments count as known, without training: a sorted row goes on holding its K most similar.
-
-        Adding a segment can only raise entries of a sorted row where the operator rises with the relations, and leaves a
-        segment alone that is not more like the new references than like its K nearest old ones.
-
-        Args:
-            features: Of U new normal segments, (U, D) by modality.
+        """Know the segments of the normal training bags, and what degrees and departures are usual among them.
 
         Raises:
-            ParameterError: If the fusion has no references, its rows are not sorted, or it has modalities of finer units.
+            DataError: If fewer than two normal videos are given.
         """
-        if not self.wanted_references or self.rows != "sorted" or self.units:
-            got = "finer units" if self.units else f"rows='{self.rows}', references={self.wanted_references}"
-            raise ParameterError("references can be added to sorted rows of whole segments only", got=got, fix="train again")
-        self.kept_references = self.kept_references or self.columns
-        chosen = self.select({name: x[None] for name, x in features.items()})
-        for name, x in zip(self.modalities, chosen, strict=True):
-            relation = self._relation(name)
-            relation.references = torch.cat([relation.references, x[0].to(relation.references)])
-        self.wanted_references = self.columns
-        added = self.columns - len(self.reference_units)
-        nowhere = self.reference_units.new_full((added, 2), -1)  # in no training bag
-        self.reference_units = torch.cat([self.reference_units, nowhere])
+        x = self._chosen(features)
+        self.frozen.fit(x, ~labels, video_ids, mask, self.operator)
+        if self.learns_operator:
+            self._fit_fused(x, ~labels, video_ids, mask)
 
-    def relations(
-        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
-    ) -> dict[str, Float[Tensor, "b n k"]]:
-        """The graph of each modality: no learned parameter, so frozen features need it once."""
-        chosen = self.select(features)
-        graphs = {name: self._graph(name, x, None, mask) for name, x in zip(self.modalities, chosen, strict=True)}
-        return self._aligned(graphs)
-
-    def training_relations(
+    @torch.no_grad()
+    def training_inputs(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
+        mask: Bool[Tensor, "v n"] | None = None,
         *,
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
+        crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "v n k"]]:
-        """The graphs of the training bags, cross-fitted: a normal video meets references from other videos only.
+    ) -> dict[str, Float[Tensor, "v n ..."]]:
+        """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
+        del labels, threads  # one matrix product after the other
+        x = self._chosen(features if shown is None else shown)
+        return self._inputs(x, mask, video_ids, crops, self.frozen.remembered(x, video_ids, mask))
 
-        ``shown`` are other features of the same bags (a modality removed, say), which then meet the references that
-        ``features`` lead to. ``threads`` videos are related at a time.
+    def inputs(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        crops: int = 1,
+    ) -> dict[str, Float[Tensor, "b n ..."]]:
+        """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
+
+        By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
+        K surprises, P degrees, P inside degrees and the features.
         """
-        shown = features if shown is None else shown
-        if not self.wanted_references:
-            return self.relations(shown)
-        chosen = dict(zip(self.modalities, self.select(features), strict=True))
-        seen = dict(zip(self.modalities, self.select(shown), strict=True))
-        graphs = {name: self._graph(name, seen[name], None, None) for name in self.units}
-        for_video: dict[int, Tensor] = self._chosen_for(features, labels, video_ids) if self.whole else {}
-        for name in self.whole:
-            units, x = chosen[name].flatten(0, 1), seen[name]
-            graphs[name] = x.new_empty(*x.shape[:2], self.columns)
-
-            def relate(video: int, name: str = name, units: Tensor = units, x: Tensor = x) -> None:
-                bags, index = (video_ids == video).nonzero()[:, 0], for_video.get(video)
-                graphs[name][bags] = self._graph(name, x[bags], None if index is None else units[index][None], None)
-
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(relate, video_ids.unique().tolist()))
-        graphs = {name: graphs[name] for name in self.modalities}
-        for name in self.units:
-            units = chosen[name].flatten(0, 2)[:, :-1]
-            for video, index in self.unit_relation(name).choose(chosen[name], labels, video_ids, self.columns)[1].items():
-                bags = video_ids == video
-                graphs[name][bags] = self._graph(name, seen[name][bags], units[index], None)
-        return self._aligned(graphs)
-
-    def unit_relation(self, name: str) -> UnitRelation:
-        """The relation of a modality of finer units.
-
-        Raises:
-            ParameterError: If the modality has none.
-        """
-        relation = self.relation[name] if name in self.units else None
-        if not isinstance(relation, UnitRelation):
-            there = ", ".join(self.units) or "none"
-            raise ParameterError(f"modality '{name}' is not read unit by unit", expected="a fine modality", got=there)
-        return relation
+        return self._inputs(self._chosen(features), mask, None, crops, None)
 
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
     ) -> FusionOutput:
-        """Relate, expand, fuse.
+        """Relate, fuse, read."""
+        return self.forward_inputs(self.inputs(features, mask), mask)
 
-        Where rows are propagated along graphs of more than ``TILE_ABOVE``^2 entries, no graph is held and ``graph`` is None.
-        """
-        if self._in_tiles(features):
-            return self._forward_in_tiles(features, mask)
-        return self.forward_relations(self.relations(features, mask), mask, features=features)
+    def forward_inputs(
+        self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> FusionOutput:
+        """The vector of each node from what ``inputs`` gave."""
+        if self.learns_operator:
+            return self._learned(inputs, mask)
+        powers = len(self.orders)
+        parts = [inputs[name].split([powers, powers, width], dim=-1) for name, width in self.modalities.items()]
+        nodes = torch.cat([torch.cat(part, dim=-1) for part in zip(*parts, strict=True)], dim=-1)
+        return FusionOutput(mask_nodes(nodes, mask))
 
-    def forward_relations(
+    @torch.no_grad()
+    def relations(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]]:
+        """The graph of each modality of whole segments to the known ones, R in (0, 1], to be looked at."""
+        chosen = self._chosen(features)
+        return {name: torch.exp(-self.known_normals(name).surprise(chosen[name])) for name in self.whole}
+
+    @torch.no_grad()
+    def readings(
         self,
-        relations: Mapping[str, Float[Tensor, "b n k"]],
+        features: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None = None,
         *,
-        features: Mapping[str, Float[Tensor, "b n ..."]] | None = None,
-    ) -> FusionOutput:
-        """Fuse graphs computed before by ``relations``; ``features`` only where ``needs_features``."""
-        graph = self.operator(relations, mask, square=not self.wanted_references)
-        nodes = self._with_own(self._rows(graph, mask, features), features)
-        return FusionOutput(mask_nodes(nodes, mask), graph)
+        video_ids: Int[Tensor, " b"] | None = None,
+    ) -> Readings:
+        """Degrees and departures before they are centred and scaled; with ``video_ids`` of training bags, cross-fitted."""
+        return self.frozen.read(self._chosen(features), mask, video_ids, self.operator)
 
-    def _with_own(self, nodes: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
-        if not self.own_features:
-            return nodes
-        own = zip(self.modalities, self.select(self._needed(features)), strict=True)
-        return torch.cat([nodes, *(self._relation(name).scaled(x) for name, x in own)], dim=-1)
+    def add_references(self, features: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
+        """Know more normal segments, without training: new columns of every graph; the others stay as they are.
 
-    def _in_tiles(self, features: Mapping[str, Tensor]) -> bool:
-        if self.rows != "propagate" or self.nearest is not None or self.operator.expansion != "hadamard":
-            return False
-        nodes = self.select(features)[0].shape[1]
-        return nodes * (self.columns if self.wanted_references else nodes) > TILE_ABOVE**2
+        Args:
+            features: Of U normal segments, (U, D) by modality.
+            videos: Which of the new videos each comes from.
 
-    def _forward_in_tiles(self, features: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
-        chosen = self.select(features)
-        if mask is not None:
-            chosen = [mask_nodes(x, mask) for x in chosen]
-        vectors = {name: self._relation(name).vectors(x) for name, x in zip(self.modalities, chosen, strict=True)}
-        values = self._propagated_values(features).expand(len(chosen[0]), -1, -1)
-        nodes = propagate(vectors, self.operator, values, mask).weighted_mean()
-        return FusionOutput(mask_nodes(self._with_own(nodes, features), mask), None)
+        Raises:
+            ParameterError: If the fusion has modalities of finer units.
+        """
+        x = self._chosen({name: values[None] for name, values in features.items()})
+        self.frozen.add({name: values[0] for name, values in x.items()}, videos)
 
-    def _needed(self, features: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
-        if features is None:
-            option = "own_features=True" if self.own_features else "rows='propagate'"
-            raise ParameterError(f"{option} needs the features beside the relations", fix="call forward(features)")
-        return features
+    def _chosen(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.modalities, self.select(features), strict=True))
 
-    def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor] | None) -> Tensor:
-        if self.rows == "propagate":
-            return self._propagate(graph, features)
-        if self.rows != "ordered" and mask is not None and not self.wanted_references:
-            graph = graph.masked_fill(~mask[:, None, :], float("-inf"))  # masked columns sort last and count for nothing
-        if self.rows == "ordered":
-            return graph
-        ranked = graph.sort(dim=-1, descending=True).values
-        if self.rows == "statistics":
-            return row_statistics(ranked)
-        if self.kept_references is not None:
-            ranked = ranked[..., : self.kept_references]
-        return ranked.masked_fill(ranked == float("-inf"), 0.0)
+    def _inputs(
+        self,
+        x: dict[str, Tensor],
+        mask: Tensor | None,
+        video_ids: Tensor | None,
+        crops: int,
+        readings: Readings | None,
+    ) -> dict[str, Tensor]:
+        readings = self.frozen.read(x, mask, video_ids, self.operator) if readings is None else readings
+        degree, inside = self.frozen.usual(readings)
+        count, nodes, powers = *degree.shape[:2], len(self.orders)
+        found: dict[str, Tensor] = {}
+        for place, (name, width) in enumerate(self.modalities.items()):
+            beside = torch.cat([degree[:, :, place], inside[:, :, place]], dim=-1)
+            if self.learns_operator:
+                found[name] = self._unfused(name, x[name], beside, readings, video_ids)
+                continue
+            packed = degree.new_empty(count // crops, nodes, 2 * powers + width)
+            packed[..., : 2 * powers] = _mean_over(beside, crops)
+            for bags in chunks(count, nodes * width, crops):
+                departure = self.frozen.departure(name, x[name], readings, bags)
+                packed[bags.start // crops : bags.stop // crops, :, 2 * powers :] = _mean_over(departure, crops)
+            found[name] = packed
+        return found
 
-    def _propagate(self, graph: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
-        values = self._propagated_values(self._needed(features))
-        degree = graph.abs().sum(-1, keepdim=True)
-        return (graph @ values) / torch.where(degree > 0, degree, torch.ones_like(degree))
+    # ---- a learned operator
 
-    def _propagated_values(self, features: Mapping[str, Tensor]) -> Tensor:
-        if self.wanted_references:
-            return torch.cat([self._relation(name).references for name in self.modalities], dim=-1)[None]
-        return torch.cat(self.select(features), dim=-1)
+    def _unfused(self, name: str, x: Tensor, beside: Tensor, readings: Readings, video_ids: Tensor | None) -> Tensor:
+        """What the learned stage needs of a modality: K surprises, degrees, inside degrees, and features or departures."""
+        if name in self.units:
+            return torch.cat([beside, self.frozen.departure(name, x, readings, slice(0, len(x)))], dim=-1)
+        surprise = self.frozen.surprises({name: x.flatten(0, 1)}, video_ids, video_ids, x.shape[1])[name]
+        return torch.cat([surprise.unflatten(0, x.shape[:2]), beside, x], dim=-1)
 
-    def _aligned(self, graphs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put the k-th nearest known unit in the column of the k-th nearest known segment, see the class."""
-        if not (self.units and self.whole and self.wanted_references):
-            return graphs
-        order = torch.stack([graphs[name] for name in self.whole]).mean(0).argsort(dim=-1, descending=True, stable=True)
-        return graphs | {name: torch.empty_like(graphs[name]).scatter_(-1, order, graphs[name]) for name in self.units}
+    @torch.no_grad()
+    def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
+        found = self._inputs(dict(x), mask, video_ids, 1, self.frozen.remembered(x, video_ids, mask))
+        degree = self._fused_degree(self._log_graph({name: found[name][..., : self.columns] for name in self.whole}))
+        known = normal[:, None].expand(degree.shape[:2]) if mask is None else mask & normal[:, None]
+        self.fused_centre.copy_(degree[known].double().mean(0))
 
-    def _graph(self, name: str, x: Tensor, references: Tensor | None, mask: Tensor | None) -> Tensor:
-        if mask is None and references is None and not torch.compiler.is_exporting() and len(x) > BAGS_AT_ONCE:
-            return torch.cat([self._graph(name, part, None, None) for part in x.split(BAGS_AT_ONCE)])
-        graph: Tensor = self._relation(name)(x, references, mask)
-        if self.nearest is None:
-            return graph
-        square = references is None and not self.wanted_references
-        return k_nearest(graph, min(self.nearest, graph.shape[-1]), mask=mask, square=square)
+    def _log_graph(self, surprises: Mapping[str, Tensor]) -> Tensor:
+        """Log G of the operator; -inf where a column is a video's own."""
+        if self.operator is None:
+            raise DataError("there is no graph to fuse", expected="a modality of whole segments")
+        return self.operator.log_entries(surprises)
 
-    def _relation(self, name: str) -> Relation:
-        relation = self.relation[name]
-        if not isinstance(relation, Relation):  # for the type checker: nothing else is put there
-            raise TypeError(type(relation))
-        return relation
+    def _fused_degree(self, log_graph: Tensor) -> Tensor:
+        return degrees(-log_graph.topk(self.frozen.kept, dim=-1).values, self.orders)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_choice": None}  # of no use elsewhere
+    def _learned(self, inputs: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
+        powers, columns, frozen = len(self.orders), self.columns, self.frozen
+        log_graph = self._log_graph({name: inputs[name][..., :columns] for name in self.whole})
+        weights, which = received(log_graph, frozen.received)
+        fused = (self._fused_degree(log_graph) - self.fused_centre) / frozen.spread
+        beside, departure = [], []
+        for place, (name, width) in enumerate(self.modalities.items()):
+            packed = inputs[name] if name in self.units else inputs[name][..., columns:]
+            readings, values = packed.split([2 * powers, width], dim=-1)
+            if name not in self.units:
+                known = frozen.of(name)
+                expected = (weights[..., None] * known.references[which]).sum(-2)
+                values = bounded((values - expected) / known.full / frozen.scale[place], frozen.median[place])
+            beside.append(readings.split([powers, powers], dim=-1))
+            departure.append(values)
+        degree, inside = zip(*beside, strict=True)
+        nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
+        return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
 
-    def _chosen_for(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor) -> dict[int, Tensor]:
-        """References for each normal video; those found while fitting, where these are the very tensors that were fitted on."""
-        given = [features[name] for name in self.whole]
-        if self._last_choice is not None:
-            seen, versions, known_labels, known_ids, for_video = self._last_choice
-            unchanged = all(x is one() and x._version == version for x, one, version in zip(given, seen, versions, strict=True))
-            if unchanged and torch.equal(labels, known_labels) and torch.equal(video_ids, known_ids):
-                return for_video
-        return self._choose(features, labels, video_ids)[1]
 
-    def _choose(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """References among all normal bags and, for each normal video, among the others: indices into bags x nodes."""
-        chosen = [features[name] for name in self.whole]
-        if bool(labels.all()):
-            raise DataError("reference units come from normal videos", expected="normal training videos", got="none")
-        normal_bags = (~labels).nonzero()[:, 0]
-        nodes = chosen[0].shape[1]
-        units = (normal_bags[:, None] * nodes + torch.arange(nodes, device=labels.device)).flatten()
-        videos = video_ids[normal_bags].repeat_interleave(nodes)
-        if len(units) > MOST_CANDIDATES:  # all pairs are compared, for every normal video once
-            spread = torch.linspace(0, len(units) - 1, MOST_CANDIDATES, device=labels.device).long()
-            units, videos = units[spread], videos[spread]
-        distance = joint_distance(
-            [self._relation(name).dissimilarity(x.flatten(0, 1)[units]) for name, x in zip(self.whole, chosen, strict=True)]
-        )
-        everyone = torch.ones(len(units), dtype=torch.bool, device=labels.device)
-        index, for_video = cross_fitted_references(distance, everyone, videos, self.wanted_references)
-        return units[index], {video: units[chosen_index] for video, chosen_index in for_video.items()}
+def _operator(
+    names: Sequence[str], choice: OperatorChoice, order: int, form: Form, rank: int | None, seed: int
+) -> GraphOperator | None:
+    """The operator over the graphs of whole segments: it starts as their product, G = prod_m R_m."""
+    if not names:
+        return None
+    if choice == "fixed":
+        operator = GraphOperator(names, 1, "rank1", start="product", noise=0.0)
+        operator.requires_grad_(False)
+        return operator
+    return GraphOperator(names, order, form, rank=rank, start="product", seed=seed)
+
+
+def _mean_over(values: Tensor, crops: int) -> Tensor:
+    return values if crops == 1 else values.unflatten(0, (-1, crops)).mean(1)

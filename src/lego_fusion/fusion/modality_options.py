@@ -20,12 +20,9 @@ def relation_kinds(
     return {name: relations[name] for name in modalities}
 
 
-def unit_groups(modalities: Mapping[str, int], units: Mapping[str, int], rows: str, *, own_features: bool) -> dict[str, int]:
+def unit_groups(modalities: Mapping[str, int], units: Mapping[str, int]) -> dict[str, int]:
     """Groups of units of each fine modality."""
     unknown = [name for name in units if name not in modalities]
     if unknown:
         raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
-    if units and (rows == "propagate" or own_features):
-        option = "own_features=True" if own_features else "rows='propagate'"
-        raise ParameterError(f"{option} needs one vector per node", got=f"units of {', '.join(units)}")
-    return {name: check_int(groups, f"units['{name}']", "LegoFusion", low=1) for name, groups in units.items()}
+    return {name: check_int(groups, f"units['{name}']", "fusion", low=1) for name, groups in units.items()}

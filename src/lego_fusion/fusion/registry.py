@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ParameterError, check_choice
@@ -12,6 +13,7 @@ from .base import Fusion
 from .elementwise import MLP, Add, Concat, Gated, Product, ScoreAverage
 from .graph_convolution import GraphConvolution
 from .lego import LegoFusion
+from .paper import PaperFusion
 from .temporal import MTN
 from .tensor import Bilinear, LowRankTensorFusion, TensorFusion
 
@@ -19,6 +21,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     fusion.kind: fusion
     for fusion in (
         LegoFusion,
+        PaperFusion,
         Concat,
         Add,
         Product,
@@ -56,13 +59,30 @@ def make_fusion(kind: str, config: dict[str, Any]) -> Fusion:
     return FUSIONS[kind](**config)
 
 
-def make_plain_fusion(kind: str, modalities: Mapping[str, int], *, seed: int = 0) -> Fusion:
-    """Make a fusion with its default arguments, and a seed where it takes one.
+def make_plain_fusion(kind: str, modalities: Mapping[str, int], *, asked: Sequence[str] = (), **given: Any) -> Fusion:
+    """Make a fusion with its default arguments but for those given that it takes.
+
+    Args:
+        kind: Name.
+        modalities: Width of each modality.
+        asked: Names among ``given`` that it must take: an option that somebody asked for is never dropped.
+        given: Arguments such as ``seed``, ``nodes`` or ``units``, left out where a fusion has none of that name.
+
+    Raises:
+        ParameterError: If the name is unknown, or the fusion has no argument that was asked for.
 
     Example:
-        >>> make_plain_fusion("add", {"motion": 3, "text": 2}, seed=1).config()
+        >>> make_plain_fusion("add", {"motion": 3, "text": 2}, seed=1, nodes=32).config()
         {'modalities': {'motion': 3, 'text': 2}, 'width': 32, 'seed': 1}
     """
     check_choice(kind, "kind", "make_plain_fusion", tuple(FUSIONS))
-    takes_seed = "seed" in inspect.signature(FUSIONS[kind]).parameters
-    return make_fusion(kind, {"modalities": modalities} | ({"seed": seed} if takes_seed else {}))
+    takes = inspect.signature(FUSIONS[kind]).parameters
+    for name in asked:
+        if name not in takes or name == "modalities":
+            near = difflib.get_close_matches(name, takes, n=1)
+            raise ParameterError(
+                f"fusion '{kind}' has no option '{name}'",
+                expected=", ".join(one for one in takes if one != "modalities"),
+                fix=f"write '{near[0]}'" if near else "leave it out",
+            )
+    return make_fusion(kind, {"modalities": modalities, **{name: one for name, one in given.items() if name in takes}})

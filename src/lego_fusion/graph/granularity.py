@@ -6,11 +6,6 @@ node i, the fine graph R_uv becomes
     mean   R_ij = sum_{u in i, v in j} w_u w_v R_uv / (sum_{u in i} w_u  sum_{v in j} w_v)
     max    R_ij = max_{u in i, v in j} R_uv
 
-and against K reference units
-
-    mean   R_ik = sum_{u in i} w_u R_uk / sum_{u in i} w_u
-    novel  the same mean over the k units of node i that are least like any reference (lowest max_k R_uk).
-
 So clips, frames, patches and words can enter one fused graph without their features ever being aligned.
 """
 
@@ -84,63 +79,6 @@ def pool_relations(
         return pooled.masked_fill(pooled == float("-inf"), 0.0)
     share = _membership_shares(nodes, num_nodes, weights, relations.dtype)  # (B, N, U)
     return share @ relations @ share.transpose(1, 2)
-
-
-def pool_reference_relations(
-    relations: Float[Tensor, "b u k"],
-    nodes: Int[Tensor, "b u"],
-    num_nodes: int,
-    *,
-    most_novel: int | None = None,
-    weights: Float[Tensor, "b u"] | None = None,
-) -> Float[Tensor, "b n k"]:
-    """Pool the relations of finer units to K reference units into one row per node.
-
-    Args:
-        relations: (B, U, K).
-        nodes: The node of each unit, (B, U), in [0, num_nodes), or -1 for padding.
-        num_nodes: N.
-        most_novel: How many of a node's least familiar units count (all where it holds fewer); None counts every unit.
-            Averaging every unit hides a small anomaly among many normal cells; this keeps it.
-        weights: Weight of each unit, (B, U), positive; None weighs them alike.
-
-    Returns:
-        (B, N, K); a node without units has a zero row.
-
-    Raises:
-        ParameterError: If ``most_novel`` is below 1 or a node index is outside the range.
-    """
-    _check_nodes(nodes, num_nodes)
-    if most_novel is not None:
-        check_int(most_novel, "most_novel", "pool_reference_relations", low=1)
-        nodes = _keep_most_novel(relations, nodes, num_nodes, most_novel)
-    return _membership_shares(nodes, num_nodes, weights, relations.dtype) @ relations
-
-
-def most_novel_units(
-    relations: Float[Tensor, "b u k"], nodes: Int[Tensor, "b u"], num_nodes: int, count: int
-) -> Int[Tensor, "b n count"]:
-    """Index of each node's ``count`` units that are least like any reference, most novel first; -1 where it holds fewer.
-
-    Of units equally like their nearest reference, the one less like all of them comes first: the order in which units are
-    given does not matter.
-    """
-    order = relations.mean(-1).argsort(dim=-1, stable=True)
-    order = order.gather(-1, relations.amax(-1).gather(-1, order).argsort(dim=-1, stable=True))  # (B, U), most novel first
-    place = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
-    member = nodes[:, None, :] == torch.arange(num_nodes, device=nodes.device)[None, :, None]  # (B, N, U)
-    last = order.shape[-1]
-    ranked = torch.where(member, place[:, None, :], last)
-    lowest, units = ranked.topk(min(count, last), dim=-1, largest=False)
-    units = units.masked_fill(lowest == last, NO_NODE)
-    return torch.nn.functional.pad(units, (0, count - units.shape[-1]), value=NO_NODE)
-
-
-def _keep_most_novel(relations: Tensor, nodes: Tensor, num_nodes: int, count: int) -> Tensor:
-    units = most_novel_units(relations, nodes, num_nodes, count).flatten(1)  # (B, N * count)
-    kept = torch.zeros(nodes.shape[0], nodes.shape[1] + 1, dtype=torch.bool, device=nodes.device)
-    kept.scatter_(1, torch.where(units == NO_NODE, nodes.shape[1], units), True)  # the spare column takes the padding
-    return nodes.masked_fill(~kept[:, :-1], NO_NODE)
 
 
 def _membership_shares(nodes: Tensor, num_nodes: int, weights: Tensor | None, dtype: torch.dtype) -> Tensor:

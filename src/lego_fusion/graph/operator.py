@@ -30,6 +30,9 @@ from .relationship import apply_mask, columns_are_nodes
 Form = Literal["full", "joint", "rank1", "all-pairs", "random-pair"]
 FORMS: tuple[Form, ...] = ("full", "joint", "rank1", "all-pairs", "random-pair")
 JOINT_FORMS = ("joint", "rank1")
+Start = Literal["mean", "product"]
+STARTS: tuple[Start, ...] = ("mean", "product")
+LEAST_ENTRY = 1e-30  # of a fused graph whose logarithm is taken; a learned one may have negative entries
 
 
 class GraphOperator(nn.Module):
@@ -37,8 +40,9 @@ class GraphOperator(nn.Module):
 
     It starts as the mean of the first powers, G = mean_m R_m (``random-pair``: of the pair's two); with ``identity``, where
     that would be zero off the diagonal, as their product (pair forms: its mean over pairs). A joint form with fewer terms than
-    graphs starts as prod_m (R_m^(0) + R_m) / 2. Noise of standard deviation ``noise`` is added to every coefficient: without
-    it, terms of the joint form that start equal never part and spare ones stay zero.
+    graphs starts as prod_m (R_m^(0) + R_m) / 2. With ``start="product"`` every form starts as the product of the first powers,
+    G = prod_m R_m (pair forms: its mean over pairs). Noise of standard deviation ``noise`` is added to every coefficient:
+    without it, terms of the joint form that start equal never part and spare ones stay zero.
 
     Args:
         names: Names of the graphs, M >= 1, in the order that orients A. A name is part of parameter names, so it holds no
@@ -50,6 +54,7 @@ class GraphOperator(nn.Module):
         zero_order: R^(0), ``"ones"`` or ``"identity"``.
         normalisation: Of the graphs before matrix powers.
         symmetric: Use (A + A^T) / 2; for the forms that have an A, with equal orders.
+        start: ``"mean"`` or ``"product"`` of the first powers.
         noise: Standard deviation of the random part of the start, >= 0.
         seed: Seed of the start and of the drawn pairs.
 
@@ -76,6 +81,7 @@ class GraphOperator(nn.Module):
         zero_order: ZeroOrder = "ones",
         normalisation: Normalisation = "row",
         symmetric: bool = False,
+        start: Start = "mean",
         noise: float = 0.01,
         seed: int = 0,
     ) -> None:
@@ -98,6 +104,7 @@ class GraphOperator(nn.Module):
         self.form: Form = "rank1" if len(self.names) == 1 else form
         self.expansion, self.zero_order, self.normalisation = expansion, zero_order, normalisation
         self.symmetric, self.seed = symmetric, seed
+        self.start: Start = check_choice(start, "start", "GraphOperator", STARTS)
         if self.form in JOINT_FORMS:
             wanted = len(self.names) + 1 if rank is None else rank
             self.rank = 1 if self.form == "rank1" else check_int(wanted, "rank", "GraphOperator", low=1)
@@ -121,7 +128,7 @@ class GraphOperator(nn.Module):
         for a, b in pairs:
             start = random(self.orders[a] + 1, self.orders[b] + 1)
             first_a, first_b = min(1, self.orders[a]), min(1, self.orders[b])
-            if self.zero_order == "identity":
+            if self.zero_order == "identity" or self.start == "product":
                 start[first_a, first_b] += 1 / len(pairs)
             else:
                 start[first_a, 0] += 0.5 / len(pairs)
@@ -137,6 +144,9 @@ class GraphOperator(nn.Module):
         """Coefficients of graph m: term r < M is R_r / M times R^(0) (``identity``: times R) of the others."""
         start = torch.zeros(self.rank, self.orders[m] + 1)
         first = min(1, self.orders[m])
+        if self.start == "product":
+            start[0, first] = 1
+            return start
         if self.rank >= len(self.names):
             background = first if self.zero_order == "identity" else 0
             start[: len(self.names), background] = 1
@@ -147,30 +157,6 @@ class GraphOperator(nn.Module):
         start[:, first] += 0.5
         share: float = self.rank ** (-1 / len(self.names))
         return share * start
-
-    @torch.no_grad()
-    def weigh_first_order(self, weights: Mapping[str, float]) -> None:
-        """Multiply the coefficient of each graph's own first power by a weight, to change where the operator starts.
-
-        The A that ``random-pair`` shares among more than two graphs belongs to none of them and stays as it is.
-
-        Args:
-            weights: One positive number per name.
-        """
-        if self.form == "random-pair" and len(self.names) > 2:
-            return
-        for m, name in enumerate(self.names):
-            first = min(1, self.orders[m])
-            if self.form in JOINT_FORMS:
-                term = m if self.rank >= len(self.names) else slice(None)
-                self.factors[name][term, first] *= weights[name]
-                continue
-            for a, b in self.pairs if self.form == "all-pairs" else self.pairs[:1]:
-                coefficients = getattr(self, self._pair_name(a, b))
-                if m == a:
-                    coefficients[first, 0] *= weights[name]
-                elif m == b:
-                    coefficients[0, first] *= weights[name]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -207,6 +193,33 @@ class GraphOperator(nn.Module):
             polynomial, coefficients = self.entry_polynomial()
             fused = polynomial(chosen, coefficients, diagonal=square)
         return apply_mask(fused, mask, square=square)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether G is the product of the first powers, exactly and for good."""
+        fixed = not any(parameter.requires_grad for parameter in self.parameters())
+        return fixed and self.start == "product" and self.form in JOINT_FORMS and self.rank == 1
+
+    def log_entries(self, surprises: Mapping[str, Float[Tensor, "*rows k"]]) -> Float[Tensor, "*rows k"]:
+        """Log G from the negative logarithms of the graphs' entries, u = -log R; elementwise powers with R^(0) = 1 only.
+
+        Of a product it is -sum_m u_m, which stays in the range of floats where the product itself would be zero. Where all
+        entries are zero (u infinite), so is G.
+
+        Example:
+            >>> operator = GraphOperator(["motion"], 1, "rank1", start="product", noise=0.0)
+            >>> operator.log_entries({"motion": torch.tensor([[[0.0, 2.0]]])}).tolist()
+            [[[0.0, -2.0]]]
+        """
+        chosen = [surprises[name] for name in self.names]
+        if self.is_product:
+            return functools.reduce(torch.add, chosen).neg()
+        nothing = torch.stack([one == float("inf") for one in chosen]).all(0)
+        shape = chosen[0].shape
+        bags = {name: torch.exp(-one).view(-1, *shape[-2:]) for name, one in zip(self.names, chosen, strict=True)}
+        graph = self(bags, square=False).view(shape)
+        fused: Tensor = graph.clamp_min(LEAST_ENTRY).log().masked_fill(nothing, float("-inf"))
+        return fused
 
     def dense_coefficients(self) -> Tensor:
         """The coefficient of every product of powers, (P_1 + 1, ..., P_M + 1), whatever the form.

@@ -1,12 +1,11 @@
-"""Reference units: known-normal segments that the nodes of every video relate to.
+"""Reference units: the known-normal segments that the nodes of every video relate to.
 
-Where most of a video is abnormal, being unlike the rest of one's own video means the opposite of abnormal. So nodes relate
-to K segments taken from *normal training videos* instead, and R is (B, N, K). References are medoids, real segments that can
-be shown: "unlike every known normal; the nearest is this one". The same K segments serve every modality, so that the columns
-of all graphs mean the same thing and can be multiplied.
+Where a camera's normal footage is known, the question is how unlike *that* a segment is. So nodes relate to K segments of
+normal training videos, and R is (B, N, K): all of them, because the few known segments that a segment is most like decide, and
+a choice of typical ones loses just those. They are real segments that can be shown: "unlike every known normal; the nearest is
+this one". The same K segments serve every modality, so that the columns of all graphs mean the same and can be multiplied.
 
-A training video must not meet itself: its relations are *cross-fitted*, to references chosen among the other normal videos.
-Predictions use references chosen among all of them.
+A training video must not meet itself: its relations are *cross-fitted* by a mask over the columns that come from it.
 """
 
 from __future__ import annotations
@@ -17,118 +16,134 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import DataError, check_int
+from ..errors import DataError, check_int, check_number
+from .distances import squared_distances
+
+SPACING_NEIGHBOURS = 3  # nearest references of other videos that say how densely normals lie around one
+LEAST_SPACING = 1e-2  # of a reference, in units of the common one: copies in several videos are not infinitely dense
+ROWS_AT_ONCE = 1024
 
 
-def joint_distance(dissimilarities: Sequence[Float[Tensor, "u u"]]) -> Float[Tensor, "u u"]:
-    """Mean over modalities of each one's dissimilarity, divided by its own mean so that no modality outweighs another.
+def node_numbers(features: Sequence[Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None) -> Int[Tensor, "b n"]:
+    """Number of the distinct snippets of a video up to each node: nodes in a row with equal features are copies of one.
+
+    A video with fewer snippets than nodes repeats some. Copies have one number, the next distinct node one more.
 
     Args:
-        dissimilarities: One (U, U) matrix per modality, non-negative with zero diagonal.
-
-    Raises:
-        DataError: If no matrix is given.
+        features: Of every modality.
+        mask: True where a node exists; the first existing node starts anew.
 
     Example:
-        >>> joint_distance([torch.tensor([[0.0, 2.0], [2.0, 0.0]]), torch.tensor([[0.0, 30.0], [30.0, 0.0]])])
-        tensor([[0., 2.],
-                [2., 0.]])
+        >>> node_numbers([torch.tensor([[[1.0], [1.0], [2.0], [1.0]]])])
+        tensor([[0, 0, 1, 2]])
     """
-    if not dissimilarities:
-        raise DataError("there is no modality to measure distances in", expected="one (U, U) matrix per modality")
-    total = torch.zeros_like(dissimilarities[0])
-    for matrix in dissimilarities:
-        mean = matrix.mean()
-        total = total + matrix / torch.where(mean > 0, mean, torch.ones_like(mean))
-    return total / len(dissimilarities)
+    changed = torch.stack([(x[:, 1:] != x[:, :-1]).flatten(2).any(-1) for x in features]).any(0)
+    if mask is not None:  # what a masked node holds says nothing
+        changed = mask[:, 1:] & (changed | ~mask[:, :-1])
+    return torch.nn.functional.pad(changed.long().cumsum(1), (1, 0))
 
 
-def farthest_points(distance: Float[Tensor, "u u"], count: int) -> Int[Tensor, " k"]:
-    """Choose up to ``count`` units that cover all others: the medoid first, then always the one farthest from those chosen.
-
-    Units at distance zero from a chosen one add nothing, so fewer than ``count`` may be returned. Deterministic: ties go to
-    the first unit.
+def choose_references(
+    numbers: Int[Tensor, "b n"],
+    normal: Bool[Tensor, " b"],
+    most: int,
+    mask: Bool[Tensor, "b n"] | None = None,
+) -> Int[Tensor, "k two"]:
+    """Every distinct node of every normal bag, evenly thinned where there are more than ``most``: (bag, node) of each.
 
     Args:
-        distance: (U, U), symmetric, non-negative, zero diagonal.
-        count: K >= 1.
-
-    Returns:
-        Indices of the chosen units, in order of choice, all different.
-
-    Raises:
-        DataError: If there is no unit.
-
-    Example:
-        >>> positions = torch.tensor([0.0, 1.0, 1.0, 9.0])
-        >>> farthest_points((positions[:, None] - positions).abs(), 3).tolist()
-        [1, 3, 0]
-    """
-    check_int(count, "count", "farthest_points", low=1)
-    if distance.shape[0] == 0:
-        raise DataError("there is no unit to choose references from", expected="segments of normal training videos")
-    chosen = [int(distance.sum(1).argmin())]
-    nearest = distance[chosen[0]].clone()
-    while len(chosen) < count:
-        candidate = int(nearest.argmax())
-        if nearest[candidate] <= 0:
-            break
-        chosen.append(candidate)
-        nearest = torch.minimum(nearest, distance[candidate])
-    return torch.tensor(chosen, device=distance.device)
-
-
-def choose_references(distance: Float[Tensor, "u u"], candidates: Bool[Tensor, " u"], count: int) -> Int[Tensor, " k"]:
-    """``farthest_points`` among the candidate units only, as indices into all units."""
-    index = candidates.nonzero()[:, 0]
-    return index[farthest_points(distance[index][:, index], count)]
-
-
-def cross_fitted_references(
-    distance: Float[Tensor, "u u"], normal: Bool[Tensor, " u"], videos: Int[Tensor, " u"], count: int
-) -> tuple[Int[Tensor, " k"], dict[int, Int[Tensor, " k"]]]:
-    """References for prediction, and for each normal training video references from the other normal videos.
-
-    All have the same number, the largest that every choice can offer up to ``count``, so that one head reads them all.
-
-    Args:
-        distance: Between all training units, (U, U).
-        normal: True for units of normal videos, (U,).
-        videos: Video index of each unit, (U,).
-        count: K, the number wanted.
-
-    Returns:
-        Indices (K',) chosen among all normal units, and a dict from each normal video's index to its own (K',).
+        numbers: From ``node_numbers``.
+        normal: Which bags are normal.
+        most: Largest K.
+        mask: True where a node exists.
 
     Raises:
-        DataError: If fewer than two normal videos are given: a single one cannot meet references that are not its own.
+        DataError: If no normal bag has a node.
     """
-    normal_videos = sorted(set(videos[normal].tolist()))
-    if len(normal_videos) < 2:
+    check_int(most, "most", "choose_references", low=1)
+    first = torch.ones_like(numbers, dtype=torch.bool)
+    first[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    there = first & normal[:, None] if mask is None else first & normal[:, None] & mask
+    units = there.nonzero()
+    if not len(units):
+        raise DataError("reference units come from normal videos", expected="normal training videos", got="none")
+    return evenly_thinned(units, most)
+
+
+def evenly_thinned(units: Int[Tensor, "u ..."], most: int) -> Int[Tensor, "k ..."]:
+    """At most so many of some units, evenly spread over them."""
+    if len(units) <= most:
+        return units
+    return units[torch.linspace(0, len(units) - 1, most, device=units.device, dtype=torch.float64).long()]
+
+
+def require_several_videos(videos: Int[Tensor, " k"], where: object = None) -> None:
+    """Raise ``DataError`` unless references come from at least two videos: a single one meets none that is not its own."""
+    count = len(videos.unique())
+    if count < 2:
         raise DataError(
-            "reference units are cross-fitted by video",
-            expected="at least 2 normal training videos",
-            got=str(len(normal_videos)),
-            fix="add normal training videos, or use references=0",
+            "references are cross-fitted by video",
+            where=where,
+            expected="at least 2 normal training videos with features",
+            got=str(count),
+            fix="add normal training videos, or cut the one that there is into several",
         )
-    everyone = choose_references(distance, normal, count)
-    sums = {video: distance[:, normal & (videos == video)].sum(1, dtype=torch.float64) for video in normal_videos}
-    total = torch.stack(list(sums.values())).sum(0)
-    for_video = {
-        video: _farthest_among(distance, total - sums[video], normal & (videos != video), count) for video in normal_videos
-    }
-    fewest = min(len(index) for index in (everyone, *for_video.values()))
-    return everyone[:fewest], {video: index[:fewest] for video, index in for_video.items()}
 
 
-def _farthest_among(distance: Tensor, sums: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """``choose_references`` without a copy of the candidates' distances, given each unit's sum of distances to them."""
-    chosen = [int(sums.masked_fill(~candidates, float("inf")).argmin())]
-    nearest = distance[chosen[0]].masked_fill(~candidates, 0.0)
-    while len(chosen) < count:
-        candidate = int(nearest.argmax())
-        if nearest[candidate] <= 0:
-            break
-        chosen.append(candidate)
-        nearest = torch.minimum(nearest, distance[candidate])
-    return torch.tensor(chosen, device=distance.device)
+def spacings(
+    points: Float[Tensor, "u d"],
+    groups: Int[Tensor, " u"],
+    known: Float[Tensor, "k d"] | None = None,
+    known_groups: Int[Tensor, " k"] | None = None,
+    *,
+    apart: int = 0,
+) -> Float[Tensor, " u"]:
+    """Mean distance of each point to its 3 nearest known ones of other groups: how densely normals lie around it.
+
+    Args:
+        points: Scaled features.
+        groups: Number of each point's group: its video, which it must not meet.
+        known: To measure against; None: the points themselves.
+        known_groups: Group of each of those.
+        apart: Groups whose numbers differ by no more than this do not meet either: neighbours, where they are in time.
+
+    Returns:
+        Of each point; 0 where there is no other group to meet.
+
+    Example:
+        >>> spacings(torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 1, 2]))
+        tensor([3.0000, 2.5000, 4.5000])
+    """
+    known, known_groups = (points, groups) if known is None or known_groups is None else (known, known_groups)
+    found = [points.new_zeros(0)]
+    for part, group in zip(points.split(ROWS_AT_ONCE), groups.split(ROWS_AT_ONCE), strict=True):
+        near = (group[:, None] - known_groups).abs() <= apart
+        squared = squared_distances(part, known).masked_fill(near, float("inf"))
+        nearest = squared.topk(min(SPACING_NEIGHBOURS, len(known)), largest=False).values
+        there = nearest.isfinite()
+        found.append(nearest.masked_fill(~there, 0.0).sqrt().sum(-1) / there.sum(-1).clamp_min(1))
+    return torch.cat(found)
+
+
+def local_bandwidths(
+    spacing: Float[Tensor, " k"], exponent: float = 0.5, common: Float[Tensor, ""] | None = None
+) -> tuple[Float[Tensor, " k"], Float[Tensor, ""]]:
+    """Bandwidth of each reference, between a common one and its own spacing: s_j = sigma_j^e sigma^(1 - e).
+
+    sigma_j is the reference's spacing and sigma the geometric mean of all positive ones. e = 0 is one bandwidth for all, e = 1
+    a fully local one; half-way, domains of different density can be joined.
+
+    Args:
+        spacing: From ``spacings``.
+        exponent: e, in [0, 1].
+        common: sigma of references that are there already; None: of these.
+
+    Returns:
+        s_j > 0, and sigma; both are 1 where all references coincide, in units of the scaled features.
+    """
+    check_number(exponent, "exponent", "local_bandwidths", low=0.0, high=1.0)
+    if common is None:
+        positive = spacing[spacing > 0]
+        common = positive.log().mean().exp() if len(positive) else torch.ones_like(spacing.new_zeros(()))
+    floored = torch.maximum(spacing, LEAST_SPACING * common)
+    return floored.pow(exponent) * common.pow(1 - exponent), common

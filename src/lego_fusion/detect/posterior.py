@@ -1,0 +1,127 @@
+"""The maximum a posteriori of a head with priors: the sum of bag losses plus the price of the weights, by L-BFGS.
+
+The *sum*, so that the prior fades as videos are added. There is nothing random in it: one training is the answer.
+
+Where every video may be a world of its own (another camera each), a third reading can explain the labels better: how unlike the
+rest of its own video a segment is. So there are three fits, without it and with it from either side, and it is taken where its
+objective is lower by more than ``own_world_gain`` nats.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import LegoFusionError
+from ..fusion.reading_head import Priors, ReadingHead
+
+HISTORY = 20  # steps that L-BFGS remembers
+AT_ONCE = 10  # iterations between two looks
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One fit.
+
+    Args:
+        objective: Sum of the bag losses plus the price of the weights, in nats.
+        weights: Of the detector.
+        history: Objective after every ten iterations.
+    """
+
+    objective: float
+    weights: dict[str, Tensor]
+    history: tuple[float, ...]
+
+
+def most_probable(
+    head: ReadingHead,
+    weights: Callable[[], dict[str, Tensor]],
+    load: Callable[[dict[str, Tensor]], Any],
+    parameters: Callable[[], Sequence[torch.nn.Parameter]],
+    objective: Callable[[], Tensor],
+    *,
+    priors: Priors,
+    gain: float | None,
+    iterations: int,
+    add_gradients: Callable[[Sequence[torch.nn.Parameter]], None] = lambda parameters: None,
+    on_iteration: Callable[[int, float], None] | None = None,
+) -> tuple[Fitted, list[float]]:
+    """Fit without and with the own world, and keep what the labels say.
+
+    Args:
+        head: Whose third reading is switched.
+        weights: Gives a copy of all weights.
+        load: Puts such a copy back.
+        parameters: Those that are learned now.
+        objective: Differentiable; what is minimised.
+        priors: Of the head.
+        gain: Nats by which the own world has to win; None never tries it.
+        iterations: Most of each fit; it ends earlier where nothing changes any more.
+        add_gradients: Sums the gradients over processes.
+        on_iteration: Called with the iteration, counted over all fits, and the objective.
+
+    Returns:
+        The fit that was kept, whose weights are loaded, and the objectives of all fits.
+    """
+    start, found = weights(), []
+    done = 0
+    for share in (None, priors.own_mean, -priors.own_mean) if gain is not None else (None,):
+        load(start)
+        head.use_own_world(share is not None)
+        if share is not None:
+            with torch.no_grad():
+                head.own_share.fill_(share)
+        history = _minimise(parameters(), objective, iterations, add_gradients, done, on_iteration)
+        done += AT_ONCE * len(history)
+        found.append(Fitted(history[-1], weights(), tuple(history)))
+    mixed = min(found[1:], key=lambda fit: fit.objective, default=None)
+    best = found[0] if mixed is None or gain is None or mixed.objective >= found[0].objective - gain else mixed
+    head.use_own_world(best is not found[0])
+    load(best.weights)
+    return best, [fit.objective for fit in found]
+
+
+def _minimise(
+    parameters: Sequence[torch.nn.Parameter],
+    objective: Callable[[], Tensor],
+    iterations: int,
+    add_gradients: Callable[[Sequence[torch.nn.Parameter]], None],
+    done: int,
+    on_iteration: Callable[[int, float], None] | None,
+) -> list[float]:
+    optimiser = torch.optim.LBFGS(
+        parameters, max_iter=AT_ONCE, history_size=HISTORY, line_search_fn="strong_wolfe", tolerance_grad=1e-5
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = objective()
+        torch.autograd.backward(loss)
+        add_gradients(parameters)
+        return loss.detach()
+
+    history: list[float] = []
+    for first in range(0, iterations, AT_ONCE):
+        optimiser.param_groups[0]["max_iter"] = min(AT_ONCE, iterations - first)
+        optimiser.step(closure)
+        with torch.no_grad():
+            history.append(float(objective()))
+        if not math.isfinite(history[-1]):
+            raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
+        if on_iteration is not None:
+            on_iteration(done + first + AT_ONCE, history[-1])
+        if len(history) > 1 and history[-2] - history[-1] <= 1e-6 * max(1.0, abs(history[-1])):
+            break
+    return history
+
+
+def all_weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of the parameters and buffers of a module."""
+    return copy.deepcopy({name: tensor.detach() for name, tensor in module.state_dict().items()})

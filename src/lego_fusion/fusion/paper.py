@@ -1,0 +1,283 @@
+"""The paper's reading: the nodes of a video are related to each other, and each hands on its row of the fused graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import ParameterError, check_choice, check_int
+from ..graph.expansion import Expansion, Normalisation, ZeroOrder
+from ..graph.operator import Form, GraphOperator
+from ..graph.relationship import k_nearest
+from ..graph.streaming import TILE_ABOVE, propagate
+from .base import Fusion, FusionOutput, mask_nodes
+from .modality_options import relation_kinds, unit_groups
+from .relation import Relation, RelationKind
+from .row_statistics import STATISTICS, row_statistics
+from .units import UnitPooling, UnitRelation
+
+Rows = Literal["ordered", "sorted", "statistics", "propagate"]
+ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
+MOST_ORDERED = 1024  # columns of rows in fixed order, whose head grows with their square
+BAGS_AT_ONCE = 8  # related together: small enough to stay in the processor's cache
+
+
+class PaperFusion(Fusion):
+    """Relationship graphs of all modalities inside a video, expanded to powers and fused by a learned operator.
+
+    R_m = relation of the N nodes to each other, G = operator(R_1, ..., R_M); each node hands on its row of G. With its
+    defaults this is the paper's reading: cosines, R^(0) = I, a full A (random pairs for more than two modalities), rows in
+    the order of time.
+
+    Args:
+        modalities: Width of each modality by name; the order orients A.
+        nodes: N, needed for the number of outputs.
+        relations: Relation of each modality, ``"cosine"``, ``"gaussian"`` or ``"dot"``; one for all, or by name.
+        centre: Subtract the training mean before cosines and dot products.
+        unit_range: Map cosines to [0, 1].
+        nearest: Keep only this many entries of each row of each graph; None keeps all.
+        order: Highest power P, for all graphs or by name.
+        form: Form of the operator (``graph.operator``); None takes ``"full"``, for more than two modalities ``"random-pair"``.
+        rank: Rank of the joint form.
+        expansion: ``"hadamard"`` or ``"matrix"``.
+        zero_order: ``"identity"`` or ``"ones"``.
+        normalisation: Of graphs before matrix powers.
+        symmetric: Use (A + A^T) / 2.
+        rows: What a node hands on: its row ``"ordered"`` as the columns are, ``"sorted"`` from most to least similar (which
+            does not depend on which column is which), ``"statistics"`` of the row, or ``"propagate"``: sum_j G_ij x_j of the
+            features, divided by sum_j |G_ij|.
+        own_features: Also hand on the node's own features (x - centre) of every modality: where a node has a class of its own,
+            its relations alone do not tell which.
+        units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
+            units come in; their *relations* are pooled (``units.UnitRelation``).
+        unit_pooling: ``"mean"`` or ``"max"`` over pairs of units.
+        seed: Seed of the operator's start.
+
+    Source: the paper; sorted rows, statistics, propagation and the joint form are ours.
+
+    Example:
+        >>> fusion = PaperFusion({"motion": 8, "text": 4}, nodes=16)
+        >>> output = fusion({"motion": torch.rand(2, 16, 8), "text": torch.rand(2, 16, 4)})
+        >>> output.nodes.shape, output.graph.shape
+        (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
+    """
+
+    kind: ClassVar[str] = "lego-paper"
+
+    def __init__(
+        self,
+        modalities: Mapping[str, int],
+        *,
+        nodes: int = 32,
+        relations: RelationKind | Mapping[str, RelationKind] = "cosine",
+        centre: bool = False,
+        unit_range: bool = False,
+        nearest: int | None = None,
+        order: int | Mapping[str, int] = 2,
+        form: Form | None = None,
+        rank: int | None = None,
+        expansion: Expansion = "hadamard",
+        zero_order: ZeroOrder = "identity",
+        normalisation: Normalisation = "row",
+        symmetric: bool = False,
+        rows: Rows = "ordered",
+        own_features: bool = False,
+        units: Mapping[str, int] | None = None,
+        unit_pooling: UnitPooling = "mean",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(modalities)
+        self.units = unit_groups(self.modalities, units or {})
+        self.nodes = check_int(nodes, "nodes", "PaperFusion", low=1)
+        self.rows: Rows = check_choice(rows, "rows", "PaperFusion", ROWS)
+        self.own_features = bool(own_features)
+        self._check_rows()
+        self.nearest = None if nearest is None else check_int(nearest, "nearest", "PaperFusion", low=1)
+        kinds = relation_kinds(self.modalities, relations)
+        form = form or ("full" if len(self.modalities) <= 2 else "random-pair")
+        options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
+        options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
+        self._config: dict[str, Any] = {
+            "nodes": nodes,
+            "relations": kinds,
+            "centre": centre,
+            "unit_range": unit_range,
+            "rows": rows,
+        }
+        self._config |= {"own_features": self.own_features, "nearest": nearest}
+        self._config |= {"units": self.units, "unit_pooling": unit_pooling}
+        self._config |= {"order": order if isinstance(order, int) else dict(order), **options}
+        self.relation = nn.ModuleDict()
+        shared: dict[str, Any] = {"centre": centre, "unit_range": unit_range}
+        for name, width in self.modalities.items():
+            self.relation[name] = (
+                UnitRelation(width, kinds[name], pooling=unit_pooling, **shared)
+                if name in self.units
+                else Relation(width, kinds[name], **shared)
+            )
+        self.operator = GraphOperator(list(self.modalities), order, **options)
+
+    def _check_rows(self) -> None:
+        if self.rows == "ordered" and self.nodes > MOST_ORDERED:
+            raise ParameterError(
+                "rows in fixed order are for small graphs: a head on them has about as many parameters as the graph entries",
+                where="rows='ordered'",
+                expected=f"at most {MOST_ORDERED} nodes",
+                got=self.nodes,
+                fix="use rows='statistics' or rows='propagate', whose width does not grow with the graph",
+            )
+        if self.units and self.needs_features:
+            option = "own_features=True" if self.own_features else "rows='propagate'"
+            raise ParameterError(f"{option} needs one vector per node", got=f"units of {', '.join(self.units)}")
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that make an equal fusion."""
+        return {"modalities": self.modalities, **self._config}
+
+    def frozen_config(self) -> dict[str, Any]:
+        """What changes the relations."""
+        names = ("nodes", "relations", "centre", "unit_range", "nearest", "units", "unit_pooling")
+        return {name: self._config[name] for name in names}
+
+    @property
+    def knows_training(self) -> bool:
+        """Whether the relations learn a centre or a scale."""
+        plain = set(self._config["relations"].values()) == {"cosine"} and not self._config["centre"]
+        return not plain or bool(self.units)
+
+    @property
+    def has_frozen_stage(self) -> bool:
+        """Whether the relations alone, computed once and cached, suffice to make the nodes."""
+        return not self.needs_features
+
+    @property
+    def out_features(self) -> int:  # type: ignore[override]
+        """F, numbers per node."""
+        widths = sum(self.modalities.values())
+        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.rows, self.nodes)
+        return count + widths if self.own_features else count
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the nodes are made of features beside the relations."""
+        return self.rows == "propagate" or self.own_features
+
+    @torch.no_grad()
+    def relevance(self, relations: Mapping[str, Float[Tensor, "b n n"]]) -> dict[str, float]:
+        """Share of each modality in what the operator makes of some graphs (``GraphOperator.modality_shares``); sums to 1."""
+        return self.operator.modality_shares(relations)
+
+    def fit_statistics(
+        self,
+        features: Mapping[str, Float[Tensor, "v n ..."]],
+        labels: Bool[Tensor, " v"],
+        video_ids: Int[Tensor, " v"],
+        mask: Bool[Tensor, "v n"] | None = None,
+    ) -> None:
+        """Fit centres and scales on all training bags."""
+        for name, tensor in zip(self.modalities, self.select(features), strict=True):
+            self._relation(name).fit(tensor if mask is None else tensor[mask][:, None])
+
+    def relations(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> dict[str, Float[Tensor, "b n n"]]:
+        """The graph of each modality: no learned parameter, so frozen features need it once."""
+        chosen = self.select(features)
+        return {name: self._graph(name, x, mask) for name, x in zip(self.modalities, chosen, strict=True)}
+
+    def inputs(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        crops: int = 1,
+    ) -> dict[str, Float[Tensor, "b n ..."]]:
+        """The graphs, or the features where those are needed."""
+        return super().inputs(features, mask) if self.needs_features else self.relations(features, mask)
+
+    def forward(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> FusionOutput:
+        """Relate, expand, fuse.
+
+        Where rows are propagated along graphs of more than ``TILE_ABOVE``^2 entries, no graph is held and ``graph`` is None.
+        """
+        if self._in_tiles(features):
+            return self._forward_in_tiles(features, mask)
+        return self.forward_relations(self.relations(features, mask), mask, features=features)
+
+    def forward_inputs(
+        self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> FusionOutput:
+        """``forward`` from what ``inputs`` gave."""
+        return self(inputs, mask) if self.needs_features else self.forward_relations(inputs, mask)
+
+    def forward_relations(
+        self,
+        relations: Mapping[str, Float[Tensor, "b n n"]],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        features: Mapping[str, Float[Tensor, "b n ..."]] | None = None,
+    ) -> FusionOutput:
+        """Fuse graphs computed before by ``relations``; ``features`` only where ``needs_features``."""
+        graph = self.operator(relations, mask, square=True)
+        nodes = self._with_own(self._rows(graph, mask, features), features)
+        return FusionOutput(mask_nodes(nodes, mask), graph)
+
+    def _with_own(self, nodes: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
+        if not self.own_features:
+            return nodes
+        own = zip(self.modalities, self.select(self._needed(features)), strict=True)
+        return torch.cat([nodes, *(self._relation(name).centred_features(x) for name, x in own)], dim=-1)
+
+    def _in_tiles(self, features: Mapping[str, Tensor]) -> bool:
+        if self.rows != "propagate" or self.nearest is not None or self.operator.expansion != "hadamard":
+            return False
+        return self.select(features)[0].shape[1] > TILE_ABOVE
+
+    def _forward_in_tiles(self, features: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
+        chosen = self.select(features)
+        if mask is not None:
+            chosen = [mask_nodes(x, mask) for x in chosen]
+        vectors = {name: self._relation(name).vectors(x) for name, x in zip(self.modalities, chosen, strict=True)}
+        values = torch.cat(self.select(features), dim=-1)
+        nodes = propagate(vectors, self.operator, values, mask).weighted_mean()
+        return FusionOutput(mask_nodes(self._with_own(nodes, features), mask), None)
+
+    def _needed(self, features: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        if features is None:
+            option = "own_features=True" if self.own_features else "rows='propagate'"
+            raise ParameterError(f"{option} needs the features beside the relations", fix="call forward(features)")
+        return features
+
+    def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor] | None) -> Tensor:
+        if self.rows == "propagate":
+            values = torch.cat(self.select(self._needed(features)), dim=-1)
+            degree = graph.abs().sum(-1, keepdim=True)
+            return (graph @ values) / torch.where(degree > 0, degree, torch.ones_like(degree))
+        if self.rows == "ordered":
+            return graph
+        if mask is not None:
+            graph = graph.masked_fill(~mask[:, None, :], float("-inf"))  # masked columns sort last and count for nothing
+        ranked = graph.sort(dim=-1, descending=True).values
+        if self.rows == "statistics":
+            return row_statistics(ranked)
+        return ranked.masked_fill(ranked == float("-inf"), 0.0)
+
+    def _graph(self, name: str, x: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None and not torch.compiler.is_exporting() and len(x) > BAGS_AT_ONCE:
+            return torch.cat([self._graph(name, part, None) for part in x.split(BAGS_AT_ONCE)])
+        graph: Tensor = self._relation(name)(x, mask)
+        if self.nearest is None:
+            return graph
+        return k_nearest(graph, min(self.nearest, graph.shape[-1]), mask=mask, square=True)
+
+    def _relation(self, name: str) -> Relation:
+        relation = self.relation[name]
+        if not isinstance(relation, Relation):  # for the type checker: nothing else is put there
+            raise TypeError(type(relation))
+        return relation

@@ -1,0 +1,155 @@
+"""The head of the default fusion: a sum of readable parts with a normal prior on every weight.
+
+    known = 1/2 sum_mp A_mp phi_mp + sum_m ( w_m . r_m + T (w'_m . r_m) )        how unlike the known normals
+    own   = 1/2 sum_mp A'_mp phi'_mp                                             how unlike the rest of the own video
+    logit = -2 + b + (1 - alpha) known + alpha own
+
+phi are degrees, r_m departures (``graph.readings``), T the mean over nodes near in time; alpha = 0 unless a fit with the third
+reading explains the labels better (``detect.posterior``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..graph.readings import time_context
+
+SLOPE = 0.5
+TYPICAL = -2.0  # logit of a typical normal segment
+FUSED = "fused graph"
+
+
+class Priors(NamedTuple):
+    """Standard deviations of the normal priors.
+
+    Args:
+        orders: Of log A, around 0.
+        departure: Of the weights of the departure.
+        bias: Of b.
+        own_mean: Mean of logit(alpha): that every video is a world of its own is unlikely beforehand.
+        own_deviation: Its deviation.
+    """
+
+    orders: float = 0.5
+    departure: float = 1.0
+    bias: float = 3.0
+    own_mean: float = -3.0
+    own_deviation: float = 2.0
+
+
+class Layout(NamedTuple):
+    """Where the readings of a node stand in its vector: degrees (row by row), inside degrees, departures by modality."""
+
+    rows: tuple[str, ...]
+    inside: tuple[str, ...]
+    orders: tuple[int, ...]
+    widths: Mapping[str, int]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Length of the three parts."""
+        return [len(self.rows) * len(self.orders), len(self.inside) * len(self.orders), sum(self.widths.values())]
+
+    def split(self, nodes: Float[Tensor, "b n f"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Degrees (B, N, rows, P), inside degrees (B, N, M, P) and departures (B, N, sum of widths)."""
+        degree, inside, departure = nodes.split(self.sizes, dim=-1)
+        return degree.unflatten(-1, (-1, len(self.orders))), inside.unflatten(-1, (-1, len(self.orders))), departure
+
+
+class HeadParts(NamedTuple):
+    """The terms that a logit is the sum of, beside the constant -2 + b.
+
+    Args:
+        degree: By row of the layout and order, (B, N, rows, P).
+        inside: By modality and order, (B, N, M, P).
+        departure: By column, (B, N, sum of widths).
+        time: By column, what nodes near in time add, (B, N, sum of widths).
+        constant: -2 + b.
+    """
+
+    degree: Float[Tensor, "b n rows p"]
+    inside: Float[Tensor, "b n m p"]
+    departure: Float[Tensor, "b n d"]
+    time: Float[Tensor, "b n d"]
+    constant: float
+
+    @property
+    def total(self) -> Float[Tensor, "b n"]:
+        """The logits."""
+        parts = self.degree.sum((-1, -2)) + self.inside.sum((-1, -2)) + self.departure.sum(-1) + self.time.sum(-1)
+        return parts + self.constant
+
+
+class ReadingHead(nn.Module):
+    """See the module. It starts with A = 1 and w = 0: more unlike the known normals is more abnormal.
+
+    Args:
+        layout: Of a node's vector.
+        time_deviation: Of T, in nodes.
+        causal: Whether T looks back only.
+    """
+
+    own_world: Tensor
+
+    def __init__(self, layout: Layout, *, time_deviation: float, causal: bool) -> None:
+        super().__init__()
+        self.layout, self.time_deviation, self.causal = layout, time_deviation, causal
+        width, orders = sum(layout.widths.values()), len(layout.orders)
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.log_a = nn.Parameter(torch.zeros(len(layout.rows), orders))
+        self.weights = nn.Parameter(torch.zeros(width))
+        self.time_weights = nn.Parameter(torch.zeros(width))
+        self.own_log_a = nn.Parameter(torch.zeros(len(layout.inside), orders))
+        self.own_share = nn.Parameter(torch.tensor(Priors().own_mean))  # logit(alpha)
+        self.register_buffer("own_world", torch.tensor(False))
+        self.use_own_world(False)
+
+    @property
+    def alpha(self) -> Tensor:
+        """Share of the own world, in [0, 1]."""
+        return self.own_share.sigmoid() * self.own_world
+
+    @torch.no_grad()
+    def use_own_world(self, used: bool) -> None:
+        """Whether the third reading is there at all; its weights are learned only then."""
+        self.own_world.fill_(used)
+        self.own_log_a.requires_grad_(used)
+        self.own_share.requires_grad_(used)
+
+    def forward(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n"]:
+        """Logits of the nodes."""
+        degree, inside, departure = self.layout.split(nodes)
+        known = SLOPE * (degree * self.log_a.exp()).sum((-1, -2)) + departure @ self.weights
+        known = known + time_context(departure @ self.time_weights, self.time_deviation, mask, causal=self.causal)
+        own = SLOPE * (inside * self.own_log_a.exp()).sum((-1, -2))
+        return TYPICAL + self.bias + (1 - self.alpha) * known + self.alpha * own
+
+    @torch.no_grad()
+    def parts(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> HeadParts:
+        """The terms of every logit; they add up to it."""
+        degree, inside, departure = self.layout.split(nodes)
+        by_column = (departure * self.time_weights).transpose(1, 2)  # (B, D, N)
+        rows = None if mask is None else mask.repeat_interleave(by_column.shape[1], 0)
+        near = time_context(by_column.flatten(0, 1), self.time_deviation, rows, causal=self.causal)
+        kept = 1 - self.alpha
+        return HeadParts(
+            kept * SLOPE * degree * self.log_a.exp(),
+            self.alpha * SLOPE * inside * self.own_log_a.exp(),
+            kept * departure * self.weights,
+            kept * near.view_as(by_column).transpose(1, 2),
+            TYPICAL + float(self.bias),
+        )
+
+    def penalty(self, priors: Priors) -> Tensor:
+        """-log of the prior of the weights, but for a constant."""
+        total = self.bias.square() / (2 * priors.bias**2) + self.log_a.square().sum() / (2 * priors.orders**2)
+        total = total + (self.weights.square().sum() + self.time_weights.square().sum()) / (2 * priors.departure**2)
+        if bool(self.own_world):
+            total = total + (self.own_share - priors.own_mean).square() / (2 * priors.own_deviation**2)
+            total = total + self.own_log_a.square().sum() / (2 * priors.orders**2)
+        return total
