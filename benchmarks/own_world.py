@@ -36,28 +36,21 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.synthetic import render_scenes
 from lego_fusion.detect.bags import Bags, fit_statistics, load_bags
 from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.protocol import UNLEARNED, Split, own_split, run_method, scored_videos
+from lego_fusion.detect.protocol import UNLEARNED, Split, make_default_fusion, own_split, run_method, scored_videos
 from lego_fusion.detect.train import TrainingConfig, fit, predict
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.run import extract_dataset
-from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "own-world.png"
 METHODS = ("lego", "lego-paper", "concat", "mlp", "cross-attention", "graph-convolution", "score-average")
-PAPER = {"references": 0, "centre": False, "scale_columns": False, "zero_order": "identity", "rows": "ordered", "form": "full"}
-VARIANTS: dict[str, dict[str, Any]] = {  # of the paper's reading: what differs from it
-    "rows sorted": {"rows": "sorted"},
-    "R^(0) = 1": {"zero_order": "ones"},
-    "rows sorted, R^(0) = 1": {"rows": "sorted", "zero_order": "ones"},
-    "rows sorted, R^(0) = 1, centred": {"rows": "sorted", "zero_order": "ones", "centre": True, "scale_columns": True},
-    "rows sorted, R^(0) = 1, Gaussian": {
-        "rows": "sorted",
-        "zero_order": "ones",
-        "relations": "gaussian",
-        "scale_columns": True,
-    },
+VARIANTS: dict[str, dict[str, Any]] = {  # of the paper's reading: which of its options differ
+    "paper, rows sorted": {"rows": "sorted"},
+    "paper, R^(0) = 1": {"zero_order": "ones"},
+    "paper, rows sorted, R^(0) = 1": {"rows": "sorted", "zero_order": "ones"},
+    "paper, rows sorted, R^(0) = 1, centred": {"rows": "sorted", "zero_order": "ones", "centre": True},
+    "paper, rows sorted, R^(0) = 1, Gaussian": {"rows": "sorted", "zero_order": "ones", "relations": "gaussian"},
 }
 TEST = 60  # the first videos of ``first``; the others of it train
 SETTINGS: dict[str, Any] = {"size": (80, 120), "fps": 5.0, "frames": (450, 500), "people": (3, 12), "camera_spread": 1.0}
@@ -239,8 +232,8 @@ def _scores(task: Task, bags: Bags, names: Sequence[str], method: str, seed: int
         config = TrainingConfig(seed=seed)
         return run_method(task.dataset, bags, task.split, names, method, config, nodes=task.nodes).node_scores
     train, test = bags.named(task.split.train), bags.named(task.split.test)
-    widths = {name: task.dataset.modalities[name].width for name in names}
-    fusion = LegoFusion(widths, nodes=task.nodes, seed=seed, **(PAPER | VARIANTS[method]))
+    manifests = {name: task.dataset.modalities[name] for name in names}
+    fusion = make_default_fusion("lego-paper", manifests, nodes=task.nodes, seed=seed, options=VARIANTS[method])
     fit_statistics(fusion, train)
     detector = Detector(fusion, seed=seed)
     fit(detector, train, TrainingConfig(seed=seed))
@@ -270,7 +263,7 @@ def draw(image: Path) -> None:
 
     planted = json.loads((RESULTS / "own_world_planted.json").read_text(encoding="utf-8"))["rows"]
     rendered = json.loads((RESULTS / "own_world.json").read_text(encoding="utf-8"))["rows"]
-    shown = {"lego": "C0", "lego-paper": "C1", "rows sorted, R^(0) = 1, centred": "C4", "nearest-neighbours": "C2", "mlp": "C3"}
+    shown = {"lego": "C0", "lego-paper": "C1", "paper, rows sorted, R^(0) = 1": "C4", "nearest-neighbours": "C2", "mlp": "C3"}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 1))
     ratios = sorted({row["planted_ratio"] for row in planted})
     for method, colour in shown.items():
