@@ -41,10 +41,13 @@ from lego_fusion.detect.train import TrainingConfig, fit, predict
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.run import extract_dataset
+from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "own-world.png"
+OWN_DEGREE = "own degree of lego, untrained"
 METHODS = ("lego", "lego-paper", "concat", "mlp", "cross-attention", "graph-convolution", "score-average")
+NOT_LEARNED = (OWN_DEGREE, "nearest-neighbours")
 VARIANTS: dict[str, dict[str, Any]] = {  # of the paper's reading: which of its options differ
     "paper, rows sorted": {"rows": "sorted"},
     "paper, R^(0) = 1": {"zero_order": "ones"},
@@ -199,7 +202,7 @@ def planted_rows(seeds: int) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             worlds = Worlds(between)
             task = planted_task(Path(folder) / "planted", worlds, seed)
-            found = measure(task, (*METHODS, "nearest-neighbours"), 1, variants=True)
+            found = measure(task, (*METHODS, *NOT_LEARNED), 1, variants=True)
             rows += [row | {"planted_ratio": between / worlds.within, "seed": seed} for row in found]
     return rows
 
@@ -214,7 +217,7 @@ def measure(task: Task, methods: Sequence[str], seeds: int, *, variants: bool = 
         bags = standardised(bags, train.select((~train.labels).nonzero()[:, 0]))
     rows = []
     for method in (*methods, *(VARIANTS if variants else ())):
-        count = 1 if method in UNLEARNED else seeds
+        count = 1 if method in (*UNLEARNED, *NOT_LEARNED, "lego") else seeds
         began = time.perf_counter()
         found = [_scores(task, bags, names, method, seed) for seed in range(count)]
         seconds = (time.perf_counter() - began) / count
@@ -228,6 +231,8 @@ def measure(task: Task, methods: Sequence[str], seeds: int, *, variants: bool = 
 
 
 def _scores(task: Task, bags: Bags, names: Sequence[str], method: str, seed: int) -> dict[str, Tensor]:
+    if method == OWN_DEGREE:
+        return own_degree(task, bags, names)
     if method not in VARIANTS:
         config = TrainingConfig(seed=seed)
         return run_method(task.dataset, bags, task.split, names, method, config, nodes=task.nodes).node_scores
@@ -238,6 +243,15 @@ def _scores(task: Task, bags: Bags, names: Sequence[str], method: str, seed: int
     detector = Detector(fusion, seed=seed)
     fit(detector, train, TrainingConfig(seed=seed))
     return dict(zip(test.videos, predict(detector, test).double(), strict=True))
+
+
+def own_degree(task: Task, bags: Bags, names: Sequence[str]) -> dict[str, Tensor]:
+    """The third reading of ``lego`` by itself, nothing learned: how unlike the rest of its own video is a segment."""
+    train, test = bags.named(task.split.train), bags.named(task.split.test)
+    fusion = LegoFusion({name: task.dataset.modalities[name].width for name in names})
+    fit_statistics(fusion, train)
+    _, inside = fusion.frozen.usual(fusion.frozen.read(test.inputs, None, None, fusion.operator))
+    return dict(zip(test.videos, inside.sum((-1, -2)).double(), strict=True))
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -252,6 +266,14 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         ]
         table.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(table)
+
+
+def with_stored(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """New rows, and those stored of tasks that were not measured this time."""
+    stored = RESULTS / f"{name}.json"
+    kept = json.loads(stored.read_text(encoding="utf-8"))["rows"] if stored.exists() else []
+    measured = {row["task"] for row in rows}
+    return [row for row in kept if row["task"] not in measured] + rows
 
 
 def draw(image: Path) -> None:
@@ -292,6 +314,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="measure tasks with this in their name; stored rows of others stay")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "render":
@@ -300,7 +323,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as joined:
             rows = []
             for task in rendered_tasks(options.folder, Path(joined) / "own-world"):
-                rows += measure(task, (*METHODS, "nearest-neighbours", "flow-energy"), options.seeds, variants=True)
+                if options.only and options.only not in task.name:
+                    continue
+                rows += measure(task, (*METHODS, *NOT_LEARNED, "flow-energy"), options.seeds, variants=True)
+        rows = with_stored("own_world", rows)
         print(markdown(rows))
         store("own_world", {"benchmark": "own_world", "seeds": options.seeds, "rows": rows})
     elif options.what == "planted":

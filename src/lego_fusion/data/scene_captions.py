@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from .scene_script import ANOMALY_KINDS, SEEN, Actor, Figure, Scene, View
+from .scene_places import Figure
+from .scene_script import ANOMALY_KINDS, SEEN, Actor, Scene, View
 
 _Choice = TypeVar("_Choice")
 
