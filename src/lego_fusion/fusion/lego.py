@@ -14,7 +14,7 @@ from ..errors import DataError, ParameterError, check_choice, check_int, check_n
 from ..graph.operator import Form, GraphOperator
 from ..graph.readings import bounded, degrees, inside_degrees, propagated, received
 from ..graph.references import choose_references, node_numbers, require_several_videos
-from .base import Fusion, FusionOutput, mask_nodes
+from .base import Fusion, FusionOutput, Graphs, mask_nodes
 from .known import KnownNormals, column_scales, normal_rows
 from .known_units import KnownUnits
 from .modality_options import unit_groups
@@ -293,6 +293,33 @@ class LegoFusion(Fusion):
         chosen = self._chosen(features)
         return {name: torch.exp(-self.known_normals(name).surprise(chosen[name])) for name in self.whole}
 
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The relation to every known segment, and the part of the fused graph that propagates: weights that sum to 1.
+
+        Of G only the largest ``received`` entries of each row count, divided by their sum; all others are zero. None where all
+        modalities are of finer units.
+        """
+        del mask  # a node's row is its own
+        if not self.whole:
+            return None
+        relations = self.relations(features)
+        with torch.no_grad():
+            log_graph = self._log_graph({name: -graph.log() for name, graph in relations.items()})
+            weights, columns = received(log_graph, min(self.received, int(self.fewest)))
+            return Graphs(relations, torch.zeros_like(log_graph).scatter_(-1, columns, weights), self.kept)
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The relations to the known segments; a training video's own columns are zero."""
+        if not self.learns_operator:
+            return None
+        return {name: torch.exp(-inputs[name][..., : self.columns]) for name in self.whole}
+
+    def known_segments(self) -> dict[str, KnownNormals]:
+        """By modality of whole segments."""
+        return {name: self.known_normals(name) for name in self.whole}
+
     @torch.no_grad()
     def readings(
         self,
@@ -481,7 +508,7 @@ class LegoFusion(Fusion):
         kept, count = min(self.kept, int(self.fewest)), min(self.received, int(self.fewest))
         meets = None
         if own is not None and video_ids is not None:
-            owners = video_ids[self.reference_units[:, 0]]
+            owners = self._owners(video_ids)
             meets = own.repeat_interleave(nodes)[:, None] == owners
         degree, entries = {}, {}
         for name, rows in x.items():
@@ -491,6 +518,11 @@ class LegoFusion(Fusion):
             degree[name] = degrees(surprise.topk(kept, dim=-1, largest=False).values, self.orders)
             entries[name] = surprise
         return degree, *received(self._log_graph(entries), count)
+
+    def _owners(self, video_ids: Tensor) -> Tensor:
+        """Training video of each column; of those that were added, none."""
+        bags = self.reference_units[:, 0]
+        return torch.where(bags < 0, video_ids.min() - 1, video_ids[bags.clamp_min(0)])
 
     def _inside(self, x: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
         rows = {name: self._comparable(name, tensor) for name, tensor in x.items()}
@@ -534,7 +566,7 @@ class LegoFusion(Fusion):
             return torch.cat([degree[:, :, place], inside[:, :, place], self._departure(name, place, x, readings, bags)], -1)
         surprise = self.known_normals(name).surprise(x)
         if video_ids is not None:
-            owners = video_ids[self.reference_units[:, 0]]
+            owners = self._owners(video_ids)
             surprise = surprise.masked_fill((video_ids[:, None] == owners)[:, None], float("inf"))
         return torch.cat([surprise, degree[:, :, place], inside[:, :, place], x], dim=-1)
 
