@@ -184,7 +184,8 @@ class Explainer:
             told |= {"order": ", ".join(map(str, sorted(set(operator.orders)))), "form": operator.form}
         snippets = self.config.segment_snippets
         told["segments"] = f"{self.config.nodes} per video" if snippets is None else f"{snippets} snippets each"
-        told |= {"seed": str(self.config.training.get("seed")), "normal training videos": str(len(self.normal_videos))}
+        told |= {} if self.detector.reading_head is not None else {"seed": str(self.config.training.get("seed"))}
+        told["normal training videos"] = str(len(self.normal_videos))
         told |= {"weights": self.config.weights_hash[:12], "lego-fusion": self.config.lego_fusion}
         return told
 
@@ -219,9 +220,7 @@ class Explainer:
         if self.detector.reading_head is None:
             return ()
         placed = [name for name in self.detector.fusion.units if self.config.manifests[name].grid is not None]
-        return tuple(
-            heat_map_at(self.detector.fusion, self.dataset, name, segment.video, segment.middle) for name in placed
-        )
+        return tuple(heat_map_at(self.detector.fusion, self.dataset, name, segment.video, segment.middle) for name in placed)
 
     def segment(self, video: str, number: int) -> Segment:
         """The frames of a segment of a video of the dataset."""
@@ -250,7 +249,7 @@ class _Reading:
 
     def __init__(self, explainer: Explainer, video: str, bag: Bags, removal: Removal) -> None:
         self.explainer, self.video, self.removal = explainer, video, removal
-        detector, self.bag = explainer.detector, seen_by(explainer.detector.fusion, bag)
+        self.bag = seen_by(explainer.detector.fusion, bag)
         count = next(iter(bag.inputs.values())).shape[1]
         self.segments = [explainer.segment(video, number) for number in range(count)]
         self.spread = _spread(explainer, video, count)
@@ -378,7 +377,9 @@ class _Reading:
         parts = {key: float(part) for key, part in one.by_column().items()}
         largest = sorted(parts, key=lambda key: -abs(parts[key]))[:MOST_COLUMNS]
         found = [
-            ColumnPart(name, column, self.explainer.names[name][column], parts[name, column], float(one.departures[name][0, column]))
+            ColumnPart(
+                name, column, self.explainer.names[name][column], parts[name, column], float(one.departures[name][0, column])
+            )
             for name, column in largest
             if parts[name, column]
         ]
@@ -454,9 +455,7 @@ def training_bags(config: RunConfig, dataset: Dataset) -> Bags:
 
 def known_columns(config: RunConfig) -> list[Segment]:
     """What each column of a run's graphs to known normals is."""
-    return [
-        Segment(str(one["video"]), int(str(one["start_frame"])), int(str(one["end_frame"]))) for one in config.references
-    ]
+    return [Segment(str(one["video"]), int(str(one["start_frame"])), int(str(one["end_frame"]))) for one in config.references]
 
 
 def require_same_references(fusion: Fusion, training: Bags, dataset: str) -> None:

@@ -67,9 +67,7 @@ class NormalSegments:
         found = self._with_joint(surprises).items()
         return tuple(self._describe(key, surprise[0], distance[0]) for key, (surprise, distance) in found)
 
-    def _describe(
-        self, modality: str | None, surprise: Float[Tensor, " k"], distances: Float[Tensor, " k"]
-    ) -> NearestNormal:
+    def _describe(self, modality: str | None, surprise: Float[Tensor, " k"], distances: Float[Tensor, " k"]) -> NearestNormal:
         place = int(surprise.argmin())
         distance, usual = distances[place], self._usual[modality]
         if len(usual) == 0:  # one normal video: nothing to compare with

@@ -135,17 +135,13 @@ def reading_parts(detector: Detector, frozen: Bags) -> NodeParts | None:
     labels += [Label((name,), DEPARTURE, 0, column) for name, column in columns]
     labels += [Label((name,), TIME, 0, column) for name, column in columns]
     moved = departure.split(list(layout.widths.values()), dim=-1)
-    return NodeParts(
-        parts.constant, logits, tuple(labels), _by_label(parts), dict(zip(layout.widths, moved, strict=True))
-    )
+    return NodeParts(parts.constant, logits, tuple(labels), _by_label(parts), dict(zip(layout.widths, moved, strict=True)))
 
 
 def row_parts(explained: NodeExplanation) -> NodeParts:
     """The parts of one video's logits from the terms of its relations, the mean over its crops."""
     nodes = explained.nodes()
-    labels = [
-        Label(support, ROW, sum(powers)) for support, powers in zip(nodes.supports, nodes.exponents, strict=True)
-    ]
+    labels = [Label(support, ROW, sum(powers)) for support, powers in zip(nodes.supports, nodes.exponents, strict=True)]
     return NodeParts(explained.baseline, explained.logits.mean(0), tuple(labels), nodes.values.mean(1))
 
 

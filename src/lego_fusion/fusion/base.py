@@ -16,6 +16,7 @@ from ..graph.operator import check_names
 from .known import KnownNormals
 from .known_units import KnownUnits
 
+
 class FusionOutput(NamedTuple):
     """What a fusion returns.
 
@@ -161,7 +162,9 @@ class Fusion(nn.Module, ABC):
             ParameterError: If units are not related to known ones.
         """
         got = f"the fusion '{self.kind}'"
-        raise ParameterError("units are not related to known normal ones", where=f"modality '{name}'", got=got, fix="use 'lego'")
+        raise ParameterError(
+            "units are not related to known normal ones", where=f"modality '{name}'", got=got, fix="use 'lego'"
+        )
 
     def make_head(self) -> nn.Module | None:
         """A head of this fusion's own; None leaves it to the detector."""
