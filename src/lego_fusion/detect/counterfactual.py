@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ MEAN_MEANING = "its features are replaced by the mean over the segments of norma
 _BAGS_AT_ONCE = 32
 
 
+@runtime_checkable
 class Counterfactuals(Protocol):
     """Logits of one video for sets of modalities that are present."""
 

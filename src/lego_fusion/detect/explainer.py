@@ -383,7 +383,7 @@ class _Reading:
             for name, column in largest
             if parts[name, column]
         ]
-        return tuple(found), sum(parts.values()) - sum(column.part for column in found)
+        return tuple(found), sum(parts.values(), 0.0) - sum(one.part for one in found)
 
     def _known(self, node: int) -> tuple[KnownRelation, ...]:
         """The known segments that a segment receives from in the fused graph, and those nearest in each modality."""

@@ -113,7 +113,7 @@ class Fusion(nn.Module, ABC):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "v n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """What the frozen stage makes of the training bags, cross-fitted by video where that matters.
 
         ``shown`` are other features of the same bags (a modality removed, say), which then meet what ``features`` led to.
@@ -127,7 +127,7 @@ class Fusion(nn.Module, ABC):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
-    ) -> dict[str, Float[Tensor, "b n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves."""
         return dict(zip(self.modalities, self.select(features), strict=True))
 

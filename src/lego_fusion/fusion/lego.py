@@ -230,7 +230,7 @@ class LegoFusion(Fusion):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "v n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
         chosen = self._chosen(features if shown is None else shown)
@@ -243,7 +243,7 @@ class LegoFusion(Fusion):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
-    ) -> dict[str, Float[Tensor, "b n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator

@@ -119,7 +119,7 @@ class ReadingHead(nn.Module):
         """Which world a model lives in, in words."""
         if not bool(self.own_world):
             return "known world: how unlike the known normal segments"
-        return f"own world (alpha = {float(self.alpha):.2f}): how unlike the rest of its own video"
+        return f"own world (alpha = {float(self.alpha.detach()):.2f}): how unlike the rest of its own video"
 
     @torch.no_grad()
     def use_own_world(self, used: bool) -> None:
@@ -149,7 +149,7 @@ class ReadingHead(nn.Module):
             self.alpha * SLOPE * inside * self.own_log_a.exp(),
             kept * departure * self.weights,
             kept * near.view_as(by_column).transpose(1, 2),
-            TYPICAL + float(self.bias),
+            TYPICAL + float(self.bias.detach()),
         )
 
     def penalty(self, priors: Priors) -> Tensor:

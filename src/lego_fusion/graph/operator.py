@@ -215,7 +215,8 @@ class GraphOperator(nn.Module):
         if self.is_product:
             return functools.reduce(torch.add, chosen).neg()
         nothing = torch.stack([one == float("inf") for one in chosen]).all(0)
-        graph = self({name: torch.exp(-one) for name, one in zip(self.names, chosen, strict=True)}, square=False)
+        flat = {name: torch.exp(-one).flatten(0, -2)[None] for name, one in zip(self.names, chosen, strict=True)}
+        graph = self(flat, square=False).view_as(chosen[0])
         return graph.clamp_min(LEAST_ENTRY).log().masked_fill(nothing, float("-inf"))
 
     def dense_coefficients(self) -> Tensor:
