@@ -193,7 +193,7 @@ def test_a_run_with_snapshots_tells_how_its_operator_came_about(made: tuple[Path
         assert sum(map(float, line.split(",")[1:])) == pytest.approx(1, abs=1e-4)
     told = json.loads(run("explain", tmp_path / "run", "--data", data, "--out", out, "--json").stdout)
     last = {name: line[-1] for name, line in told["evolution"]["run"]["by_modalities"].items()}
-    assert last == pytest.approx({key: share for key, share in told["variance_by_support"].items() if key != "constant"})
+    assert last == pytest.approx(told["variance_by_support"])
     missing = refused("explain", data.parent / "paper-0", "--data", data, "--evolution")
     assert "kept no snapshots" in missing
     assert "--snapshots STEPS" in missing
