@@ -21,7 +21,7 @@ CONFIG = PLANTED["TRAINING"].model_copy(update={"steps": 150})
 def learned(kind, seed):
     """A detector trained on planted bags, its operator free to move, and what it sees of 50 test bags."""
     data = PLANTED["planted"](kind, seed, train=150, test=50)
-    fusion = PLANTED["KnownDots"](data.widths, references=16, order=1, seed=seed)
+    fusion = PLANTED["KnownDots"](data.widths, references=32, order=1, seed=seed)
     detector = PLANTED["trained"](fusion, data, CONFIG.model_copy(update={"seed": seed}))
     return data.made, detector, fusion.inputs(data.test.inputs), fusion.inputs(data.normal.inputs), data.truth
 
@@ -52,7 +52,10 @@ def test_terms_and_shapley_values_recover_what_was_planted(kind, seed):
 
     marginal = contributions(replacing, list(graphs))
     for found in (dropped, marginal):
-        assert np.sign(round(float(found.cooperation), 1)) == made.cooperation
+        if made.cooperation:
+            assert np.sign(round(float(found.cooperation), 1)) == made.cooperation
+        else:
+            assert abs(float(found.cooperation)) < 0.1
         assert abs(found.values[2]) < 0.05, "nothing was planted in the third"
     if made.cooperation:
         assert np.sign(dropped.interactions[0, 1]) == np.sign(marginal.interactions[0, 1]) == made.cooperation
