@@ -19,6 +19,7 @@ from lego_fusion.data.planted import PlantedBags, PlantedKind, plant_bags
 from lego_fusion.detect.bags import Bags, fit_statistics
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.train import TrainingConfig, fit
+from lego_fusion.explain.terms import Terms, operator_terms
 from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.references import evenly_thinned
@@ -32,6 +33,7 @@ class KnownDots(Fusion):
 
     kind: ClassVar[str] = "known-dots"
     has_frozen_stage = True
+    row_order = "sorted"
 
     def __init__(self, modalities: Mapping[str, int], *, references: int = 24, order: int = 2, seed: int = 0) -> None:
         super().__init__(modalities)
@@ -42,26 +44,32 @@ class KnownDots(Fusion):
         self.operator = GraphOperator(list(self.modalities), order, seed=seed)
 
     def config(self) -> dict[str, Any]:
+        """Arguments that make an equal fusion."""
         return {"modalities": self.modalities, **self.arguments}
 
     def fit_statistics(
         self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor, mask: Tensor | None = None
     ) -> None:
+        """Keep some nodes of normal bags, evenly."""
         normal = {name: features[name][~labels].flatten(0, 1) for name in self.modalities}
         chosen = evenly_thinned(torch.arange(len(normal[next(iter(normal))])), self.references)
         for name, nodes in normal.items():
             self.get_buffer(f"known_{name}").copy_(nodes[chosen])
 
     def inputs(self, features: Mapping[str, Tensor], mask: Tensor | None = None, *, crops: int = 1) -> dict[str, Tensor]:
+        """Dot products with what is known."""
         return {name: features[name] @ self.get_buffer(f"known_{name}").T for name in self.modalities}
 
     def operator_graphs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The graphs themselves."""
         return dict(inputs)
 
     def forward(self, features: Mapping[str, Tensor], mask: Tensor | None = None) -> FusionOutput:
+        """Relate, fuse, sort."""
         return self.forward_inputs(self.inputs(features), mask)
 
     def forward_inputs(self, inputs: Mapping[str, Tensor], mask: Tensor | None = None) -> FusionOutput:
+        """Sorted rows of the fused graph."""
         graph = self.operator(inputs, square=False)
         return FusionOutput(graph.sort(dim=-1, descending=True).values, graph)
 
@@ -98,6 +106,11 @@ def planted(kind: PlantedKind, seed: int, *, train: int = TRAIN, test: int = TES
 
 def readable(data: Planted, seed: int, order: int = 2) -> KnownDots:
     return KnownDots(data.widths, order=order, seed=seed)
+
+
+def terms(fusion: Any, inputs: Mapping[str, Tensor]) -> Terms:
+    """The terms of a fusion's operator over its frozen inputs."""
+    return operator_terms(fusion.operator, inputs, square=fusion.relates_within)
 
 
 def trained(fusion: Fusion, data: Planted, training: TrainingConfig) -> Detector:

@@ -140,7 +140,7 @@ def test_without_a_video_the_weights_are_told(made: tuple[Path, list[Path]]) -> 
 
 
 def test_without_a_video_the_operator_is_told(made: tuple[Path, list[Path]]) -> None:
-    data, runs = made
+    data = made[0]
     papers = [data.parent / "paper-0", data.parent / "paper-1"]
     told = run("explain", papers[0], "--data", data).stdout
     assert "of the variation of the fused graph" in told

@@ -112,8 +112,10 @@ def test_what_cannot_be_located_is_refused(dataset, bags, fusion):
         heat_maps(fusion, dataset, "words", "v0")
     with pytest.raises(ParameterError, match="'motion' is not read unit by unit"):
         trace_nodes(fusion, bags, "motion")
-    with pytest.raises(ParameterError, match="units are not related to known normal ones .*'cells'.*: got the fusion 'concat'"):
+    with pytest.raises(
+        ParameterError, match=r"units are not related to known normal ones .*'cells'.*: got the fusion 'concat'"
+    ):
         trace_nodes(Concat({"cells": 2}), bags, "cells")
     paper = make_default_fusion("lego-paper", {"cells": MANIFESTS["cells"]}, nodes=10)
-    with pytest.raises(ParameterError, match="units are not related to known normal ones .*: got the fusion 'lego-paper'"):
+    with pytest.raises(ParameterError, match=r"units are not related to known normal ones .*: got the fusion 'lego-paper'"):
         trace_nodes(paper, bags, "cells")

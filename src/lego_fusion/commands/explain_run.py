@@ -30,7 +30,8 @@ def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution
 
     notes: list[str] = []
     operator: OperatorExplanation | None = None
-    weights = {run.name: found for run in runs if (found := reading_weights(load_detector(run)[0])) is not None}
+    read = {run.name: reading_weights(load_detector(run)[0]) for run in runs}
+    weights = {name: one for name, one in read.items() if one is not None}
     try:
         operator = explain_operator(runs, dataset)
     except ParameterError as error:  # another model: what modalities contribute can be said all the same
@@ -44,14 +45,14 @@ def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution
     files = [file for run, history in histories.items() for file in _save_history(out, run.name, history, notes)]
     if json:
         document: dict[str, Any] = operator.document() if operator is not None else {}
-        document["weights"] = {run: one.document() for run, one in weights.items()}
+        document["weights"] = {name: one.document() for name, one in weights.items()}
         document["contributions"] = None if found is None else {"metric": "micro AUC", "split": "test", **found.document()}
         document["evolution"] = {run.name: _history_document(history) for run, history in histories.items()}
         print_json(document | {"notes": notes, "files": [str(file) for file in files]})
         return
     warn(notes)
-    for run, one in weights.items():
-        _print_weights(run, one)
+    for name, one in weights.items():
+        _print_weights(name, one)
     if operator is not None:
         _print_operator(operator)
     if found is not None:

@@ -1,11 +1,11 @@
 """What a detector would say of a video if some of its modalities were not there.
 
 Taking a modality out and putting nothing in its place shifts every logit, so that the score says nothing about the video any
-more. So a removal puts the *typical normal segment* in its place, and with all modalities removed (nearly) the score of a typical
-normal segment is left.
+more. So a removal puts the *typical normal segment* in its place, and with all modalities removed (nearly) the score of a
+typical normal segment is left.
 
-The default reads graphs to known normals by a linear head, and the typical normal segment has readings of zero. Removing a
-modality takes its parts out of the sum and leaves all others: which known segments the others are compared with stays. So both
+The default reads graphs to known normals by a linear head, and the typical normal segment has readings of zero. Removing
+a modality takes its parts out of the sum and leaves all others: which known segments these are compared with stays. Both
 removals are one; only the degree of a *learned* fused graph needs several modalities: ``typical`` leaves the share of those that
 are there, ``drop-term`` nothing unless all are.
 
@@ -35,7 +35,7 @@ from ..explain.terms import Terms, mean_row, mean_sorted_row, operator_terms
 from ..fusion.base import Fusion
 from ..graph.operator import GraphOperator
 from .bags import Bags
-from .detector import Detector
+from .detector import Detector, NodeHead
 from .event_records import Removal
 from .node_parts import NodeParts
 from .train import predict_logits
@@ -124,6 +124,13 @@ def operator_of(fusion: Fusion) -> GraphOperator:
     if not isinstance(operator, GraphOperator):  # for the type checker: callers ask for a capability first
         raise TypeError(type(operator))
     return operator
+
+
+def node_head(detector: Detector) -> NodeHead:
+    """The head of a detector whose fusion hands on rows."""
+    if not isinstance(detector.head, NodeHead):  # for the type checker: such fusions bring no head of their own
+        raise TypeError(type(detector.head))
+    return detector.head
 
 
 def is_ranked(fusion: Fusion) -> bool:

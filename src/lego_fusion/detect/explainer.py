@@ -40,6 +40,7 @@ from .counterfactual import (
     TypicalTerms,
     head_order,
     is_ranked,
+    node_head,
     operator_of,
     terms_of,
 )
@@ -274,8 +275,8 @@ class _Reading:
         self.graphs = scoring_inputs(fusion, bag).inputs
         terms = terms_of(fusion, self.graphs)
         self.order = head_order(fusion, terms)
-        layers = (detector.head.first, detector.head.second)
-        self.terms = explain_nodes(terms, typical.terms, *layers, ranked=is_ranked(fusion))
+        head = node_head(detector)
+        self.terms = explain_nodes(terms, typical.terms, head.first, head.second, ranked=is_ranked(fusion))
         self.parts = row_parts(self.terms)
         if self.removal == "typical":
             return TypicalRelations(detector, self.graphs, typical, self.order)

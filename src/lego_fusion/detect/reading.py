@@ -19,7 +19,7 @@ from ..graph.operator import GraphOperator
 from ..measure.events import Event
 from .bags import Bags, mean_over_crops, scoring_inputs, seen_by
 from .checkpoint import load_detector
-from .counterfactual import is_ranked, terms_of
+from .counterfactual import is_ranked, node_head, terms_of
 from .detector import Detector
 from .event_evaluation import events_of, rule_of_run
 from .event_records import Segment
@@ -217,7 +217,7 @@ class Reader:
         explainer = self.explainer
         if explainer is None or explainer.typical is None or bags.window is not None:
             return None
-        fusion, head = explainer.detector.fusion, explainer.detector.head
+        fusion, head = explainer.detector.fusion, node_head(explainer.detector)
         terms = terms_of(fusion, scoring_inputs(fusion, bags).inputs)
         return row_parts(explain_nodes(terms, explainer.typical.terms, head.first, head.second, ranked=is_ranked(fusion)))
 
