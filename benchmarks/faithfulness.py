@@ -3,9 +3,9 @@
     python benchmarks/faithfulness.py               planted bags, three kinds, seeds 10 to 12
     python benchmarks/faithfulness.py PED2          a Ped2 dataset folder (weak split), nodes of test anomalies
 
-Explained are the terms of an operator: on planted bags that of the smallest readable model, on Ped2 that of the paper's reading.
-(The parts of the default are those of a linear head: gradient x input of its readings is the parts themselves.) Explained
-are abnormal nodes (spans: bags). What is replaced becomes the nearest known normal node's. Stored as
+Explained are the terms of an operator: on planted bags that of the smallest readable model, on Ped2 that of the paper's
+reading. (The parts of the default are those of a linear head: gradient x input of its readings is the parts themselves.)
+Explained are abnormal nodes (spans: bags). What is replaced becomes the nearest known normal node's. Stored as
 benchmarks/results/faithfulness-planted.json or -ped2.json.
 """
 

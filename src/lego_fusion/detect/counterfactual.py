@@ -6,8 +6,8 @@ typical normal segment is left.
 
 The default reads graphs to known normals by a linear head, and the typical normal segment has readings of zero. Removing
 a modality takes its parts out of the sum and leaves all others: which known segments these are compared with stays. Both
-removals are one; only the degree of a *learned* fused graph needs several modalities: ``typical`` leaves the share of those that
-are there, ``drop-term`` nothing unless all are.
+removals are one; only the degree of a *learned* fused graph needs several modalities: ``typical`` leaves the share of
+those that are there, ``drop-term`` nothing unless all are.
 
 For the paper's reading they differ:
 

@@ -4,8 +4,8 @@
 
 Two models have such parts. The default reads graphs to known normals by a linear head (``fusion.reading_head``): a part
 for each modality and power of a degree, and for each column of the departure of a segment and of those near it in time; the
-baseline is the logit of a typical normal segment, all of whose readings are zero. The paper's reading hands on rows of a fused graph, whose
-terms are followed through its head (``explain.terms``).
+baseline is the logit of a typical normal segment, all of whose readings are zero. The paper's reading hands on rows of a
+fused graph, whose terms are followed through its head (``explain.terms``).
 """
 
 from __future__ import annotations
