@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import FORMS, Form, GraphOperator
 from ..graph.readings import degrees, propagated, time_reach
-from .base import Fusion, FusionOutput, mask_nodes
+from .base import Fusion, FusionOutput, Graphs, mask_nodes
 from .frozen import FrozenReadings, Own, Readings, Settings, chunks
 from .known import KnownNormals
 from .known_units import KnownUnits
@@ -297,6 +297,31 @@ class LegoFusion(Fusion):
         """The graph of each modality of whole segments to the known ones, R in (0, 1], to be looked at."""
         chosen = self._chosen(features)
         return {name: torch.exp(-self.known_normals(name).surprise(chosen[name])) for name in self.whole}
+
+    @torch.no_grad()
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The relation to every known segment, and the fused graph that propagates, G~: rows that sum to 1.
+
+        None where all modalities are of finer units.
+        """
+        del mask  # a node's row is its own
+        if not self.whole:
+            return None
+        relations = self.relations(features)
+        log_graph = self._log_graph({name: -graph.log() for name, graph in relations.items()})
+        return Graphs(relations, torch.softmax(log_graph / len(self.whole), dim=-1), self.frozen.kept)
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The relations to the known segments; a training video's own columns are zero."""
+        if not self.learns_operator:
+            return None
+        return {name: torch.exp(-inputs[name][..., : self.columns]) for name in self.whole}
+
+    def known_segments(self) -> dict[str, KnownNormals]:
+        """By modality of whole segments."""
+        return {name: self.known_normals(name) for name in self.whole}
 
     @torch.no_grad()
     def readings(
