@@ -54,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of the paper's reading: which of its 
     "paper, rows sorted, R^(0) = 1": {"rows": "sorted", "zero_order": "ones"},
     "paper, rows sorted, R^(0) = 1, centred": {"rows": "sorted", "zero_order": "ones", "centre": True},
     "paper, rows sorted, R^(0) = 1, Gaussian": {"rows": "sorted", "zero_order": "ones", "relations": "gaussian"},
+    "paper, row statistics, R^(0) = 1, Gaussian": {"rows": "statistics", "zero_order": "ones", "relations": "gaussian"},
 }
 TEST = 60  # the first videos of ``first``; the others of it train
 SETTINGS: dict[str, Any] = {"size": (80, 120), "fps": 5.0, "frames": (450, 500), "people": (3, 12), "camera_spread": 1.0}
