@@ -3,8 +3,9 @@
 The *sum*, so that the prior fades as videos are added. There is nothing random in it: one training is the answer.
 
 Where every video may be a world of its own (another camera each), a third reading can explain the labels better: how unlike the
-rest of its own video a segment is. So there are three fits, without it and with it from either side, and it is taken where its
-objective is lower by more than ``own_world_gain`` nats.
+rest of its own video a segment is. So that is asked first, of the degrees alone (w = 0): three fits, without it and with it from
+either side, and it is taken where its objective is lower by more than ``own_world_gain`` nats. The many weights of the departure
+have no say: they can explain a few dozen labels in any world, and in one that nobody knows "which way" means nothing, so w stays 0.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def most_probable(
     add_gradients: Callable[[Sequence[torch.nn.Parameter]], None] = lambda parameters: None,
     on_iteration: Callable[[int, float], None] | None = None,
 ) -> tuple[Fitted, list[float]]:
-    """Fit without and with the own world, and keep what the labels say.
+    """Ask which world the labels are of, and fit all weights in it.
 
     Args:
         head: Whose third reading is switched.
@@ -65,27 +66,33 @@ def most_probable(
         gain: Nats by which the own world has to win; None never tries it.
         iterations: Most of each fit; it ends earlier where nothing changes any more.
         add_gradients: Sums the gradients over processes.
-        on_iteration: Called with the iteration, counted over all fits, and the objective.
+        on_iteration: Called with the iteration and the objective of the last fit.
 
     Returns:
-        The fit that was kept, whose weights are loaded, and the objectives of all fits.
+        The last fit, whose weights are loaded, and the objectives of those that were compared: without the own world, and with
+        it from either side; none where it was not tried.
     """
-    start, found = weights(), []
-    done = 0
-    for share in (None, priors.own_mean, -priors.own_mean) if gain is not None else (None,):
+    start, asked = weights(), list[Fitted]()
+    for share in (None, priors.own_mean, -priors.own_mean) if gain is not None else ():
         load(start)
         head.use_own_world(share is not None)
         if share is not None:
             with torch.no_grad():
                 head.own_share.fill_(share)
-        history = _minimise(parameters(), objective, iterations, add_gradients, done, on_iteration)
-        done += AT_ONCE * len(history)
-        found.append(Fitted(history[-1], weights(), tuple(history)))
-    mixed = min(found[1:], key=lambda fit: fit.objective, default=None)
-    best = found[0] if mixed is None or gain is None or mixed.objective >= found[0].objective - gain else mixed
-    head.use_own_world(best is not found[0])
-    load(best.weights)
-    return best, [fit.objective for fit in found]
+        alone = [parameter for parameter in parameters() if parameter is not head.weights]
+        history = _minimise(alone, objective, iterations, add_gradients, None)
+        asked.append(Fitted(history[-1], weights(), tuple(history)))
+    mixed = min(asked[1:], key=lambda fit: fit.objective, default=None)
+    if mixed is not None and gain is not None and mixed.objective < asked[0].objective - gain:
+        load(mixed.weights)
+        head.use_own_world(True)
+        if on_iteration is not None:
+            on_iteration(AT_ONCE * len(mixed.history), mixed.objective)
+        return mixed, [fit.objective for fit in asked]
+    load(start)
+    head.use_own_world(False)
+    history = _minimise(parameters(), objective, iterations, add_gradients, on_iteration)
+    return Fitted(history[-1], weights(), tuple(history)), [fit.objective for fit in asked]
 
 
 def _minimise(
@@ -93,7 +100,6 @@ def _minimise(
     objective: Callable[[], Tensor],
     iterations: int,
     add_gradients: Callable[[Sequence[torch.nn.Parameter]], None],
-    done: int,
     on_iteration: Callable[[int, float], None] | None,
 ) -> list[float]:
     optimiser = torch.optim.LBFGS(
@@ -116,7 +122,7 @@ def _minimise(
         if not math.isfinite(history[-1]):
             raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
         if on_iteration is not None:
-            on_iteration(done + first + AT_ONCE, history[-1])
+            on_iteration(min(iterations, first + AT_ONCE), history[-1])
         if len(history) > 1 and history[-2] - history[-1] <= 1e-6 * max(1.0, abs(history[-1])):
             break
     return history

@@ -43,7 +43,7 @@ class TrainingConfig(BaseModel):
         prior_orders: Deviation of the prior on the logarithm of the weights of their degrees.
         prior_bias: Deviation of the prior on their bias.
         own_world_gain: Nats by which "unlike the rest of the own video" has to explain the labels better than "unlike the
-            known normals" alone before it is used; None never uses it.
+            known normals" alone, both by their degrees, before it is used; None never uses it.
         weight_decay: Decoupled pull towards zero.
         batch_size: Bags per step, drawn by label in the proportion of the training set; None takes all.
         pooling: Bag score, ``"top-k"``, ``"max"`` or ``"mean"``.

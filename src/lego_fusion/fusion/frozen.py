@@ -20,6 +20,7 @@ from .known_units import KnownUnits
 from .units import mean_over_units
 
 NUMBERS_AT_ONCE = 2**23  # entries of the graphs that are held at a time
+PSEUDO_NODES = 2.0  # of the usual variance inside a video
 MOST_BAGS = 2048  # evenly spread, on which it is seen what is usual
 
 
@@ -292,10 +293,10 @@ class FrozenReadings(nn.Module):
         numbers, window = node_numbers(list(rows.values()), mask), self.settings.window
         found = []
         for place, (name, values) in enumerate(rows.items()):
-            near, bandwidth = self.of(name).near, self.inside_bandwidth[place]
+            bandwidth = self.inside_bandwidth[place]
             parts = [
                 inside_degrees(
-                    values[bags] / near,
+                    self._by_own_scale(name, values[bags], None if mask is None else mask[bags]),
                     numbers[bags],
                     bandwidth,
                     self.settings.orders,
@@ -321,15 +322,36 @@ class FrozenReadings(nn.Module):
             known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.settings.pseudo_videos))
             known.fit_references(x[name][units[:, 0], units[:, 1]], owners, self.settings.bandwidth_exponent)
 
+    def _by_own_scale(self, name: str, x: Float[Tensor, "b n d"], mask: Tensor | None) -> Float[Tensor, "b n d"]:
+        """Nodes divided by how much each column varies inside their own video: what is still elsewhere may be busy here.
+
+        Column c by sqrt( (N v_c + 2 u_c) / (N + 2) ), v_c its variance over the N nodes of the video and u_c that inside a
+        usual normal video, as two pseudo-nodes. A stream has not seen its video yet, so there it is sqrt(u_c).
+        """
+        within = self.of(name).within
+        if self.settings.window is not None:
+            return x / within.sqrt()
+        count = x.new_full((len(x), 1, 1), x.shape[1]) if mask is None else mask.sum(1).to(x)[:, None, None]
+        shifted = x - x.sum(1, keepdim=True) / count.clamp_min(1)
+        variance = mask_nodes(shifted, mask).square().sum(1, keepdim=True)  # times N
+        return shifted / ((variance + PSEUDO_NODES * within) / (count + PSEUDO_NODES)).sqrt()
+
     def _fit_inside(self, x: Mapping[str, Tensor], normal: Tensor, mask: Tensor | None) -> None:
-        """Bandwidth inside videos: geometric mean over normal nodes of the distance to the 3 nearest others of the video."""
-        rows = {name: self._comparable(name, tensor[normal]) for name, tensor in x.items()}
-        there = torch.ones(next(iter(rows.values())).shape[:2], dtype=torch.bool) if mask is None else mask[normal]
+        """How much columns vary inside a normal video, and the bandwidth there.
+
+        Column variances are means over the normal videos, steadied by pseudo-videos of mean variance; the bandwidth is the
+        geometric mean over normal nodes of the distance to the 3 nearest others of the video.
+        """
+        bags = evenly_thinned(normal.nonzero()[:, 0], MOST_BAGS)
+        there = None if mask is None else mask[bags]
+        rows = {name: mask_nodes(self._comparable(name, tensor[bags]), there) for name, tensor in x.items()}
         numbers = node_numbers(list(rows.values()), there)
+        exists = torch.ones_like(numbers, dtype=torch.bool) if there is None else there
         for place, (name, values) in enumerate(rows.items()):
-            near = self.of(name).near
-            bags = zip(values, numbers, there, strict=True)
-            spacing = torch.cat([spacings(bag[exists] / near, number[exists], apart=1) for bag, number, exists in bags])
+            self.of(name).within = _within(values, exists, self.settings.pseudo_videos).to(self.of(name).near)
+            scaled = self._by_own_scale(name, values, there)
+            videos = zip(scaled, numbers, exists, strict=True)
+            spacing = torch.cat([spacings(bag[here], number[here], apart=1) for bag, number, here in videos])
             positive = spacing[spacing > 0]
             self.inside_bandwidth[place] = positive.log().mean().exp() if len(positive) else 1.0
 
@@ -406,6 +428,17 @@ def _first_of_each(rows: Float[Tensor, "u d"]) -> Bool[Tensor, " u"]:
 
 def _of(mask: Tensor | None, bags: Tensor) -> Tensor | None:
     return None if mask is None else mask if len(bags) == len(mask) else mask[bags]
+
+
+def _within(x: Float[Tensor, "b n d"], exists: Bool[Tensor, "b n"], pseudo_videos: float) -> Float[Tensor, " d"]:
+    """Mean over bags of the variance of each column inside a bag, steadied; 1 where nothing varies at all."""
+    count = exists.sum(1).clamp_min(1).double()[:, None]
+    total = torch.zeros(x.shape[-1], dtype=torch.float64, device=x.device)
+    for part, here, nodes in zip(x.split(1), exists.split(1), count.split(1), strict=True):
+        values = part[here].double()
+        total += (values - values.sum(0) / nodes).square().sum(0) / nodes[0]
+    variance = total / len(x)
+    return _positive((len(x) * variance + pseudo_videos * variance.mean()) / (len(x) + pseudo_videos))
 
 
 def _deviation(values: Tensor) -> Tensor:

@@ -141,8 +141,9 @@ class ReadingHead(nn.Module):
 
     @torch.no_grad()
     def use_own_world(self, used: bool) -> None:
-        """Whether the third reading is there at all; its weights are learned only then."""
+        """Whether the third reading is there at all; its weights are learned only then, and those of the departure are not."""
         self.own_world.fill_(used)
+        self.weights.requires_grad_(not used)
         self.own_log_a.requires_grad_(used)
         self.own_share.requires_grad_(used)
 
