@@ -25,7 +25,7 @@ def train(
     fusion: Annotated[str, typer.Option(help="lego, lego-paper (the paper's reading), or a baseline such as concat.")] = "lego",
     seed: Annotated[int | None, typer.Option(help="Of the start and the batches. Default: 0.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, such as steps: 500.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 keeps the calibrated start.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 keeps the start.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
     normal_only: Annotated[bool, typer.Option("--normal-only", help="Learn from normal videos alone.")] = False,
     validation: Annotated[

@@ -135,6 +135,11 @@ class Fusion(nn.Module, ABC):
         """Whether one pass over a video gives what causal windows would give one by one."""
         return False
 
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether another seed makes another detector of it; where not, one training is the answer."""
+        return True
+
     def frozen_config(self) -> dict[str, Any]:
         """The part of ``config`` that decides what the frozen stage makes of features."""
         return {}
