@@ -180,7 +180,8 @@ def test_another_version(saved, version):
     change_config(saved, lambda content: content.update(format=version))
     refused(
         saved,
-        rf"saved by another version.*expected format {FORMAT}, got format {version}.*train again into a new folder: lego-fusion train DATASET RUN",
+        rf"saved by another version.*expected format {FORMAT}, got format {version}.*"
+        "train again into a new folder: lego-fusion train DATASET RUN",
     )
 
 

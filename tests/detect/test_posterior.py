@@ -1,5 +1,6 @@
 """The fit of a head with priors: what its objective is, when it stops, which fit is kept, and what does not change it."""
 
+import itertools
 import math
 
 import pytest
@@ -100,9 +101,9 @@ def test_the_objective_is_the_sum_of_bag_losses_and_the_price_of_the_weights(ext
 
 @both
 def test_the_objective_falls_and_the_fit_ends_where_nothing_changes(operator):
-    detector, state = trained(made_bags(), TrainingConfig(own_world_gain=None, iterations=500), operator)
+    _detector, state = trained(made_bags(), TrainingConfig(own_world_gain=None, iterations=500), operator)
     losses = [entry["loss"] for entry in state.history]
-    assert all(after <= before + 1e-4 for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before + 1e-4 for before, after in itertools.pairwise(losses))
     assert losses[-1] < bag_losses(
         logits_of(trained(made_bags(), TrainingConfig(steps=0), operator)[0], made_bags()), made_bags().labels
     )
@@ -244,7 +245,7 @@ def test_features_that_are_no_numbers_are_refused(value):
 def test_an_objective_that_is_no_number_is_one_clear_line():
     head = ReadingHead(Layout(("a",), ("a",), (1,), {"a": 2}), time_deviation=0.0, causal=False)
     options = {"priors": Priors(), "gain": None, "iterations": 10}
-    with pytest.raises(LegoFusionError, match="the fit met a number that is no number.*the doctor"):
+    with pytest.raises(LegoFusionError, match=r"the fit met a number that is no number.*the doctor"):
         most_probable(
             head,
             lambda: all_weights(head),
