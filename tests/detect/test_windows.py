@@ -40,7 +40,7 @@ def ragged(lengths: tuple[int, ...] = (7, 4, 9, 6), *, seed: int = 0) -> Bags:
 
 
 def make_detector(method: str, bags: Bags) -> Detector:
-    fusion = make_default_fusion(method, MANIFESTS, nodes=WINDOW, seed=1)
+    fusion = make_default_fusion(method, MANIFESTS, nodes=WINDOW, seed=1, window=WINDOW)
     fit_statistics(fusion, bags)
     return Detector(fusion, seed=1).eval()
 
