@@ -2,10 +2,11 @@
 
 The *sum*, so that the prior fades as videos are added. There is nothing random in it: one training is the answer.
 
-Where every video may be a world of its own (another camera each), a third reading can explain the labels better: how unlike the
-rest of its own video a segment is. So that is asked first, of the degrees alone (w = 0): three fits, without it and with it from
-either side, and it is taken where its objective is lower by more than ``own_world_gain`` nats. The many weights of the departure
-have no say: they can explain a few dozen labels in any world, and in one that nobody knows "which way" means nothing, so w stays 0.
+Where every video may be a world of its own (another camera each), a third reading can explain the labels better: how unlike
+the rest of its own video a segment is. So that is asked first, of the degrees alone (w = 0): three fits, without it and with it
+from either side, and it is taken where its objective is lower by more than ``own_world_gain`` nats. The many weights of the
+departure have no say: they can explain a few dozen labels in any world, and in one that nobody knows "which way" means nothing,
+so w stays 0.
 """
 
 from __future__ import annotations

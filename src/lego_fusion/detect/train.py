@@ -164,7 +164,7 @@ def fit(
             fix = "use method 'lego', or give abnormal videos too"
             raise ParameterError("normal_only needs a fusion that knows what is abnormal before training", fix=fix)
         train = train.select((~train.labels).nonzero()[:, 0])
-    bags = start_of_training(detector, train, config, validation)
+    start_of_training(detector, train, config, validation)
     if on_start is not None:
         on_start()
     keep = _snapshots(detector, snapshots if ranks.first else None, config)
@@ -172,6 +172,7 @@ def fit(
     state = TrainingState()
     if config.steps == 0 or config.normal_only:
         return state
+    bags = training_inputs(detector.fusion, train)
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
         torch.manual_seed(config.seed)
         dropout = _modality_dropout(detector, train, config)
@@ -180,13 +181,12 @@ def fit(
         return _optimise(detector, bags, config, state, validation, checkpoint, keep, on_step, dropout, ranks)
 
 
-def start_of_training(detector: Detector, train: Bags, config: TrainingConfig, validation: Bags | None) -> Bags:
-    """Check labels and settings, and return what a detector is trained on."""
+def start_of_training(detector: Detector, train: Bags, config: TrainingConfig, validation: Bags | None) -> None:
+    """Check labels and settings, and put the operator where they want it."""
     _check_labels(train, config, validation)
     operator = _regularised_operator(detector, config)
     if operator is not None and config.operator_nonnegative:
         operator.project_nonnegative()
-    return training_inputs(detector.fusion, train)
 
 
 @torch.no_grad()
@@ -208,7 +208,7 @@ def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = (
         inputs = without_graphs(detector.fusion, inputs, dropped)
     logits = segment_outputs(detector, detector.fusion, inputs).logits
     detector.train(was_training)
-    return mean_over_crops(logits, inputs.crops).cpu()
+    return mean_over_crops(logits, inputs.crops).cpu()  # the frozen stage may have taken the mean already
 
 
 def _most_probable(
@@ -277,7 +277,6 @@ def _most_probable(
     keep(state.step)
     if config.selection == "validation" and state.best:
         detector.load_state_dict(state.best)
-        head.use_own_world(bool(head.own_world))
     detector.to("cpu")
     return state
 

@@ -159,6 +159,11 @@ class Fusion(nn.Module, ABC):
         return False
 
     @property
+    def draws_at_random(self) -> bool:
+        """Whether another seed makes another detector of it; where not, one training is the answer."""
+        return True
+
+    @property
     def any_nodes(self) -> bool:
         """Whether bags of any number of nodes can be read, however many it was trained on."""
         return False

@@ -156,6 +156,11 @@ class LegoFusion(Fusion):
         return self.window is not None
 
     @property
+    def draws_at_random(self) -> bool:
+        """Whether a learned operator's start is drawn; all else follows from the training videos."""
+        return self.learns_operator
+
+    @property
     def columns(self) -> int:
         """Known segments K; 0 before ``fit_statistics``, and where all modalities are of finer units."""
         return len(self.frozen.reference_units)

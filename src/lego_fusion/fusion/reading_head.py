@@ -11,7 +11,7 @@ reading explains the labels better (``detect.posterior``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -146,6 +146,10 @@ class ReadingHead(nn.Module):
         self.weights.requires_grad_(not used)
         self.own_log_a.requires_grad_(used)
         self.own_share.requires_grad_(used)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.use_own_world(bool(self.own_world))  # what is learned goes with what is stored
 
     def forward(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n"]:
         """Logits of the nodes."""
