@@ -483,8 +483,8 @@ def run_method(
         if on_step is not None:
             on_step(step, loss)
 
-    options: dict[str, Any] = {"validation": validation, "checkpoint": checkpoint}
-    state = fit(detector, train, config, **options, on_start=lambda: look(0), on_step=stepped)
+    given: dict[str, Any] = {"validation": validation, "checkpoint": checkpoint}
+    state = fit(detector, train, config, **given, on_start=lambda: look(0), on_step=stepped)
     train_seconds = time.perf_counter() - started - watching
     started = time.perf_counter()
     by_video = _by_video(test, predict_logits(detector, test, dropped=dropped))
