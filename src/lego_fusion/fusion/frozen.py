@@ -14,7 +14,7 @@ from ..errors import DataError, ParameterError
 from ..graph.operator import GraphOperator
 from ..graph.readings import bounded, degrees, inside_degrees, propagated
 from ..graph.references import choose_references, evenly_thinned, node_numbers, require_several_videos, spacings
-from .base import mask_nodes
+from .base import at_least_single, mask_nodes
 from .known import KnownNormals, column_scales, normal_rows
 from .known_units import KnownUnits
 from .units import mean_over_units
@@ -47,6 +47,10 @@ class Readings(NamedTuple):
     degree: Float[Tensor, "b n m p"]
     inside: Float[Tensor, "b n m p"]
     departure: dict[str, Float[Tensor, "b n _"]]
+
+    def of(self, bags: slice) -> Readings:
+        """Those of some of the bags."""
+        return Readings(self.degree[bags], self.inside[bags], {name: one[bags] for name, one in self.departure.items()})
 
 
 class Own(NamedTuple):
@@ -203,6 +207,7 @@ class FrozenReadings(nn.Module):
         """Degrees and departures of bags; with ``own`` of training bags, cross-fitted."""
         first = next(iter(x.values()))
         count, nodes = first.shape[:2]
+        first = at_least_single(first[:0])
         degree = first.new_empty(count, nodes, len(self.modalities), len(self.settings.orders))
         departure = {name: first.new_empty(count, nodes, width) for name, width in self.modalities.items()}
         place = {name: number for number, name in enumerate(self.modalities)}
@@ -211,7 +216,7 @@ class FrozenReadings(nn.Module):
                 self.of(name).require_fitted()
             known = [self.of(name).references for name in self.whole]
             for bags in chunks(count, nodes * len(self.reference_units) * len(self.whole), 1):
-                part = {name: x[name][bags].flatten(0, 1) for name in self.whole}
+                part = {name: at_least_single(x[name][bags].flatten(0, 1)) for name in self.whole}
                 entries = self.surprises(part, None if own is None else Own(own.bags[bags], own.columns), nodes)
                 expected = propagated(self.product.log_entries(entries), known, len(self.whole))
                 for name, middle in zip(self.whole, expected, strict=True):
@@ -253,30 +258,23 @@ class FrozenReadings(nn.Module):
 
     def inside(self, x: Mapping[str, Tensor], mask: Tensor | None) -> Float[Tensor, "b n m p"]:
         """Degrees in the graph inside each video."""
-        rows = {name: mask_nodes(self._comparable(name, tensor), mask) for name, tensor in x.items()}
-        numbers, window = node_numbers(list(rows.values()), mask), self.settings.window
         found = []
-        for place, (name, values) in enumerate(rows.items()):
-            near, bandwidth = self.of(name).near, self.inside_bandwidth[place]
-            parts = [
+        for rows, there in self._comparable(x, mask):
+            numbers = node_numbers(list(rows.values()), there)
+            by_modality = [
                 inside_degrees(
-                    values[bags] / near,
-                    numbers[bags],
-                    bandwidth,
-                    self.settings.orders,
-                    None if mask is None else mask[bags],
-                    window,
+                    values / self.of(name).near, numbers, bandwidth, self.settings.orders, there, self.settings.window
                 )
-                for bags in chunks(len(values), values.shape[1] * max(values.shape[1], values.shape[2]), 1)
+                for (name, values), bandwidth in zip(rows.items(), self.inside_bandwidth, strict=True)
             ]
-            found.append(torch.cat(parts))
-        return torch.stack(found, dim=2)
+            found.append(torch.stack(by_modality, dim=2))
+        return torch.cat(found)
 
     def _fit_columns(
         self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None, videos: int
     ) -> None:
-        numbers = node_numbers([x[name] for name in self.whole], mask)
-        self.reference_units = choose_references(numbers, normal, self.settings.references, mask)
+        numbers = [node_numbers([rows[name] for name in self.whole], there) for rows, there in self._comparable(x, mask)]
+        self.reference_units = choose_references(torch.cat(numbers), normal, self.settings.references, mask)
         owners = video_ids[self.reference_units[:, 0]]
         require_several_videos(owners)
         self.fewest.fill_(len(owners) - int(owners.unique(return_counts=True)[1].max()))
@@ -287,14 +285,16 @@ class FrozenReadings(nn.Module):
 
     def _fit_inside(self, x: Mapping[str, Tensor], normal: Tensor, mask: Tensor | None) -> None:
         """Bandwidth inside videos: geometric mean over normal nodes of the distance to the 3 nearest others of the video."""
-        rows = {name: self._comparable(name, tensor[normal]) for name, tensor in x.items()}
-        there = torch.ones(next(iter(rows.values())).shape[:2], dtype=torch.bool) if mask is None else mask[normal]
-        numbers = node_numbers(list(rows.values()), there)
-        for place, (name, values) in enumerate(rows.items()):
-            near = self.of(name).near
-            bags = zip(values, numbers, there, strict=True)
-            spacing = torch.cat([spacings(bag[exists] / near, number[exists], apart=1) for bag, number, exists in bags])
-            positive = spacing[spacing > 0]
+        spacing: dict[str, list[Tensor]] = {name: [] for name in x}
+        for rows, there in self._comparable(x, mask, normal.nonzero()[:, 0]):
+            numbers = node_numbers(list(rows.values()), there)
+            exists = torch.ones_like(numbers, dtype=torch.bool) if there is None else there
+            for name, values in rows.items():
+                near = spacings(values / self.of(name).near, numbers, apart=1, exists=exists)
+                spacing[name].append(near[exists])
+        for place, parts in enumerate(spacing.values()):
+            positive = torch.cat(parts)
+            positive = positive[positive > 0]
             self.inside_bandwidth[place] = positive.log().mean().exp() if len(positive) else 1.0
 
     def _fit_usual(self, readings: Readings, normal: Tensor, mask: Tensor | None) -> None:
@@ -306,14 +306,23 @@ class FrozenReadings(nn.Module):
         self.spread.copy_(_deviation((degree - self.centre).nan_to_num().sum((-1, -2))))
         self.inside_centre.copy_(inside.nanmean(0).nan_to_num())
         self.inside_spread.copy_(_deviation((inside - self.inside_centre).nan_to_num().sum((-1, -2))))
-        moved = [torch.linalg.vector_norm(one[exists], dim=-1) for one in readings.departure.values()]
+        moved = [torch.linalg.vector_norm(one, dim=-1)[exists] for one in readings.departure.values()]
         lengths = torch.stack(moved, dim=-1).double()  # (rows, M)
         self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
         self.median.copy_(_positive((lengths / self.scale).median(0).values))
 
-    def _comparable(self, name: str, x: Tensor) -> Tensor:
-        """One vector per node."""
-        return mean_over_units(x) if name in self.units else x
+    def _comparable(
+        self, x: Mapping[str, Tensor], mask: Tensor | None, bags: Int[Tensor, " b"] | None = None
+    ) -> Iterator[tuple[dict[str, Float[Tensor, "b n _"]], Bool[Tensor, "b n"] | None]]:
+        """One vector per node and modality, zero where masked, and the mask: a few bags at a time, of all or of some."""
+        first = next(iter(x.values()))
+        nodes, width = first.shape[1], max(tensor[0, 0].numel() for tensor in x.values())
+        for part in chunks(len(first) if bags is None else len(bags), nodes * max(nodes, width), 1):
+            some = part if bags is None else bags[part]
+            there = None if mask is None else mask[some]
+            rows = {name: at_least_single(tensor[some]) for name, tensor in x.items()}
+            whole = {name: mean_over_units(values) if name in self.units else values for name, values in rows.items()}
+            yield {name: mask_nodes(values, there) for name, values in whole.items()}, there
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_remembered": None}  # of no use elsewhere

@@ -301,23 +301,25 @@ class LegoFusion(Fusion):
         self.frozen.add({name: values[0] for name, values in x.items()}, videos)
 
     def _chosen(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self.modalities, self.select(features), strict=True))
+        return dict(zip(self.modalities, self.checked(features), strict=True))
 
     def _inputs(
         self, x: dict[str, Tensor], mask: Tensor | None, own: Own | None, crops: int, readings: Readings | None
     ) -> dict[str, Tensor]:
-        """What the frozen stage makes of bags, a few at a time unless their readings are there already."""
+        """What the frozen stage makes of bags, a few at a time."""
         first = next(iter(x.values()))
         count, nodes = first.shape[:2]
         numbers = max(sum(self.modalities.values()), self.columns * len(self.whole))
-        parts = []
-        for bags in [slice(0, count)] if readings is not None else chunks(count, nodes * numbers, crops):
+        pooled, found = crops if self.pools_crops else 1, dict[str, Tensor]()
+        for bags in chunks(count, nodes * numbers, crops):
             given = {name: tensor[bags] for name, tensor in x.items()}
             there = None if mask is None else mask[bags]
             kept = None if own is None else Own(own.bags[bags], own.columns)
-            read = self.frozen.read(given, there, kept) if readings is None else readings
-            parts.append(self._packed(given, kept, crops, read))
-        return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
+            read = self.frozen.read(given, there, kept) if readings is None else readings.of(bags)
+            for name, packed in self._packed(given, kept, pooled, read).items():
+                whole = found.setdefault(name, packed.new_empty(count // pooled, *packed.shape[1:]))
+                whole[bags.start // pooled : bags.stop // pooled] = packed
+        return found
 
     def _packed(self, x: dict[str, Tensor], own: Own | None, crops: int, readings: Readings) -> dict[str, Tensor]:
         degree, inside = self.frozen.usual(readings)
