@@ -210,7 +210,7 @@ def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = (
         inputs = without_graphs(detector.fusion, inputs, dropped)
     logits = segment_outputs(detector, detector.fusion, inputs).logits
     detector.train(was_training)
-    return mean_over_crops(logits, bags.crops).cpu()
+    return mean_over_crops(logits, inputs.crops).cpu()
 
 
 def _most_probable(
