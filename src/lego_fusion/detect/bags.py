@@ -178,7 +178,9 @@ def _read_segments(dataset: Dataset, modality: str, video: str, cut: Cut) -> Ten
     """The segments of one video, from finite features: what is not finite shows in the mean of its segment too."""
     values = dataset.features(modality, video, finite=False)
     segments = cut(values, dataset.modalities[modality])
-    if not bool(segments.sum(dtype=torch.float32).isfinite()):  # many times as fast as a look at every number, and never misses one
+    if not bool(
+        segments.sum(dtype=torch.float32).isfinite()
+    ):  # many times as fast as a look at every number, and never misses one
         dataset.features(modality, video)  # raises, and says in which row; very large numbers pass
     return segments
 
