@@ -4,7 +4,7 @@
 
 Each row doubles one size and leaves the others: graphs (cosine, features 256 wide), operator forward and backward, all in one
 run on one thread, median of alternating rounds. With a video: seconds to extract motion and to score, against its length.
-The orders are read on bags with a planted outlier in one of two modalities, trained from several seeds without a prior.
+The orders are read on bags with a planted outlier in one of two modalities, trained from several seeds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.train import TrainingConfig, fit, predict
 from lego_fusion.explain.terms import coefficient_spread, operator_terms, variance_shares
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.relationship import cosine_graph
 
@@ -102,14 +103,15 @@ def high_orders(orders: tuple[int, ...], seeds: int) -> list[dict[str, Any]]:
     for order in orders:
         operators, aucs, shares = [], [], []
         for seed in range(seeds):
-            fusion = LegoFusion({"motion": 8, "text": 8}, nodes=16, relations="gaussian", order=order, seed=seed)
+            options = {"relations": "gaussian", "zero_order": "ones", "form": "joint", "rows": "sorted"}
+            fusion = PaperFusion({"motion": 8, "text": 8}, nodes=16, order=order, seed=seed, **options)
             fit_statistics(fusion, train)
             detector = Detector(fusion, seed=seed)
-            fit(detector, train, TrainingConfig(steps=300, learning_rate=1e-2, prior=0.0, seed=seed))
+            fit(detector, train, TrainingConfig(steps=300, learning_rate=1e-2, seed=seed))
             bag_scores = predict(detector, test).topk(3, dim=1).values.mean(1)
             aucs.append(float(roc_auc_score(test.labels.numpy(), bag_scores.numpy())))
             graphs = training_inputs(fusion, train).inputs
-            by_term = variance_shares(operator_terms(fusion.operator, graphs, square=False))
+            by_term = variance_shares(operator_terms(fusion.operator, graphs))
             by_order: dict[int, float] = {}
             for exponents, share in by_term.items():
                 by_order[sum(exponents)] = by_order.get(sum(exponents), 0.0) + share
@@ -148,7 +150,7 @@ def real_time(video: Path) -> dict[str, float]:
     rows = described.features["motion"].values
     segments = torch.from_numpy(to_segments(rows, 32))[None]
     known = Bags(("a", "b", "c"), torch.tensor([False, False, True]), 1, {"motion": segments.repeat(3, 1, 1)})
-    fusion = LegoFusion({"motion": rows.shape[1]}, relations="gaussian")
+    fusion = LegoFusion({"motion": rows.shape[1]})
     fit_statistics(fusion, known)
     detector, one = Detector(fusion), Bags(("a",), torch.tensor([False]), 1, {"motion": segments})
     scoring = median(_timed(lambda: predict(detector, one)) for _ in range(30))

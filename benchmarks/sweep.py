@@ -2,10 +2,10 @@
 
     python benchmarks/sweep.py [--quick]
 
-10 bags of N = 32 nodes against 32 references, two modalities, P and Q from 1 to 10, the full form; the head reads rows as they
-are ("row head") or sorted. Together is the whole of ``fit_together`` for all 500 trials in the chunks that ``run_sweep`` makes.
-One by one is ``fit`` for every (P, Q) once (100 trials; seeds cost the same), and two workers are the same 100 in two processes
-that are already running. All take as many steps, calibration of the start included, and are compared by the time of a trial.
+10 bags of N = 32 nodes related to each other, two modalities, P and Q from 1 to 10, the paper's reading in full form; the head
+reads rows as they are ("row head") or sorted. Together is the whole of ``fit_together`` for all 500 trials in the chunks that
+``run_sweep`` makes. One by one is ``fit`` for every (P, Q) once (100 trials; seeds cost the same), and two workers are the same
+100 in two processes that are already running. All take as many steps and are compared by the time of a trial.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lego_fusion.detect.batched import fit_together
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.sweep import MOST_TOGETHER
 from lego_fusion.detect.train import TrainingConfig, fit
-from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 
 VIDEOS, NODES, HIGHEST, SEEDS = 10, 32, 10, 5
 NAMES = ("video", "text")
@@ -52,7 +52,8 @@ def all_trials(seeds: int) -> list[Trial]:
 def detector(trial: Trial, rows: str) -> Detector:
     p, q, seed = trial
     options: Any = {"rows": rows, "form": "full"}
-    fusion = LegoFusion(dict.fromkeys(NAMES, 4), nodes=NODES, order=dict(zip(NAMES, (p, q), strict=True)), seed=seed, **options)
+    orders = dict(zip(NAMES, (p, q), strict=True))
+    fusion = PaperFusion(dict.fromkeys(NAMES, 4), nodes=NODES, order=orders, seed=seed, **options)
     return Detector(fusion, seed=seed)
 
 

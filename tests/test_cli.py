@@ -353,6 +353,37 @@ def test_command_line_goes_before_the_config(data: Path, tmp_path: Path) -> None
     assert (training["steps"], training["learning_rate"]) == (5, 0.01)
 
 
+def test_every_setting_is_reached_and_recorded(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("fusion: {references: 40, kept: 2}\ntraining: {iterations: 12}\nnodes: 8\n")
+    words = (
+        "--set",
+        "fusion.references=20",
+        "--set",
+        "fusion.orders=[1]",
+        "--set",
+        "prior_departure=2",
+        "--set",
+        "smoothing=1",
+    )
+    run("train", data, tmp_path / "run", "--config", tmp_path / "settings.yaml", *words)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    fusion = config["detector"]["fusion"]["config"]
+    assert (fusion["references"], fusion["kept"], fusion["orders"]) == (20, 2, [1])
+    assert (config["nodes"], config["smoothing"]) == (8, 1.0)
+    assert (config["training"]["iterations"], config["training"]["prior_departure"]) == (12, 2.0)
+    request = json.loads((tmp_path / "run" / "request.json").read_text())
+    assert request["options"] == {"references": 20, "kept": 2, "orders": [1]}
+    run("train", data, tmp_path / "wide", "--fusion", "add", "--set", "fusion.width=5", "--set", "hidden=3", "--steps", 1)
+    detector = json.loads((tmp_path / "wide" / "config.json").read_text())["detector"]
+    assert (detector["fusion"]["config"]["width"], detector["head"]["hidden"]) == (5, 3)
+    out = tmp_path / "none"
+    assert "write 'fusion.kept'" in refused("train", data, out, "--set", "fusion.keep=2")
+    assert "'kept' parameter of LegoFusion must be an int in [1, inf)" in refused("train", data, out, "--set", "fusion.kept=0")
+    assert "the option 'form' of lego changes nothing" in refused("train", data, out, "--set", "fusion.form=full")
+    assert "'training.steps' is set twice" in refused("train", data, out, "--set", "steps=2", "--steps", 3)
+    assert not out.exists()
+
+
 def test_one_class_in_training_is_refused(data: Path, tmp_path: Path) -> None:
     edit(data / "videos.csv", lambda text: "\n".join(row for row in text.splitlines() if ",abnormal," not in row) + "\n")
     (data / "intervals.csv").unlink()

@@ -148,12 +148,58 @@ def test_a_wrong_request_is_refused_and_leaves_nothing(data: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_another_request_in_a_folder_is_refused_by_name(data: Path, tmp_path: Path) -> None:
+def test_other_training_in_a_folder_is_refused_by_name(data: Path, tmp_path: Path) -> None:
     run(data, "--out", tmp_path, *QUICK)
-    line = refused(data, "--out", tmp_path, *QUICK, "--seeds", 3)
+    line = refused(data, "--out", tmp_path, *QUICK, "--steps", 6)
     assert "the folder holds another comparison" in line
-    assert "seeds 2 there, 3 asked for" in line
+    assert "training.steps 5 there, 6 asked for" in line
     assert "not a dataset folder" in refused(tmp_path, "--out", tmp_path / "out", *QUICK)
+
+
+def test_show_is_the_table_of_what_is_finished(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(data, "--out", out, *QUICK)
+    for path in (out / "cells").glob("*concat*seed-1*"):
+        path.unlink()
+    before = sorted(path.name for path in (out / "cells").iterdir())
+    shown = run(data, "--out", out, *QUICK, "--fusions", "lego,concat,add", "--show")
+    for row in ("lego +│ 2 of 2", "concat +│ 1 of 2", "add +│ 0 of 2", "nearest-neighbours │ 1 of 1"):
+        assert re.search(row, shown.stdout), row
+    assert "warning: not finished: 3 of 8 cells are missing; means are over the finished ones alone" in shown.stderr
+    assert sorted(path.name for path in (out / "cells").iterdir()) == before
+    told = json.loads(run(data, "--out", out, *QUICK, "--show", "--json").stdout)
+    assert told["unfinished"] == 1
+    assert {row["method"]: (row["cells"], row["planned"]) for row in told["rows"]}["concat"] == (1, 2)
+    assert "training.steps 5 there, 9 asked for" in refused(data, "--out", out, *QUICK, "--steps", 9, "--show")
+    assert "no cell of this comparison is finished" in refused(data, "--out", tmp_path / "none", *QUICK, "--show")
+    run(data, "--out", out, *QUICK)  # and the comparison goes on as ever
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_stopped_comparison_prints_what_it_has(data: Path, tmp_path: Path, number: int, workers: int) -> None:
+    request = (data, "--seeds", 2, "--steps", 1500, "--fusions", "lego,concat,mlp", "--out", tmp_path / "out")
+    command = [sys.executable, "-m", "lego_fusion", "compare", *map(str, request), "--workers", str(workers)]
+    going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while going.poll() is None and not list((tmp_path / "out" / "cells").glob("*.npz")):
+        time.sleep(0.01)
+    going.send_signal(number)
+    shown, said = going.communicate()
+    assert going.returncode == 130, said
+    assert re.search(r"│ \d of 2 │", shown)
+    assert re.search(r"warning: not finished: \d of 8 cells are missing", said)
+    assert "stopped; the same command goes on where it was" in said
+
+
+def test_groups_of_videos_are_never_divided(data: Path, tmp_path: Path) -> None:
+    options = ("--workers", 1, "--seeds", 1, "--steps", 2, "--fusions", "lego", "--group-by", r"\d+$")
+    shown = run(data, "--out", tmp_path / "out", *options, "--resplits", 2)
+    assert "no re-split divides a source; they train on" in shown.stderr
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    for split in plan["datasets"][0]["splits"]:
+        assert not {name[-1] for name in split["train"]} & {name[-1] for name in split["test"]}
+    own = run(data, "--out", tmp_path / "own", *options)
+    assert "the split 'own' divides 5 of the sources" in own.stderr
+    assert "no column is called so" in refused(data, "--out", tmp_path / "no", *options[:-1], "tape")
 
 
 def timeless(folder: Path) -> tuple[str, str]:
@@ -178,3 +224,21 @@ def test_a_killed_comparison_ends_with_the_same_table(data: Path, tmp_path: Path
     assert len(there) < len(list(cells.iterdir())) == len(list((tmp_path / "whole" / "cells").iterdir())) == 22
     assert {name: (cells / name).read_bytes() for name in there} == there
     assert timeless(killed) == timeless(tmp_path / "whole")
+
+
+def test_settings_belong_to_a_fusion_by_its_name(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("lego-paper: {zero_order: ones}\nmlp: {hidden: 5}\nhidden: 7\n")
+    given = ("--fusions", "lego,lego-paper,mlp", "--set", "lego.references=9", "--set", "training.iterations=5", "--steps", 3)
+    request = (data, "--out", tmp_path / "out", "--config", tmp_path / "settings.yaml", *given, "--workers", 1, "--seeds", 1)
+    told = json.loads(run(*request, "--baseline", "mlp", "--json").stdout)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["options"] == {"lego-paper": {"zero_order": "ones"}, "mlp": {"hidden": 5}, "lego": {"references": 9}}
+    assert (plan["hidden"], plan["training"]["iterations"], plan["training"]["steps"]) == (7, 5, 3)
+    assert {"lego with references=9.", "32 segments a video, 7 units in the head."} <= set(told["rules"])
+    parameters = {row["method"]: row["parameters"] for row in told["rows"]}
+    layers = (7 * 5 + 5) + (5 * 32 + 32)  # 3 + 4 columns, 5 hidden units, 32 outputs
+    assert parameters["mlp"] == layers + (32 * 7 + 7) + (7 + 1)
+    assert "write 'lego.references'" in refused(*request, "--set", "fusion.references=2")
+    assert "'concat.x' is of another fusion" in refused(*request, "--set", "concat.x=2")
+    assert "must be an int in [1, inf). Got 0" in refused(data, "--out", tmp_path / "b", "--set", "lego.references=0")
+    assert not (tmp_path / "b").exists()

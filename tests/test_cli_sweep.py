@@ -20,7 +20,9 @@ from lego_fusion.data.manifest import Manifest
 
 pytest.importorskip("matplotlib", reason="pip install 'lego-fusion[report]'")
 FILES = {"graphs", "trials", "plan.json", "table.csv", "table.json", "table.md", "pick", "grid.png"}
-SMALL = ("--grid", "order.motion=1..2", "--grid", "order.text=1,3", "--steps", 4, "--seeds", 2)
+PAPER = ("--fusion", "lego-paper")
+ORDERS = ("--grid", "fusion.order.motion=1..2", "--grid", "fusion.order.text=2,3")
+SMALL = (*PAPER, *ORDERS, "--steps", 4, "--seeds", 2)
 
 
 def run(*arguments: object, code: int = 0, verb: str = "sweep") -> Any:
@@ -67,18 +69,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_a_picture_and_a_chosen_model(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shown = run(data, out, *SMALL).stdout
-    assert "no test video was looked at" in shown
-    assert "test micro" not in shown
+    assert "no test video had a part in it" in shown
+    assert "test micro AUC" in shown
     assert "test-best" not in shown
     assert {path.name for path in out.iterdir()} == FILES
     rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
-    assert [(row["order.motion"], row["order.text"]) for row in rows] == [("1", "1"), ("1", "3"), ("2", "1"), ("2", "3")]
+    orders = [(row["fusion.order.motion"], row["fusion.order.text"]) for row in rows]
+    assert orders == [("1", "2"), ("1", "3"), ("2", "2"), ("2", "3")]
     losses = [float(row["validation loss"]) for row in rows]
-    assert [row["chosen"] for row in rows] == ["pick" if loss == min(losses) else "" for loss in losses]
+    assert ["pick" in row["chosen"] for row in rows] == [loss == min(losses) for loss in losses]
+    assert ["default" in row["chosen"] for row in rows] == [False, False, True, False]
     told = json.loads(run(data, out, *SMALL, "--json").stdout)
     assert told["pick"]["validation_loss"] == pytest.approx(min(losses), abs=1e-6)
     assert "test-best" not in told
-    assert all(row["test"] == {} for row in told["rows"])
+    chosen = {told["pick"]["configuration"], told["default"]["configuration"]}
+    assert told["default"]["values"] == {"fusion.order.motion": 2, "fusion.order.text": 2}
+    assert [bool(row["test"]) for row in told["rows"]] == [row["configuration"] in chosen for row in told["rows"]]
     assert not (data / "graphs").exists()
     evaluated = json.loads(run(out / "pick", "--data", data, "--json", verb="evaluate").stdout)
     with_test = json.loads(run(data, out, *SMALL, "--test", "--json").stdout)
@@ -90,8 +96,30 @@ def test_a_table_a_picture_and_a_chosen_model(data: Path, tmp_path: Path) -> Non
     assert "no honest choice" in (out / "table.md").read_text()
 
 
+def test_settings_of_the_default_stand_beside_it(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("fusion: {bandwidth_exponent: 0.75}\niterations: 20\n")
+    grid = ("--grid", "fusion.references=8,2048", "--grid", "fusion.orders=[1],[1,2]", "--set", "training.k=2")
+    out = tmp_path / "out"
+    told = json.loads(run(data, out, *grid, "--config", tmp_path / "settings.yaml", "--json").stdout)
+    values = [(row["values"]["fusion.references"], row["values"]["fusion.orders"]) for row in told["rows"]]
+    assert values == [(8, [1]), (8, [1, 2]), (2048, [1]), (2048, [1, 2])]
+    assert told["default"]["configuration"] == 3
+    assert told["plan"]["options"] == {"bandwidth_exponent": 0.75}
+    shown = run(data, out, *grid, "--config", tmp_path / "settings.yaml").stdout
+    assert "pick: fusion.references=" in shown and ", of the default " in shown
+    config = json.loads((out / "pick" / "config.json").read_text())
+    fusion = config["detector"]["fusion"]["config"]
+    picked = told["pick"]["values"]
+    assert (fusion["references"], fusion["orders"]) == (picked["fusion.references"], picked["fusion.orders"])
+    assert fusion["bandwidth_exponent"] == 0.75
+    assert (config["training"]["k"], config["training"]["iterations"]) == (2, 20)
+    evaluated = json.loads(run(out / "pick", "--data", data, "--json", verb="evaluate").stdout)
+    found = next(one["value"] for one in evaluated["results"] if one["metric"] == "micro_auc")
+    assert found == pytest.approx(told["pick"]["test"]["micro_auc"], abs=1e-6)
+
+
 def test_a_killed_sweep_ends_with_the_same_table(data: Path, tmp_path: Path) -> None:
-    request = ("--grid", "order=1..4", "--grid", "k=1,2", "--seeds", 9, "--steps", 30)
+    request = (*PAPER, "--grid", "fusion.order=1..4", "--grid", "k=1,2", "--seeds", 9, "--steps", 30)
     killed, trials = tmp_path / "killed", tmp_path / "killed" / "trials"
     command = [sys.executable, "-m", "lego_fusion", "sweep", str(data), str(killed), *map(str, request), "--workers", "1"]
     going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -108,28 +136,50 @@ def test_a_killed_sweep_ends_with_the_same_table(data: Path, tmp_path: Path) -> 
     assert (killed / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
 
 
+def test_videos_of_one_group_are_held_out_together_by_sweep_and_train(data: Path, tmp_path: Path) -> None:
+    """Videos that end in the same digit belong together, in the own split too, which is said."""
+    options = ("--group-by", r"\d$", "--validation", 0.4, "--steps", 3)
+    swept = run(data, tmp_path / "swept", "--grid", "order=1", *options)
+    trained = run(data, tmp_path / "trained", *options, verb="train")
+    for shown in (swept, trained):
+        assert "warning: the split 'own' divides" in shown.stderr
+    split = json.loads((tmp_path / "swept" / "plan.json").read_text())["split"]
+    assert split["validation"]
+    assert not {name[-1] for name in split["train"]} & {name[-1] for name in split["validation"]}
+    videos = json.loads((tmp_path / "trained" / "config.json").read_text())["dataset"]["train"]
+    assert sorted(videos) == sorted(split["train"])
+
+
 def test_mistakes_are_one_line(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert "unknown parameter 'speed' in the grid" in refused(data, out, "--grid", "speed=1")
+    assert "unknown key 'speed' (grid)" in refused(data, out, "--grid", "speed=1")
     assert "the grid is empty" in refused(data, out, "--grid", "k=")
-    assert "must be an int in [0, 32]" in refused(data, out, "--grid", "order=1..40")
+    assert "must be an int in [0, 32]" in refused(data, out, *PAPER, "--grid", "fusion.order=1..40")
+    assert "changes nothing beside the others" in refused(data, out, "--grid", "fusion.order=1..4")
+    assert "one training is the answer" in refused(data, out, "--seeds", 3)
+    assert "write 'fusion.references'" in refused(data, out, "--set", "fusion.refrences=3")
+    assert "The 'fusion' parameter of sweep must be one of 'lego', 'lego-paper'" in refused(data, out, "--fusion", "mlp")
     assert "a sweep chooses by validation videos" in refused(data, out, "--validation", 0)
     assert "The 'mode' parameter of sweep" in refused(data, out, *SMALL, "--mode", "fast")
     assert "The 'cache_type' parameter" in refused(data, out, *SMALL, "--cache-type", "int8")
     assert "--test goes with a grid" in refused(data, out, *SMALL, "--search", 3, "--test")
     assert not out.exists()
     run(data, out, *SMALL)
-    assert "holds another sweep" in refused(data, out, *SMALL, "--seeds", 3)
+    assert "holds another sweep" in refused(data, out, *SMALL[:-1], 3)
     assert "not a dataset folder" in refused(tmp_path, out)
 
 
 def test_a_search_goes_on_and_says_what_it_tried(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="pip install 'lego-fusion[search]'")
-    space = ("--grid", "order.motion=1..3", "--grid", "learning_rate=1e-4..1e-1", "--grid", "k=1,3", "--steps", 3)
+    spans = ("--grid", "fusion.order.motion=1..3", "--grid", "learning_rate=1e-4..1e-1", "--grid", "fusion.rows=ordered,sorted")
+    space = (*PAPER, *spans, "--steps", 3)
     out = tmp_path / "out"
     first = json.loads(run(data, out, *space, "--search", 3, "--workers", 1, "--json").stdout)
-    assert len(first["rows"]) == 3
-    assert all(1e-4 <= row["values"]["learning_rate"] <= 1e-1 for row in first["rows"])
+    assert len(first["rows"]) == 4  # and the default
+    assert first["rows"][3] == first["default"]
+    assert all(1e-4 <= row["values"]["training.learning_rate"] <= 1e-1 for row in first["rows"])
+    assert first["default"]["values"] == {"fusion.order.motion": 2, "training.learning_rate": 1e-3, "fusion.rows": "ordered"}
+    assert first["pick"]["test"]["micro_auc"] >= 0 and first["default"]["test"]["micro_auc"] >= 0
     assert (out / "search.db").is_file()
     again = json.loads(run(data, out, *space, "--search", 3, "--workers", 1, "--json").stdout)
     assert again["rows"] == first["rows"]
@@ -139,7 +189,7 @@ def test_a_search_goes_on_and_says_what_it_tried(data: Path, tmp_path: Path) -> 
     url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     run(data, tmp_path / "b", *space, "--search", 2, "--workers", 1, "--storage", url)
     shared = json.loads(run(data, tmp_path / "c", *space, "--search", 2, "--workers", 1, "--storage", url, "--json").stdout)
-    assert len(shared["rows"]) == 2  # another folder, as of another machine, met the finished study
+    assert len(shared["rows"]) == 3  # another folder, as of another machine, met the finished study
     assert not (tmp_path / "c" / "search.db").exists()
     wrong = refused(data, tmp_path / "d", *space, "--search", 2, "--storage", "nonsense://nowhere")
     assert "the database of the search cannot be opened" in wrong

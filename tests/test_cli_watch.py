@@ -72,7 +72,7 @@ def test_alarms_are_lines_on_stdout_and_scores_are_those_of_score(trained: Path,
     assert json.loads(status.read_text())["segments"] == len(scores)
     told = [json.loads(line) for line in result.stderr.splitlines()]
     assert {one["kind"] for one in told} == {"note", "health"}
-    assert "watching" in told[0]["note"]
+    assert "watching" in told[0]["note"] and any("known world" in one.get("note", "") for one in told)
     again = run("watch", video, *options, "--out", out)
     assert again.stdout == "" and "was watched to its end before" in again.stderr
 

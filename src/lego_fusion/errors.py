@@ -87,6 +87,13 @@ def check_number(value: object, name: str, owner: str, *, low: float, high: floa
     return float(value)
 
 
+def check_bool(value: object, name: str, owner: str) -> bool:
+    """Return ``value`` if it is true or false, else raise ``ParameterError`` in one wording."""
+    if not isinstance(value, bool):
+        raise ParameterError(f"The '{name}' parameter of {owner} must be true or false. Got {value!r} instead")
+    return value
+
+
 def check_choice(value: Any, name: str, owner: str, choices: Collection[Any]) -> Any:
     """Return ``value`` if it is one of ``choices``, else raise ``ParameterError`` that lists them."""
     if value not in choices:

@@ -26,7 +26,7 @@ CLIP = Manifest(modality="clip", extractor="imported", version="1", width=3, cro
 CONFIG = DatasetConfig(name="doors", modalities={"motion": MOTION, "clip": CLIP})
 RECORDS = [
     VideoRecord("v02", "abnormal", frames=50, fps=29.97002997002997, split="test", class_name="cart"),
-    VideoRecord("v01", "normal", frames=48, fps=10.0, split="train", source="videos/v01, new.mp4"),
+    VideoRecord("v01", "normal", frames=48, fps=10.0, split="train", file="videos/v01, new.mp4"),
     VideoRecord("v03", "abnormal", frames=1, fps=25.0, split="train"),
     VideoRecord("v04", "", frames=16, fps=25.0),
 ]
@@ -67,7 +67,7 @@ def test_tables_round_trip(dataset):
 
 def test_videos_csv_is_as_documented_and_holds_optional_columns_only_where_used(dataset):
     lines = (dataset.root / "videos.csv").read_text().splitlines()
-    assert lines[0] == "video,label,frames,fps,split,class,source"
+    assert lines[0] == "video,label,frames,fps,split,class,file"
     assert lines[2] == 'v01,normal,48,10.0,train,,"videos/v01, new.mp4"'
 
 

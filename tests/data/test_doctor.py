@@ -329,3 +329,24 @@ def test_all_problems_are_found_together(root):
         "length-drift",
         "extra-file",
     }
+
+
+def test_a_source_that_the_split_divides_is_a_warning(root):
+    change_videos(root, **{record.video: {"source": "tape"} for record in RECORDS})
+    finding = only(root)
+    assert (finding.severity, finding.check) == ("warning", "source-divided")
+    assert "divides the source 'tape'" in finding.message
+    assert "--resplits" in finding.fix
+
+
+def test_names_that_suggest_a_divided_source_are_named(tmp_path):
+    names = {"door_01_part1": "train", "door_01_Part2": "test", "yard_clip1": "train", "yard_clip2": "train", "gate": "test"}
+    write_dataset(tmp_path, DatasetConfig(name="x"), [VideoRecord(n, "normal", 16, 10.0, split) for n, split in names.items()])
+    (finding,) = [one for one in diagnose(tmp_path) if one.check == "likely-source-divided"]
+    assert finding.severity == "warning"
+    assert "'door_01': door_01_part1 (train), door_01_Part2 (test)" in finding.message
+    assert "yard" not in finding.message
+    assert "column 'source'" in finding.fix
+    told = [VideoRecord(n, "normal", 16, 10.0, split, source=n) for n, split in names.items()]
+    write_dataset(tmp_path, DatasetConfig(name="x"), told)
+    assert not [one for one in diagnose(tmp_path) if one.check.endswith("source-divided")]  # the table knows better

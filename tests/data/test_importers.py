@@ -147,6 +147,34 @@ def test_real_frames_replace_the_padding(small, tmp_path):
     assert not [finding for finding in diagnose(dataset.root) if finding.severity == "error"]
 
 
+def test_ground_truth_of_training_videos_is_kept(small, tmp_path):
+    """A re-split can then test them; those without any are no fault."""
+    root, videos = small
+    more = ListedVideo("Test009", "train", "abnormal", source="tape")
+    np.save(root / "i3d" / "Test009_i3d.npy", np.zeros((2, 2, 6), np.float32))
+    np.save(root / "emb" / "Test009_emb.npy", np.zeros((2, 3)))
+    (root / "truth.csv").write_text("video,start_frame,end_frame\nTest001,5,9\nTest002,3,7\n")
+    masks = root / "masks"
+    masks.mkdir()
+    for video, rows in (("Test001", 4), ("Test002", 2)):
+        np.save(masks / f"{video}.npy", np.arange(rows * 16) == 4)
+    for truth, intervals in (
+        (root / "truth.csv", {"Test001": (5, 9), "Test002": (3, 7)}),
+        (masks, {"Test001": (4, 5), "Test002": (4, 5)}),
+    ):
+        dataset = run(small, tmp_path, [*videos, more], ground_truth=truth).dataset
+        found = {video: (one.start_frame, one.end_frame) for video, (one,) in dataset.ground_truth.items()}
+        assert found == intervals
+        assert dataset.record("Test009").source == "tape"
+
+
+def test_ground_truth_of_a_normal_training_video_is_refused(small, tmp_path):
+    root, _ = small
+    (root / "truth.csv").write_text("video,start_frame,end_frame\nTest001,5,9\nTrain007,3,7\n")
+    with pytest.raises(DataError, match=r"the video is normal and has abnormal frames \(video 'Train007'\)"):
+        run(small, tmp_path, ground_truth=root / "truth.csv")
+
+
 def test_an_assumed_frame_rate_is_said(small, tmp_path):
     assert "25 assumed" in run(small, tmp_path, fps=None).warnings[0]
 

@@ -1,6 +1,7 @@
 """Several dataset folders as one: nothing is copied, names stay apart, and only what was made alike is joined."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,17 @@ def street(tmp_path):
 @pytest.fixture
 def station(tmp_path):
     return make(tmp_path, "station", ["v2", "v3"], split="test")
+
+
+def test_a_source_of_one_dataset_is_none_of_another(street, station, tmp_path):
+    folders = []
+    for one in (street, station):
+        records = [replace(record, source="tape", file=f"{record.video}.mp4") for record in one.videos]
+        truth = [interval for found in one.ground_truth.values() for interval in found]
+        folders.append(write_dataset(one.root, one.config, records, truth).root)
+    both = join_datasets(folders, tmp_path / "both").dataset
+    assert [record.source for record in both.videos] == ["street/tape"] * 2 + ["station/tape"] * 2
+    assert [record.file for record in both.videos] == ["v1.mp4", "v2.mp4", "v2.mp4", "v3.mp4"]
 
 
 def test_every_feature_is_that_of_its_own_dataset_and_none_is_copied(street, station, tmp_path):

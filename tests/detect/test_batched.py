@@ -16,17 +16,18 @@ from lego_fusion.detect.train import TrainingConfig, fit, predict_logits
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 
 WIDTHS = {"motion": 3, "text": 5}
-PAPER = {"references": 0, "zero_order": "identity", "rows": "ordered", "centre": False, "scale_columns": False}
+ONES = {"zero_order": "ones", "centre": True, "relations": {"motion": "gaussian", "text": "cosine"}}
 FUSIONS = {
-    "joint, sorted": {},
-    "joint, ordered": {"rows": "ordered"},
-    "full": {"form": "full"},
-    "rank 1": {"form": "rank1"},
-    "paper": {"form": "full", **PAPER},
-    "paper, joint": PAPER,
-    "matrix powers": {"references": 0, "expansion": "matrix", "form": "full"},
+    "the paper's": {},
+    "joint": {"form": "joint"},
+    "ones": ONES,
+    "ones, joint, sorted": {**ONES, "form": "joint", "rows": "sorted"},
+    "rank 1": {"form": "rank1", "unit_range": True},
+    "sorted, nearest": {"rows": "sorted", "nearest": 4},
+    "matrix powers": {"expansion": "matrix", "zero_order": "ones"},
 }
 SETTINGS = {
     "plain": {},
@@ -35,15 +36,14 @@ SETTINGS = {
     "penalties": {"operator_sparsity": 0.01, "operator_order_decay": 0.02},
     "mean": {"pooling": "mean"},
     "highest": {"pooling": "max"},
-    "no prior": {"prior": 0.0},
+    "no decay": {"weight_decay": 0.0},
     "validation": {"selection": "validation", "check_every": 3},
 }
 
 
-def made_fusion(**options) -> LegoFusion:
+def made_fusion(**options) -> PaperFusion:
     widths = {name: WIDTHS[name] for name in options.pop("names", WIDTHS)}
-    relations = {"motion": "gaussian", "text": "cosine"}
-    return LegoFusion(widths, **{"nodes": 8, "references": 5, "relations": relations, **options})
+    return PaperFusion(widths, **{"nodes": 8, **options})
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def graphs_for(write_planted: Callable[..., Dataset], tmp_path_factory) -> Calla
     split = own_split(dataset)
 
     def make(**options) -> Graphs:
-        return build_graphs(dataset, made_fusion(**options), split.train, split.test)
+        return build_graphs(dataset, made_fusion(**options), split.train, split.test, nodes=options.get("nodes", 8))
 
     return make
 
@@ -85,8 +85,8 @@ def test_orders_seeds_and_rates_end_as_alone(graphs_for: Callable[..., Graphs], 
     options = FUSIONS[kind]
     orders = [{"motion": 1, "text": 3}, {"motion": 2, "text": 2}, {"motion": 4, "text": 1}, {"motion": 0, "text": 1}]
     configs = [
-        TrainingConfig(steps=7, seed=place, learning_rate=rate, k=k, prior=prior)
-        for place, (rate, k, prior) in enumerate([(1e-3, 3, 30.0), (1e-2, 1, 3.0), (3e-3, 8, 0.0), (1e-2, 40, 1.0)])
+        TrainingConfig(steps=7, seed=place, learning_rate=rate, k=k, weight_decay=decay)
+        for place, (rate, k, decay) in enumerate([(1e-3, 3, 5e-3), (1e-2, 1, 1.0), (3e-3, 8, 0.0), (1e-2, 40, 0.1)])
     ]
     compare(graphs_for(**options), options, orders, configs)
 
@@ -107,7 +107,7 @@ def test_factors_that_are_multiplied_end_as_products_of_powers(
     graphs_for: Callable[..., Graphs], names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batched, "MOST_TERMS", 0)
-    options = {"names": names}
+    options = {"names": names, "form": "joint"}
     configs = [TrainingConfig(steps=5, seed=seed, operator_sparsity=0.01, learning_rate=1e-2) for seed in (0, 1)]
     compare(graphs_for(**options), options, [2, 4], configs)
 
@@ -122,7 +122,7 @@ def test_a_neighbour_changes_nothing(graphs_for: Callable[..., Graphs]) -> None:
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
 
-def test_no_step_leaves_the_calibrated_start(graphs_for: Callable[..., Graphs]) -> None:
+def test_no_step_leaves_the_start(graphs_for: Callable[..., Graphs]) -> None:
     compare(graphs_for(), {}, [2], [TrainingConfig(steps=1)])
     graphs = graphs_for()
     detector, alone = (detector_of(graphs, {}, 2, 0) for _ in range(2))
@@ -136,7 +136,7 @@ def test_no_step_leaves_the_calibrated_start(graphs_for: Callable[..., Graphs]) 
     [
         ({"rows": "statistics"}, {}, "rows='statistics'"),
         ({"form": "all-pairs"}, {}, "form='all-pairs'"),
-        ({"form": "full", "symmetric": True}, {}, "a symmetric operator"),
+        ({"symmetric": True}, {}, "a symmetric operator"),
         ({}, {"patience": 3, "selection": "validation"}, "patience"),
         ({}, {"modality_dropout": 0.5}, "modality_dropout"),
         ({}, {"operator_nonnegative": True}, "operator_nonnegative"),
@@ -154,7 +154,10 @@ def test_what_cannot_be_trained_together_says_why(
 
 
 def test_other_fusions_and_dropout_are_trained_alone(graphs_for: Callable[..., Graphs]) -> None:
-    assert "has no graphs" in str(why_alone(Detector(Concat(WIDTHS)), TrainingConfig()))
+    for other in (Concat(WIDTHS), LegoFusion(WIDTHS)):
+        assert why_alone(Detector(other), TrainingConfig()) == f"the fusion '{other.kind}' hands on no rows of graphs"
+    propagating = made_fusion(rows="propagate")
+    assert why_alone(Detector(propagating), TrainingConfig()) == "rows='propagate'"
     fusion = made_fusion()
     assert why_alone(Detector(fusion, dropout=0.5), TrainingConfig()) == "dropout of the head"
     assert why_alone(Detector(fusion), TrainingConfig()) is None
@@ -166,8 +169,11 @@ def test_wrong_calls_are_refused(graphs_for: Callable[..., Graphs], planted: Dat
     with pytest.raises(ParameterError, match="nothing to train together"):
         fit_together([], graphs.training, [])
     two = [*one, detector_of(graphs, {}, 2, 1)]
-    with pytest.raises(ParameterError, match="different kinds of steps"):
+    with pytest.raises(ParameterError, match="different steps or readings"):
         fit_together(two, graphs.training, [TrainingConfig(steps=1), TrainingConfig(steps=2)])
+    other = [*one, detector_of(graphs, {"rows": "sorted"}, 2, 1)]
+    with pytest.raises(ParameterError, match="different steps or readings"):
+        fit_together(other, graphs.training, [TrainingConfig(steps=1)] * 2)
     features = Bags(
         ("a", "b"), torch.tensor([False, True]), 1, {name: torch.rand(2, 8, width) for name, width in WIDTHS.items()}
     )
@@ -182,17 +188,23 @@ def test_wrong_calls_are_refused(graphs_for: Callable[..., Graphs], planted: Dat
         fit_together(one, graphs.training, [TrainingConfig(selection="validation")])
 
 
-def test_buckets_part_what_meets_other_batches_or_losses() -> None:
-    plain = TrainingConfig()
-    same = [plain.model_copy(update=values) for values in ({"seed": 3}, {"k": 9}, {"learning_rate": 1.0}, {"prior": 0.0})]
-    assert {bucket(config) for config in same} == {bucket(plain)}
+def test_buckets_part_what_meets_other_batches_losses_or_readings() -> None:
+    plain, detector = TrainingConfig(), Detector(made_fusion(), hidden=6)
+    same = [
+        plain.model_copy(update=values) for values in ({"seed": 3}, {"k": 9}, {"learning_rate": 1.0}, {"weight_decay": 0.0})
+    ]
+    ordered = Detector(made_fusion(order={"motion": 1, "text": 4}, seed=2), hidden=6, seed=2)
+    assert {bucket(ordered, config) for config in same} == {bucket(detector, plain)}
     other = ({"steps": 1}, {"batch_size": 2}, {"batch_size": 2, "seed": 1}, {"pooling": "max"}, {"degree_variance": 1.0})
-    assert len({bucket(plain.model_copy(update=values)) for values in other} | {bucket(plain)}) == 6
+    assert len({bucket(detector, plain.model_copy(update=values)) for values in other} | {bucket(detector, plain)}) == 6
+    readings = ({"rows": "sorted"}, {"form": "joint"}, {"form": "joint", "rank": 1}, {"zero_order": "ones"})
+    detectors = [detector, Detector(made_fusion(), hidden=7), *(Detector(made_fusion(**one), hidden=6) for one in readings)]
+    assert len({bucket(one, plain) for one in detectors}) == 6
 
 
-def test_one_node_and_one_reference_column(write_planted: Callable[..., Dataset], tmp_path) -> None:
+def test_one_node(write_planted: Callable[..., Dataset], tmp_path) -> None:
     dataset = write_planted(tmp_path / "dataset")
     split = own_split(dataset)
-    options = {"nodes": 1, "references": 2}
-    graphs = build_graphs(dataset, made_fusion(**options), split.train, split.test)
+    options = {"nodes": 1}
+    graphs = build_graphs(dataset, made_fusion(**options), split.train, split.test, nodes=1)
     compare(graphs, options, [1, 3], [TrainingConfig(steps=3, seed=seed) for seed in (0, 1)])

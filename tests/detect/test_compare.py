@@ -11,14 +11,14 @@ import torch
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.bags import load_bags
-from lego_fusion.detect.compare import _jobs, _measure, cell_videos, read_cell, run_plan
+from lego_fusion.detect.compare import _jobs, _measure, cell_videos, read_cell, run_plan, unfinished_cells
 from lego_fusion.detect.plan import Cell, Plan
 from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.processes import _in_processes
 from lego_fusion.detect.protocol import own_split, run_method, scored_videos
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import CheckpointError, LegoFusionError, ParameterError
-from lego_fusion.measure.detection import micro_auc
+from lego_fusion.measure.detection import METRICS, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
 
 QUICK = TrainingConfig(steps=8, check_every=4, learning_rate=1e-2)
@@ -75,7 +75,7 @@ def test_a_cell_is_what_its_method_gives_alone(planted: Dataset, plan: Plan, don
         assert {record.smoothing for record in one.records} == {SMOOTHING}
         assert first.protocol == "frame level, real frames, 6 videos (3 abnormal)"
         assert (first.train_seconds is None) == (cell.seed is None)
-        assert {record.metric for record in one.records} == {"micro_auc", "macro_auc", "abnormal_auc", "average_precision"}
+        assert {record.metric for record in one.records} == set(METRICS)
         if watch:
             looks = {
                 step: micro_auc(scored_videos(planted, scores, smoothing=plan.smoothing))
@@ -170,7 +170,22 @@ def test_a_process_that_dies_is_one_line(planted: Dataset, plan: Plan, tmp_path:
 
 def test_another_plan_is_refused_before_anything_is_trained(planted: Dataset, done: Path) -> None:
     with pytest.raises(CheckpointError, match="another comparison"):
-        run_plan(plan_of(planted), [planted], done, workers=1)
+        run_plan(plan_of(planted, training=QUICK.model_copy(update={"steps": 9})), [planted], done, workers=1)
+    run_plan(plan_of(planted), [planted], done, workers=1)  # without looks: the same numbers
+
+
+def test_finished_cells_serve_another_choice(planted: Dataset, tmp_path: Path) -> None:
+    few, more = plan_of(planted, fusions=("lego",), seeds=1), plan_of(planted, fusions=("concat", "lego"), seeds=2)
+    run_plan(few, [planted], tmp_path, workers=1)
+    before = {cell: (tmp_path / "cells" / cell.file).read_bytes() for cell in few.cells()}
+    assert unfinished_cells(tmp_path, more) == set(more.cells()) - set(few.cells())
+    told: list[tuple[int, int]] = []
+    run_plan(more, [planted], tmp_path, workers=1, on_cell=lambda *counts: told.append(counts))
+    assert told[0] == (len(few.cells()), len(more.cells()))
+    assert {cell: (tmp_path / "cells" / cell.file).read_bytes() for cell in before} == before
+    alone = tmp_path / "alone"
+    run_plan(more, [planted], alone, workers=1)
+    assert contents(tmp_path, more) == contents(alone, more)
 
 
 def test_no_workers_is_refused(planted: Dataset, plan: Plan, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The table against scikit-learn, the statistics module and the cells themselves."""
 
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from lego_fusion.detect.plan import Plan
 from lego_fusion.detect.planning import make_plan
 from lego_fusion.detect.protocol import frame_scores
 from lego_fusion.detect.train import TrainingConfig
-from lego_fusion.errors import ParameterError
-from lego_fusion.measure.detection import micro_auc
+from lego_fusion.errors import CheckpointError, ParameterError
+from lego_fusion.measure.detection import METRICS, average_precision, micro_auc
 from lego_fusion.measure.intervals import mean_interval, paired_difference, seeded_interval
+from lego_fusion.measure.video_level import video_auc, video_average_precision
 
 QUICK = TrainingConfig(steps=8, check_every=4, learning_rate=1e-2)
 
@@ -184,7 +186,7 @@ def test_a_row_with_a_failed_cell_has_no_number(planted: Dataset, tmp_path: Path
     assert [note.partition(",")[0] for note in table.notes] == [
         f"{method} on motion + text" for method in ("concat", "nearest-neighbours", "flow-energy")
     ]
-    assert len(table.records) == 4 * (len(plan.cells()) - 6)
+    assert len(table.records) == len(METRICS) * (len(plan.cells()) - 6)
 
 
 def test_without_enough_videos_there_is_a_value_but_no_interval(write_planted: Any, tmp_path: Path) -> None:
@@ -211,5 +213,54 @@ def test_every_cell_leaves_its_records(planted: Dataset, own: tuple[Plan, Path])
     records = summarise(plan, [planted], folder, resamples=10).records
     for cell in plan.cells():
         mine = [one for one in records if (one.fusion, one.seed) == (cell.method, cell.seed)]
-        assert [one.metric for one in mine][:4] == ["micro_auc", "macro_auc", "abnormal_auc", "average_precision"]
-        assert len(mine) == (6 if cell.seed is not None else 4)
+        frames = ["micro_auc", "macro_auc", "abnormal_auc", "average_precision"]
+        assert [one.metric for one in mine][:6] == [*frames, "video_auc", "video_average_precision"]
+        assert len(mine) == (8 if cell.seed is not None else 6)
+
+
+def test_a_stopped_comparison_is_the_table_of_what_is_finished(
+    planted: Dataset, drawn: tuple[Plan, Path], tmp_path: Path
+) -> None:
+    plan, done = drawn
+    first, second, third = (split.name for split in plan.datasets[0].splits)
+    kept = [
+        cell
+        for cell in plan.cells()
+        if cell.method == "lego"
+        or (cell.method == "concat" and cell.split != first)
+        or (cell.method, cell.split) == ("add", first)
+    ]
+    (tmp_path / "cells").mkdir()
+    for cell in kept:
+        shutil.copy(done / "cells" / cell.file, tmp_path / "cells")
+    table = summarise(plan, [planted], tmp_path, resamples=50, partial=True)
+    rows, whole = rows_of(table), rows_of(summarise(plan, [planted], done, resamples=50))
+    assert [(row.cells, row.planned) for row in rows.values()] == [(6, 6), (4, 6), (2, 6), (0, 3), (0, 3)]
+    assert table.unfinished == len(plan.cells()) - 12
+    assert (
+        f"not finished: {table.unfinished} of {len(plan.cells())} cells are missing; means are over the finished ones alone"
+        in table.notes
+    )
+    assert rows["lego"].micro == whole["lego"].micro
+    means = {
+        (method, split): statistics.fmean(auc_on_every_frame(planted, plan, done, method, split))
+        for method, splits in (("lego", (second, third)), ("concat", (second, third)))
+        for split in splits
+    }
+    differences = [means["lego", split] - means["concat", split] for split in (second, third)]
+    assert rows["lego"].difference == pytest.approx(statistics.fmean(differences), abs=1e-12)  # on the splits of both
+    assert rows["add"].difference is None  # which shares none with concat
+    assert rows["add"].low is None  # one split of several says nothing of their spread
+    assert rows["nearest-neighbours"].micro is None
+    with pytest.raises(CheckpointError, match="a cell cannot be read"):
+        summarise(plan, [planted], tmp_path, resamples=50)
+
+
+def test_videos_are_measured_as_a_whole_beside_their_frames(planted: Dataset, own: tuple[Plan, Path]) -> None:
+    plan, folder = own
+    for method, row in rows_of(summarise(plan, [planted], folder, resamples=10)).items():
+        cells = [read_cell(folder, cell) for cell in plan.cells() if cell.method == method]
+        scored = [cell_videos(planted, plan, cell) for cell in cells]
+        assert row.video_auc == pytest.approx(statistics.fmean(map(video_auc, scored)))
+        assert row.video_precision == pytest.approx(statistics.fmean(map(video_average_precision, scored)))
+        assert row.average_precision == pytest.approx(statistics.fmean(map(average_precision, scored)))

@@ -7,7 +7,7 @@ import pytest
 from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.joining import join_datasets
 from lego_fusion.detect.evaluation import POOLED_NOTE, evaluate_runs
-from lego_fusion.detect.protocol import domain_splits, own_split
+from lego_fusion.detect.protocol import domain_splits, own_split, rotate_domains
 from lego_fusion.detect.runs import score_dataset, train_run
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import DataError, ParameterError
@@ -47,6 +47,48 @@ def test_a_domain_left_out_is_tested_and_never_trained_on(joined):
     assert sorted(video for split in splits for video in split.test) == sorted(own.test)
 
 
+def test_a_rotation_tests_every_video_and_trains_on_all_others(joined):
+    everyone = {record.video for record in joined.videos}
+    splits = rotate_domains(joined)
+    assert [split.name for split in splits] == ["left-out:day", "left-out:night", "left-out:calm"]
+    for split in splits:
+        (domain,) = domains_of(joined, split.test)
+        assert split.name.endswith(domain)
+        assert set(split.test) == {record.video for record in joined.videos if record.domain == domain}
+        assert set(split.train) == everyone - set(split.test)
+
+
+def changed(joined, root, **fields):
+    records = [replace(one, **{field: value(one) for field, value in fields.items()}) for one in joined.videos]
+    return write_dataset(root, joined.config, records, [one for found in joined.ground_truth.values() for one in found])
+
+
+def test_what_a_domain_is_marked_as_does_not_matter_to_a_rotation(joined, tmp_path):
+    marks = {"day": "train", "night": "test", "calm": "test"}
+    marked = changed(joined, tmp_path, split=lambda one: marks[one.domain])
+    assert rotate_domains(marked) == rotate_domains(joined)
+    free = changed(joined, tmp_path, split=lambda one: "")
+    assert rotate_domains(free) == rotate_domains(joined)
+    some = changed(joined, tmp_path, split=lambda one: one.split if one.domain != "day" else "")
+    assert [split.name for split in rotate_domains(some)] == ["left-out:night", "left-out:calm"]
+
+
+def test_a_rotation_trains_on_no_source_that_it_tests(joined, tmp_path):
+    tape = ("day_train_normal_0", "night_test_abnormal_0", "night_test_abnormal_1")
+    day, night, _ = rotate_domains(changed(joined, tmp_path, source=lambda one: "tape" if one.video in tape else ""))
+    assert set(rotate_domains(joined)[0].train) - set(day.train) == set(tape[1:])
+    assert set(rotate_domains(joined)[1].train) - set(night.train) == set(tape[:1])
+
+
+def test_a_rotation_keeps_validation_and_needs_labels(joined, tmp_path):
+    held = changed(joined, tmp_path / "held", split=lambda one: "validation" if one.video.endswith("normal_0") else one.split)
+    day = rotate_domains(held)[0]
+    assert set(day.validation) == {one.video for one in held.videos if one.domain != "day" and one.split == "validation"}
+    assert "day_train_normal_0" in day.test
+    empty = changed(joined, tmp_path / "empty", label=lambda one: "" if one.domain != "day" else one.label)
+    assert "left-out:day" not in [split.name for split in rotate_domains(empty)]  # nobody else is labelled
+
+
 def test_within_and_left_out_part_the_training_videos_and_share_the_tests(joined):
     own = own_split(joined)
     for within, left_out in zip(domain_splits(joined, "within"), domain_splits(joined), strict=True):
@@ -78,6 +120,8 @@ def test_errors_of_domain_splits(planted, joined, unchecked_types):
     assert [split.name for split in domain_splits(planted, "within")] == ["within:(none)"]
     with pytest.raises(ParameterError, match="kind"):
         domain_splits(joined, "across")
+    with pytest.raises(DataError, match=r"only one domain.*lego-fusion join"):
+        rotate_domains(planted)
 
 
 def test_each_domain_is_measured_on_its_own_videos(joined, tmp_path):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from lego_fusion.detect.familiarity import UNLIKE, distance_ratios, unlike_training
+from lego_fusion.detect.familiarity import UNLIKE, FamiliarityMonitor, unlike_training
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 
 V, N = 12, 8
 
@@ -20,15 +21,18 @@ def bags(shift: float = 0.0, spread: float = 1.0, seed: int = 0, videos: int = V
 
 @pytest.fixture
 def fusion() -> LegoFusion:
-    made = LegoFusion({"motion": 4, "text": 6}, nodes=N, references=8, relations={"motion": "gaussian", "text": "cosine"})
+    made = LegoFusion({"motion": 4, "text": 6})
     made.fit_statistics(bags(), torch.zeros(V, dtype=torch.bool), torch.arange(V))
     return made
 
 
-def test_the_ratio_is_one_at_the_furthest_reference(fusion: LegoFusion) -> None:
-    known = {name: fusion.relation[name].references[None] for name in ("motion", "text")}
-    for ratio in distance_ratios(fusion, known).values():
-        assert float(ratio.max()) == pytest.approx(1.0)
+def test_the_ratio_is_one_at_the_most_unlike_training_video() -> None:
+    """Worked out by hand: known at 0 and 1 (each video once), so bandwidth 1; a video of distance 7 to the nearest known."""
+    made = LegoFusion({"motion": 1}, kept=1)
+    videos = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [8.0, 8.0, 100.0]])[:, :, None]
+    made.fit_statistics({"motion": videos}, torch.tensor([False, False, True]), torch.arange(3))
+    seen = made.unlikeness({"motion": torch.tensor([[[8.0], [1.0], [15.0], [-14.0]]])})["motion"]
+    torch.testing.assert_close(seen, torch.tensor([[1.0, 0.0, 2.0, 2.0]]))
 
 
 def test_new_footage_of_the_same_kind_is_familiar_and_another_camera_is_not(fusion: LegoFusion) -> None:
@@ -46,21 +50,37 @@ def test_an_event_in_less_than_half_of_the_video_does_not_count(fusion: LegoFusi
     assert len(unlike_training(fusion, video)) == 1
 
 
-def test_scaling_a_column_of_everything_changes_nothing() -> None:
+def test_an_abnormal_training_video_says_how_far_events_go() -> None:
+    """Where training has seen videos that are abnormal from end to end, such footage is no other camera."""
+    train = bags()
+    for x in train.values():
+        x[-1] += 20.0
+    made = LegoFusion({"motion": 4, "text": 6})
+    made.fit_statistics(train, torch.arange(V) == V - 1, torch.arange(V))
+    assert unlike_training(made, bags(shift=20.0, seed=1, videos=1)) == []
+    assert len(unlike_training(made, bags(shift=100.0, seed=1, videos=1))) == 2
+
+
+def test_scaling_everything_changes_nothing() -> None:
     ratios = []
     for scale in (1.0, 100.0):
-        factor = torch.tensor([scale, 1.0, 1.0, 1.0])
-        train = bags()["motion"] * factor
-        fusion = LegoFusion({"motion": 4}, nodes=N, references=8, relations="cosine")
-        fusion.fit_statistics({"motion": train}, torch.zeros(V, dtype=torch.bool), torch.arange(V))
-        relation = fusion.relation["motion"]
-        relation.column_scale.copy_(train.flatten(0, 1).std(0))  # without the shrinkage, which is for small columns
-        relation.references.copy_(train.flatten(0, 1)[:8])
-        ratios.append(distance_ratios(fusion, {"motion": bags(seed=2, videos=1)["motion"] * factor})["motion"])
+        made = LegoFusion({"motion": 4})
+        made.fit_statistics({"motion": scale * bags()["motion"]}, torch.zeros(V, dtype=torch.bool), torch.arange(V))
+        ratios.append(made.unlikeness({"motion": scale * bags(seed=2, videos=1)["motion"]})["motion"])
     torch.testing.assert_close(*ratios)
 
 
-def test_without_references_nothing_can_be_said() -> None:
-    assert distance_ratios(Concat({"motion": 4, "text": 6}), bags()) == {}
-    assert distance_ratios(LegoFusion({"motion": 4}, nodes=N, references=0), bags()) == {}
+def test_a_stream_is_told_of_once_a_modality(fusion: LegoFusion) -> None:
+    told: list[str] = []
+    monitor = FamiliarityMonitor(fusion, told.append, least=2)
+    other = bags(seed=1, videos=1) | {"motion": bags(shift=20.0, seed=1, videos=1)["motion"]}
+    for t in range(N):
+        monitor.look({name: x[:, t : t + 1] for name, x in other.items()})
+        assert len(told) == (t >= 1)
+    assert "motion" in told[0]
+
+
+def test_without_known_normals_nothing_can_be_said() -> None:
+    assert unlike_training(Concat({"motion": 4, "text": 6}), bags(shift=99.0)) == []
+    assert unlike_training(PaperFusion({"motion": 4}, nodes=N), bags(shift=99.0)) == []
     assert UNLIKE > 1

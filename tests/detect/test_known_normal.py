@@ -9,7 +9,7 @@ from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.calibration import calibrate_run, read_calibration
 from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.known_normal import add_known_normal
-from lego_fusion.detect.runs import score_dataset, train_run
+from lego_fusion.detect.runs import load_run_bags, score_dataset, train_run
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import CheckpointError, DataError, ParameterError
 
@@ -37,7 +37,9 @@ def test_old_weights_and_old_references_stay(run: Path, planted: Dataset, tmp_pa
         np.testing.assert_array_equal(before.detach(), after.detach(), err_msg=name)
     known = old.fusion.columns
     assert new.fusion.columns == known + 3 and new.fusion.out_features == old.fusion.out_features
-    np.testing.assert_array_equal(old.fusion.relation["text"].references, new.fusion.relation["text"].references[:known])
+    old_text, new_text = (one.fusion.known_normals("text") for one in (old, new))
+    np.testing.assert_array_equal(old_text.references, new_text.references[:known])
+    np.testing.assert_array_equal(old_text.bandwidth, new_text.bandwidth[:known])
     assert again.references[: len(config.references)] == config.references
     assert (
         [one["video"] for one in again.references[known:]]
@@ -56,12 +58,43 @@ def test_the_video_of_an_event_scores_nearly_as_before(run: Path, planted: Datas
         assert fall[before.truth].mean() < 0.2 * (before.logits[before.truth].mean() - before.logits[~before.truth].mean())
 
 
+def test_every_distinct_segment_becomes_known_unless_a_number_is_given(run: Path, planted: Dataset, tmp_path: Path) -> None:
+    video = planted.select(split="test", label="normal")[0].video
+    known = len(load_detector(run)[1].references)
+    segments = {tuple(row) for row in load_run_bags(load_detector(run)[1], planted, [video]).inputs["text"][0].tolist()}
+    for count, expected in ((None, len(segments)), (2, 2)):
+        written = add_known_normal(run, tmp_path / f"new{count}", planted, [video], count=count)
+        assert len(written.references) - known == expected
+        frames = [one["start_frame"] for one in written.references[known:]]
+        assert frames == sorted(frames) and len(set(frames)) == expected
+
+
+def test_a_full_run_takes_as_many_a_video_as_it_has_of_its_own(planted: Dataset, tmp_path: Path) -> None:
+    options = {"references": 12}
+    config = train_run(planted, tmp_path / "run", training=TrainingConfig(iterations=1), nodes=8, options=options)
+    videos = {one["video"] for one in config.references}
+    assert len(config.references) == 12
+    video = planted.select(split="test", label="normal")[0].video
+    written = add_known_normal(tmp_path / "run", tmp_path / "new", planted, [video])
+    assert len(written.references) - 12 == round(12 / len(videos))
+
+
 def test_adding_twice_adds_nothing_that_is_known(run: Path, planted: Dataset, tmp_path: Path) -> None:
     video = planted.select(split="test", label="normal")[0].video
-    add_known_normal(run, tmp_path / "once", planted, [video], count=1000)  # every segment that differs
+    add_known_normal(run, tmp_path / "once", planted, [video])
     with pytest.raises(DataError, match="nothing that the run does not know"):
         add_known_normal(tmp_path / "once", tmp_path / "twice", planted, [video])
     assert not (tmp_path / "twice").exists()
+
+
+def test_what_becomes_known_is_familiar(run: Path, planted: Dataset, tmp_path: Path) -> None:
+    """A segment that is known is as near as can be, in the new run and after it was written and read."""
+    video = planted.select(split="test", label="normal")[0].video
+    add_known_normal(run, tmp_path / "new", planted, [video])
+    before, after = (load_detector(folder)[0].fusion for folder in (run, tmp_path / "new"))
+    x = load_run_bags(load_detector(run)[1], planted, [video]).inputs
+    for name, far in before.unlikeness(x).items():
+        assert bool((after.unlikeness(x)[name] < far).all())
 
 
 def test_it_has_no_calibration_until_it_is_calibrated(run: Path, planted: Dataset, tmp_path: Path) -> None:

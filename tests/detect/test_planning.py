@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lego_fusion.data.dataset import Dataset, write_videos
+from lego_fusion.data.grouping import group_videos
 from lego_fusion.detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
 from lego_fusion.detect.protocol import LEARNED, own_split
 from lego_fusion.detect.train import TrainingConfig
@@ -70,6 +71,33 @@ def test_domains_are_left_out_in_turn(planted: Dataset, tmp_path: Path) -> None:
         assert {dataset.record(video).domain for video in split.train} == set(places) - {tested}
     with pytest.raises(DataError, match="only one domain"):
         make_plan([planted], splits="domains")
+
+
+def test_ground_truth_of_training_videos_is_used_when_they_are_tested(planted: Dataset, tmp_path: Path) -> None:
+    """The planted set knows the frames of its training videos too; where it does not, they are left out and counted."""
+    plan = make_plan([planted], splits="resplits", count=4).datasets[0]
+    assert plan.untold == 0
+    assert any(video.startswith("train_abnormal") for split in plan.splits for video in split.test)
+    only = tmp_path / "tested"
+    only.mkdir()
+    for name in ("dataset.yaml", "videos.csv"):
+        (only / name).write_bytes((planted.root / name).read_bytes())
+    lines = (planted.root / "intervals.csv").read_text().splitlines(keepends=True)
+    (only / "intervals.csv").write_text("".join(line for line in lines if not line.startswith("train_")))
+    plan = make_plan([Dataset.open(only)], splits="resplits", count=4).datasets[0]
+    assert not any(video.startswith("train_abnormal") for split in plan.splits for video in split.test)
+    assert 0 < plan.untold <= 4
+
+
+def test_what_resplits_by_source_got_is_said(planted: Dataset, tmp_path: Path) -> None:
+    by_number = group_videos(planted, r"\d+$")  # normal and abnormal, training and test videos of one number
+    plan = make_plan([by_number], splits="resplits", count=2).datasets[0]
+    (note,) = plan.notes
+    assert note.startswith("planted: no re-split divides a source; they train on ")
+    assert "normal videos (own split: 6)" in note
+    assert make_plan([planted], splits="resplits", count=2).datasets[0].notes == ()
+    (warning,) = make_plan([by_number]).datasets[0].notes
+    assert "the split 'own' divides 3 of the sources" in warning
 
 
 def test_modality_sets_as_they_are_written(planted: Dataset) -> None:

@@ -1,6 +1,8 @@
 """Splits, runs and frame scores: how a number comes about, and what must have no part in it."""
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from lego_fusion.detect.protocol import (
     LEARNED,
     UNLEARNED,
     Split,
+    divided_sources,
+    division_warnings,
     frame_scores,
     hold_out,
     make_default_fusion,
@@ -81,6 +85,86 @@ def folder_of(root, splits: dict[str, tuple[int, int]]) -> Dataset:
         for number in range(count)
     ]
     return write_dataset(root, DatasetConfig(name="names"), records)
+
+
+def in_sources(dataset: Dataset, root: Path, size: int) -> Dataset:
+    """The same tables, every ``size`` videos of a name's kind from one recording."""
+    records = [
+        replace(one, source=f"{one.video.rpartition('_')[0]} {int(one.video.rpartition('_')[2]) // size}")
+        for one in dataset.videos
+    ]
+    truth = [interval for found in dataset.ground_truth.values() for interval in found]
+    return write_dataset(root, dataset.config, records, truth)
+
+
+def sources_in(dataset: Dataset, videos: tuple[str, ...]) -> set[str]:
+    return {dataset.record(video).source for video in videos}
+
+
+def test_no_resplit_and_no_hold_out_divides_a_source(write_planted, tmp_path):
+    dataset = in_sources(write_planted(tmp_path / "a", train=(6, 6), test=(6, 6)), tmp_path / "b", 3)
+    splits = resplits(dataset, 5)
+    assert resplits(dataset, 2) == splits[:2], "more splits do not change the first ones"
+    assert len({frozenset(split.train) for split in splits}) == 5
+    for split in splits:
+        assert not sources_in(dataset, split.train) & sources_in(dataset, split.test)
+        assert Counter(dataset.record(video).label for video in split.train) == {"normal": 6, "abnormal": 6}
+        assert sorted(split.train + split.test) == sorted(one.video for one in dataset.videos)
+        assert divided_sources(dataset, split) == {}
+        held = hold_out(dataset, split, 0.4, seed=1)
+        assert not sources_in(dataset, held.train) & sources_in(dataset, held.validation)
+        assert Counter(dataset.record(video).label for video in held.validation) == {"normal": 3, "abnormal": 3}
+
+
+def test_sources_of_one_video_change_no_draw(planted, tmp_path):
+    alone = in_sources(planted, tmp_path, 1)
+    assert resplits(alone, 4, seed=3) == resplits(planted, 4, seed=3)
+    assert hold_out(alone, own_split(alone), 0.3, seed=2) == hold_out(planted, own_split(planted), 0.3, seed=2)
+
+
+def test_mixed_sources_come_near_the_numbers_of_the_own_split(write_planted, tmp_path):
+    """Recordings with normal and abnormal parts: 12 of each label train, in sources of 1 to 6 videos."""
+    dataset = write_planted(tmp_path / "a", train=(12, 12), test=(12, 12))
+    sizes = [1, 2, 3, 4, 5, 6] * 4
+    places = [number for number, size in enumerate(sizes) for _ in range(size)]
+    mixed = np.random.default_rng(0).permutation(len(dataset.videos))
+    records = [replace(one, source=f"tape {places[mixed[number]]}") for number, one in enumerate(dataset.videos)]
+    truth = [interval for found in dataset.ground_truth.values() for interval in found]
+    dataset = write_dataset(tmp_path / "b", dataset.config, records, truth)
+    for split in resplits(dataset, 8):
+        counts = Counter(dataset.record(video).label for video in split.train)
+        assert abs(counts["normal"] - 12) <= 1
+        assert abs(counts["abnormal"] - 12) <= 1
+        assert divided_sources(dataset, split) == {}
+
+
+def test_a_split_that_divides_a_source_is_said(planted, tmp_path):
+    records = [
+        replace(one, source="tape" if one.video in ("train_normal_0", "test_abnormal_1") else "") for one in planted.videos
+    ]
+    dataset = write_dataset(tmp_path, planted.config, records, [i for found in planted.ground_truth.values() for i in found])
+    assert divided_sources(dataset, own_split(dataset)) == {"tape": ("train_normal_0", "test_abnormal_1")}
+    (line,) = division_warnings(dataset, own_split(dataset))
+    assert "split 'own' divides 1 of the sources" in line
+    assert "'tape' (train_normal_0, test_abnormal_1)" in line
+    assert division_warnings(planted, own_split(planted)) == []
+
+
+def test_sources_that_cannot_be_divided_are_refused(write_planted, tmp_path):
+    dataset = write_planted(tmp_path / "a", train=(3, 3), test=(3, 3))
+    one_tape = [replace(one, source="tape" if one.label == "abnormal" else "") for one in dataset.videos]
+    truth = [interval for found in dataset.ground_truth.values() for interval in found]
+    whole = write_dataset(tmp_path / "b", dataset.config, one_tape, truth)
+    with pytest.raises(DataError, match=r"the sources cannot be divided.*1 sources with abnormal videos"):
+        resplits(whole, 1)
+    with pytest.raises(DataError, match="the sources cannot be divided"):
+        hold_out(whole, own_split(whole), 0.3)
+    halves = [
+        replace(one, source=f"{one.label} {int(one.video[-1]) % 2 if one.split == 'train' else 0}") for one in dataset.videos
+    ]
+    few = write_dataset(tmp_path / "c", dataset.config, halves, truth)
+    with pytest.raises(DataError, match="do not divide in so many ways: expected 9 splits"):
+        resplits(few, 9)
 
 
 def test_the_own_split_is_the_column_of_the_table(tmp_path):

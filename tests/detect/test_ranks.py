@@ -32,6 +32,7 @@ from lego_fusion.detect.sweep_plan import make_sweep_plan
 from lego_fusion.errors import DataError, LegoFusionError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.temporal import MTN
 
 generator = torch.Generator().manual_seed(0)
@@ -44,15 +45,15 @@ widths = {"motion": 4, "text": 4}
 options = {"steps": 5, "learning_rate": 1e-2, "seed": 3}
 terms = {"degree_variance": 2.0, "degree_threshold": 0.0, "degree_k": 3, "smoothness": 0.1, "sparsity": 0.1}
 cases = {
-    "prior": (LegoFusion(widths, nodes=8, references=6), {"prior": 100.0}),
+    "prior": (LegoFusion(widths), {"prior_departure": 2.0}),
     "all terms": (
-        LegoFusion(widths, nodes=8, references=6),
+        PaperFusion(widths, nodes=8),
         terms | {"batch_size": 5, "operator_sparsity": 0.1, "operator_order_decay": 0.1, "modality_dropout": 0.5},
     ),
-    "fewer videos than processes": (LegoFusion(widths, nodes=8, references=6), {"batch_size": 2}),
+    "fewer videos than processes": (PaperFusion(widths, nodes=8), {"batch_size": 2}),
     "features": (Concat(widths), {"batch_size": 7}),
     "chance": (MTN(widths), {"batch_size": 6}),
-    "validation": (LegoFusion(widths, nodes=8, references=6), {"selection": "validation", "check_every": 1}),
+    "validation": (LegoFusion(widths), {"selection": "validation", "check_every": 1}),
 }
 
 def half(number):
@@ -88,7 +89,7 @@ with process_group() as ranks:
     data = Dataset.open(sys.argv[2])
     training = TrainingConfig(steps=5, learning_rate=1e-2)
     train_run(data, folder / "run", training=training, cache=folder / "graphs", ranks=ranks)
-    grid = {"order.motion": (1, 3), "k": (1, 3)}
+    grid = {"fusion.kept": (2, 3), "k": (1, 3)}
     swept = make_sweep_plan(data, grid, seeds=1, training=training, validation=0.4, nodes=8, hidden=6)
     results, _ = run_sweep(swept, data, folder / "sweep", mode="alone", workers=1, ranks=ranks)
     seen["sweep"] = [[one.trial, one.loss, one.validation_loss, one.validation_auc] for one in results]

@@ -276,3 +276,15 @@ def test_a_smoothing_out_of_its_range_is_refused_before_training(planted, tmp_pa
     with pytest.raises(ParameterError, match="'smoothing' parameter of train_run"):
         train(planted, tmp_path / "run", smoothing=smoothing)
     assert not (tmp_path / "run").exists()
+
+
+def test_known_segments_of_videos_with_crops_are_the_same_from_a_cache(write_planted, tmp_path):
+    dataset = write_planted(tmp_path / "dataset", crops=2)
+    plain, cached = train(dataset, tmp_path / "plain"), train(dataset, tmp_path / "cached", cache=tmp_path / "graphs")
+    assert plain.references == cached.references
+    normal = {record.video for record in dataset.videos if record.split == "train" and record.label == "normal"}
+    assert {one["video"] for one in plain.references} == normal
+    videos = [record.video for record in dataset.videos if record.split == "test"]
+    scores = [score_dataset(tmp_path / folder, dataset, videos) for folder in ("plain", "cached")]
+    for one, other in zip(*scores, strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, rtol=1e-3, atol=1e-3)

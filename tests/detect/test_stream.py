@@ -10,7 +10,7 @@ import torch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.video import Frame
-from lego_fusion.detect.bags import fit_statistics
+from lego_fusion.detect.bags import Bags, fit_statistics
 from lego_fusion.detect.checkpoint import RunConfig, read_run_config
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.protocol import LEARNED, make_default_fusion
@@ -24,6 +24,8 @@ from lego_fusion.extract.base import Snippet, iterate_snippets
 from lego_fusion.extract.motion import Motion
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
+from lego_fusion.fusion.units import mean_over_units
 
 WINDOW = 4
 MANIFESTS = {
@@ -33,9 +35,9 @@ MANIFESTS = {
 CELLS = Manifest(modality="cells", extractor="cells", version="1", width=2, unit_kind="cell", units=6, grid=(2, 3))
 
 
-def config(manifests: dict[str, Manifest], snippets: int = 1) -> RunConfig:
+def config(manifests: dict[str, Manifest], snippets: int = 1, nodes: int = WINDOW) -> RunConfig:
     empty: dict[str, object] = {"detector": {}, "training": {}, "dataset": {}}
-    return RunConfig(format=1, lego_fusion="0", nodes=WINDOW, segment_snippets=snippets, manifests=manifests, **empty)
+    return RunConfig(format=1, lego_fusion="0", nodes=nodes, segment_snippets=snippets, manifests=manifests, **empty)
 
 
 def features(length: int, *, videos: int = 1, seed: int = 0, cells: bool = False) -> dict[str, torch.Tensor]:
@@ -47,88 +49,168 @@ def features(length: int, *, videos: int = 1, seed: int = 0, cells: bool = False
     return values
 
 
-def streamed(detector: Detector, manifests: dict[str, Manifest], values: dict[str, torch.Tensor]) -> list[float]:
-    scorer = StreamScorer(detector, config(manifests))
+def streamed(
+    detector: Detector, manifests: dict[str, Manifest], values: dict[str, torch.Tensor], window: int = WINDOW
+) -> list[float]:
+    scorer = StreamScorer(detector, config(manifests, nodes=window))
     length = next(iter(values.values())).shape[1]
     return [scorer.push({name: x[:, t : t + 1] for name, x in values.items()}) for t in range(length)]
 
 
-def fitted(fusion: Fusion, *, cells: bool = False) -> Detector:
-    fusion.fit_statistics(features(6, videos=5, seed=9, cells=cells), torch.arange(5) % 3 == 2, torch.arange(5))
-    return Detector(fusion, seed=3).eval()
+def fitted(fusion: Fusion, *, cells: bool = False, own: bool = False, flat: bool = False) -> Detector:
+    """A detector with weights that let every reading count; ``flat`` fits it on the means of finer units."""
+    values = features(6, videos=5, seed=9, cells=cells)
+    if flat:
+        values = {name: mean_over_units(x) if x.ndim == 4 else x for name, x in values.items()}
+    fusion.fit_statistics(values, torch.arange(5) % 3 == 2, torch.arange(5))
+    detector = Detector(fusion, seed=3).eval()
+    if detector.reading_head is not None:
+        random = torch.Generator().manual_seed(1)
+        for parameter in detector.reading_head.parameters():
+            parameter.data.copy_(torch.randn(parameter.shape, generator=random) / 2)
+        detector.reading_head.use_own_world(own)
+    return detector
 
 
-VARIANTS = {
-    "cosine": {"references": 0},
-    "unit-range": {"references": 0, "unit_range": True},
-    "gaussian": {"references": 0, "relations": "gaussian"},
-    "dot": {"references": 0, "relations": "dot", "rows": "ordered"},
-    "nearest": {"references": 0, "nearest": 2},
-    "matrix": {"references": 0, "expansion": "matrix", "zero_order": "identity"},
-    "statistics": {"references": 0, "rows": "statistics"},
-    "propagate": {"references": 0, "rows": "propagate"},
-    "own": {"references": 0, "own_features": True},
-    "references": {"references": 3},
-    "references-own": {"references": 3, "own_features": True},
-    "references-propagate": {"references": 3, "rows": "propagate"},
+PAPER = {
+    "cosine": {},
+    "unit-range": {"unit_range": True},
+    "gaussian": {"relations": "gaussian"},
+    "dot": {"relations": "dot"},
+    "nearest": {"nearest": 2},
+    "matrix": {"expansion": "matrix"},
+    "sorted": {"rows": "sorted"},
+    "statistics": {"rows": "statistics"},
+    "propagate": {"rows": "propagate"},
+    "own": {"own_features": True},
+}
+KNOWN = {
+    "default": {"window": WINDOW},
+    "no-time": {"window": WINDOW, "time_context": 0.0},
+    "one-segment": {"window": 1},
+    "wide-window": {"window": 15},
+    "few-known": {"window": WINDOW, "references": 3},
+    "learned": {"window": WINDOW, "operator": "learned"},
+    "not-causal": {"window": None},
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+def agree(detector: Detector, values: dict[str, torch.Tensor], window: int = WINDOW, **manifests: Manifest) -> None:
+    """Streamed and recorded logits are the same."""
+    offline = predict_logits(detector, bag_of_segments("v", values, window=window))[0]
+    online = streamed(detector, {**MANIFESTS, **manifests}, values, window)
+    assert online == pytest.approx(offline.tolist(), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", PAPER)
 def test_a_stream_equals_the_recorded_video_for_every_reading_of_the_graph(name: str) -> None:
-    detector = fitted(LegoFusion({"motion": 3, "text": 4}, nodes=WINDOW, **VARIANTS[name]))
-    values = features(11)
-    offline = predict_logits(detector, bag_of_segments("v", values, window=WINDOW))[0]
-    assert streamed(detector, MANIFESTS, values) == pytest.approx(offline.tolist(), rel=1e-5, abs=1e-5)
+    agree(fitted(PaperFusion({"motion": 3, "text": 4}, nodes=WINDOW, **PAPER[name])), features(11))
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_stream_equals_the_recorded_video_against_known_normals(name: str, own: bool, length: int) -> None:
+    detector = fitted(LegoFusion({"motion": 3, "text": 4}, **KNOWN[name]), own=own)
+    agree(detector, features(length), KNOWN[name]["window"] or WINDOW)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_stream_equals_a_video_that_is_padded_among_others(own: bool) -> None:
+    detector = fitted(LegoFusion({"motion": 3, "text": 4}, window=WINDOW), own=own)
+    values = features(12, videos=2)
+    mask = torch.arange(12) < torch.tensor([12, 7])[:, None]
+    bags = Bags(("a", "b"), torch.zeros(2, dtype=torch.bool), 1, values, mask, WINDOW)
+    offline = predict_logits(detector, bags)[1, :7]
+    alone = {name: x[1:, :7] for name, x in values.items()}
+    assert streamed(detector, MANIFESTS, alone) == pytest.approx(offline.tolist(), rel=1e-5, abs=1e-5)
+
+
+def test_copies_and_pauses_of_a_stream_are_those_of_the_recording() -> None:
+    """Snippets in a row with equal features are one to the graph inside the video."""
+    detector = fitted(LegoFusion({"motion": 3, "text": 4}, window=6), own=True)
+    agree(detector, {name: x[:, [0, 1, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7]] for name, x in features(8).items()}, 6)
+
+
+@pytest.mark.parametrize(("own", "window", "before"), [(False, 32, 8), (True, 32, 31), (True, 4, 8)])
+def test_what_a_stream_needs_of_the_past(own: bool, window: int, before: int) -> None:
+    """Four deviations of the time context; the window where a score depends on the graph inside the video."""
+    detector = fitted(LegoFusion({"motion": 3, "text": 4}, window=window), own=own)
+    scorer, values = StreamScorer(detector, config(MANIFESTS, nodes=window)), features(60)
+    assert scorer.before == before
+    whole = [scorer.push({name: x[:, t : t + 1] for name, x in values.items()}) for t in range(60)]
+    scorer.clear()
+    late = [scorer.push({name: x[:, t : t + 1] for name, x in values.items()}) for t in range(59 - before, 60)]
+    assert late[-1] == pytest.approx(whole[-1], rel=1e-6, abs=1e-6)
+    scorer.clear()
+    later = [scorer.push({name: x[:, t : t + 1] for name, x in values.items()}) for t in range(60 - before, 60)]
+    assert abs(later[-1] - whole[-1]) > 1e-6
+
+
+def test_no_segment_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = fitted(LegoFusion({"motion": 3, "text": 4}, window=WINDOW), own=True)
+    scorer, values, rows = StreamScorer(detector, config(MANIFESTS)), features(20), []
+    known = detector.fusion.known_normals("motion")
+    read = known.surprise
+    monkeypatch.setattr(known, "surprise", lambda x: (rows.append(x.shape[:-1].numel()), read(x))[1])
+    for t in range(20):
+        scorer.push({name: x[:, t : t + 1] for name, x in values.items()})
+    assert rows == [1] * 20
 
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_a_stream_equals_the_recorded_video_for_every_method(method: str) -> None:
-    detector = fitted(make_default_fusion(method, MANIFESTS, nodes=WINDOW, seed=2))
-    values = features(9, seed=4)
-    offline = predict_logits(detector, bag_of_segments("v", values, window=WINDOW))[0]
-    assert streamed(detector, MANIFESTS, values) == pytest.approx(offline.tolist(), rel=1e-5, abs=1e-5)
+    agree(fitted(make_default_fusion(method, MANIFESTS, nodes=WINDOW, seed=2, window=WINDOW)), features(9, seed=4))
 
 
-@pytest.mark.parametrize("references", [0, 3])
-def test_finer_units_stream_as_they_are_recorded(references: int) -> None:
-    manifests = {**MANIFESTS, "cells": CELLS}
-    options = {"references": references, "unit_pooling": "novel" if references else "mean"}
-    fusion = LegoFusion({"motion": 3, "cells": 2}, nodes=WINDOW, units={"cells": 2}, **options)
-    detector = fitted(fusion, cells=True)
+@pytest.mark.parametrize("own", [False, True])
+def test_finer_units_stream_as_they_are_recorded(own: bool) -> None:
+    widths = {"motion": 3, "cells": 2}
+    detector = fitted(LegoFusion(widths, window=WINDOW, units={"cells": 2}), cells=True, own=own)
+    agree(detector, features(9, cells=True), cells=CELLS)
+
+
+@pytest.mark.parametrize("units", [{}, {"cells": 2}])
+def test_finer_units_inside_the_window_stream_as_they_are_recorded(units: dict[str, int]) -> None:
+    detector = fitted(PaperFusion({"motion": 3, "cells": 2}, nodes=WINDOW, units=units), cells=True, flat=not units)
     values = features(7, cells=True)
-    offline = predict_logits(detector, bag_of_segments("v", values, window=WINDOW))[0]
-    assert streamed(detector, manifests, values) == pytest.approx(offline.tolist(), rel=1e-5, abs=1e-5)
+    if not units:
+        values["cells"] = mean_over_units(values["cells"])
+    agree(detector, values, cells=CELLS)
 
 
 def test_a_segment_at_the_centre_is_like_itself() -> None:
-    detector = fitted(LegoFusion({"motion": 3}, nodes=WINDOW, references=0))
+    detector = fitted(PaperFusion({"motion": 3}, nodes=WINDOW, centre=True))
     centre = detector.fusion.relation["motion"].centre
-    values = {"motion": torch.stack([torch.ones(3), centre, centre, torch.ones(3)])[None]}
-    offline = predict_logits(detector, bag_of_segments("v", values, window=WINDOW))[0]
-    assert streamed(detector, MANIFESTS, values) == pytest.approx(offline.tolist(), rel=1e-5, abs=1e-5)
+    agree(detector, {"motion": torch.stack([torch.ones(3), centre, centre, torch.ones(3)])[None]})
 
 
-@pytest.mark.parametrize("references", [0, 3])
-def test_a_new_take_is_a_new_video(references: int) -> None:
-    detector = fitted(LegoFusion({"motion": 3, "text": 4}, nodes=WINDOW, references=references))
+@pytest.mark.parametrize("method", ["lego", "lego-paper", "concat"])
+def test_a_new_take_is_a_new_video(method: str) -> None:
+    detector = fitted(make_default_fusion(method, MANIFESTS, nodes=WINDOW, window=WINDOW))
     scorer, values = StreamScorer(detector, config(MANIFESTS)), features(5)
     first = [scorer.push({name: x[:, t : t + 1] for name, x in values.items()}) for t in range(5)]
     scorer.clear()
     assert [scorer.push({name: x[:, t : t + 1] for name, x in values.items()}) for t in range(5)] == first
 
 
-def test_the_ring_does_not_grow() -> None:
-    detector = fitted(make_default_fusion("concat", MANIFESTS, nodes=WINDOW, seed=2))
-    scorer, values = StreamScorer(detector, config(MANIFESTS)), features(40)
-    for t in range(40):
-        scorer.push({name: x[:, t : t + 1] for name, x in values.items()})
-    assert {x.shape[1] for x in scorer._ring.values()} == {WINDOW}
-    assert all(x.untyped_storage().nbytes() <= 4 * 4 * (WINDOW + 1) for x in scorer._ring.values())
+@pytest.mark.parametrize("method", ["lego", "lego-paper", "concat"])
+def test_what_is_kept_does_not_grow(method: str) -> None:
+    detector = fitted(make_default_fusion(method, MANIFESTS, nodes=WINDOW, window=WINDOW), own=True)
+    scorer, values = StreamScorer(detector, config(MANIFESTS)), features(80)
+
+    def push(begin: int, end: int) -> int:
+        for t in range(begin, end):
+            scorer.push({name: x[:, t : t + 1] for name, x in values.items()})
+        kept: list[object] = list(vars(scorer._stream).values())
+        tensors = [x for one in kept for x in (one.values() if isinstance(one, dict) else [one]) if isinstance(x, torch.Tensor)]
+        return sum(x.untyped_storage().nbytes() for x in tensors)
+
+    assert 0 < push(0, 40) == push(40, 80)
 
 
 def test_a_score_that_is_not_finite_is_refused() -> None:
-    detector = fitted(LegoFusion({"motion": 3}, nodes=WINDOW, references=3, relations="dot"))
+    detector = fitted(PaperFusion({"motion": 3}, nodes=WINDOW, relations="dot"))
     with pytest.raises(DataError, match="not finite"):
         StreamScorer(detector, config(MANIFESTS)).push({"motion": torch.full((1, 1, 3), float("inf"))})
 

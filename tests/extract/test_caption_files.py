@@ -11,8 +11,8 @@ from lego_fusion.extract.caption_files import captions_between, captions_of, wor
 from lego_fusion.extract.captions import Caption
 
 
-def record(video: str, source: str = "") -> VideoRecord:
-    return VideoRecord(video, "", 4, 10.0, source=source)
+def record(video: str, file: str = "") -> VideoRecord:
+    return VideoRecord(video, "", 4, 10.0, file=file)
 
 
 def test_a_folder_a_table_and_a_single_file_say_the_same(tmp_path: Path) -> None:

@@ -136,9 +136,9 @@ def test_the_doctor_looks_at_the_videos_of_a_dataset(tmp_path: Path) -> None:
     broken.write_bytes(b"")
     manifest = Manifest(modality="motion", extractor="motion", version="1", width=2)
     records = [
-        VideoRecord("good", "normal", scene.frames, 10.0, "train", source=str(scene.path)),
-        VideoRecord("gone", "normal", 30, 10.0, "train", source="nowhere.mp4"),
-        VideoRecord("empty", "normal", 30, 10.0, "train", source=str(broken)),
+        VideoRecord("good", "normal", scene.frames, 10.0, "train", file=str(scene.path)),
+        VideoRecord("gone", "normal", 30, 10.0, "train", file="nowhere.mp4"),
+        VideoRecord("empty", "normal", 30, 10.0, "train", file=str(broken)),
     ]
     dataset = write_dataset(tmp_path / "data", DatasetConfig(name="d", modalities={"motion": manifest}), records)
     found = {finding.where: (finding.severity, finding.check) for finding in footage_findings(dataset)}

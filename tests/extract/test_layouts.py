@@ -33,7 +33,8 @@ def test_a_bare_folder_gives_unlabelled_videos_and_says_so(folder: Path) -> None
 
 def test_tables_and_captions_beside_the_videos_are_picked_up(folder: Path) -> None:
     (folder / "labels.csv").write_text(
-        "video,label,split,class,camera,domain\nb,abnormal,test,bicycle,gate,street\nc.avi,normal,train,,,\na,normal,train,,,\n"
+        "video,label,split,class,camera,domain,source\n"
+        "b,abnormal,test,bicycle,gate,street,tape 3\nc.avi,normal,train,,,,\na,normal,train,,,,\n"
     )
     (folder / "intervals.csv").write_text("video,start_frame,end_frame,class\nb.MKV,3,5,bicycle\nb,8,9,\n")
     (folder / "captions").mkdir()
@@ -42,7 +43,8 @@ def test_tables_and_captions_beside_the_videos_are_picked_up(folder: Path) -> No
     (folder / "captions" / "readme.txt").write_text("not of a video")
     listing = list_source(folder)
     a, b, c = listing.videos
-    assert (b.label, b.split, b.class_name, b.camera, b.domain) == ("abnormal", "test", "bicycle", "gate", "street")
+    assert (b.label, b.split, b.class_name) == ("abnormal", "test", "bicycle")
+    assert (b.camera, b.domain, b.source) == ("gate", "street", "tape 3")
     assert (a.label, a.captions) == ("normal", None)
     assert (b.captions, c.captions) == (folder / "captions" / "b.srt", folder / "captions" / "c.JSON")
     assert listing.intervals == {"b": (Interval("b", 3, 5, "bicycle"), Interval("b", 8, 9))}

@@ -245,7 +245,7 @@ def test_unit_range():
         ({"rows": "reversed"}, "'rows' parameter of PaperFusion must be one of 'ordered', 'sorted'"),
         ({"nearest": 0}, "'nearest' parameter of PaperFusion"),
         ({"order": -1}, "'order' parameter of GraphOperator"),
-        ({"relations": "euclid"}, "'relation' parameter of PaperFusion must be one of 'cosine'"),
+        ({"relations": "euclid"}, "'relations' parameter of PaperFusion must be one of 'cosine'"),
         ({"relations": {"motion": "dot"}}, "no relation is given for modality 'text': got motion"),
         ({"units": {"flow": 1}}, "units names 'flow', which is no modality"),
         ({"units": {"text": 1}, "rows": "propagate"}, "rows='propagate' needs one vector per node"),

@@ -9,7 +9,7 @@ from lego_fusion.fusion.registry import FUSIONS, make_fusion, make_plain_fusion
 def test_names_are_those_the_classes_give_themselves():
     elementwise = {"concat", "add", "product", "gated", "mlp", "score-average"}
     others = {"cross-attention", "self-attention", "bilinear", "tensor", "low-rank-tensor", "mtn", "graph-convolution"}
-    assert set(FUSIONS) == {"lego"} | elementwise | others
+    assert set(FUSIONS) == {"lego", "lego-paper"} | elementwise | others
     assert all(fusion.kind == kind for kind, fusion in FUSIONS.items())
 
 
@@ -21,7 +21,7 @@ def test_every_fusion_is_made_from_modalities_alone(kind):
 
 
 def test_an_unknown_name_lists_those_that_exist():
-    with pytest.raises(ParameterError, match=r"must be one of 'lego', 'concat', 'add', .*'mtn'.*Got 'atention' instead"):
+    with pytest.raises(ParameterError, match=r"must be one of 'lego', 'lego-paper', 'concat', 'add', .*'mtn'.*Got 'atention' instead"):
         make_fusion("atention", {"modalities": {"motion": 4}})
 
 

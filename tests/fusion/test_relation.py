@@ -106,5 +106,5 @@ def test_training_features_must_be_finite(kind, value):
 
 
 def test_an_unknown_relation(unchecked_types):
-    with pytest.raises(ParameterError, match="'relation' parameter of PaperFusion must be one of 'cosine', 'gaussian', 'dot'"):
+    with pytest.raises(ParameterError, match="'relations' parameter of PaperFusion must be one of 'cosine', 'gaussian', 'dot'"):
         Relation(3, "cosin")

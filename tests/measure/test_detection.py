@@ -182,7 +182,8 @@ def test_detection_metrics_leaves_out_and_names_what_is_undefined() -> None:
     normal = ScoredVideo.from_frames("normal", [0.1, 0.2], [0, 0])
     full = ScoredVideo.from_frames("full", [0.3, 0.4], [1, 1])
     found = detection_metrics([normal, full], threshold=0.2)
-    assert found.values == {"micro_auc": 1.0, "average_precision": 1.0, "false_alarm_rate": 0.5}
+    whole = {"video_auc": 1.0, "video_average_precision": 1.0}
+    assert found.values == {"micro_auc": 1.0, "average_precision": 1.0, **whole, "false_alarm_rate": 0.5}
     assert found.macro_videos == 0
     assert set(found.undefined) == {"macro_auc", "abnormal_auc"}
     assert "no normal frame" in found.undefined["abnormal_auc"]
@@ -195,7 +196,10 @@ def test_detection_metrics_leaves_out_and_names_what_is_undefined() -> None:
 def test_one_class_names_the_missing_one(metric: Callable[..., float]) -> None:
     normal = ScoredVideo.from_frames("a", [1.0, 2.0], [0, 0])
     full = ScoredVideo.from_frames("b", [1.0, 2.0], [1, 1])
-    missing = {"macro_auc": ("both normal and abnormal",) * 2}.get(metric.__name__, ("no abnormal frame", "no normal frame"))
+    kinds = {"video_auc": "video", "video_average_precision": "video"}
+    kind = kinds.get(metric.__name__, "frame")
+    missing = (f"no abnormal {kind}", f"no normal {kind}")
+    missing = ("both normal and abnormal",) * 2 if metric is macro_auc else missing
     with pytest.raises(DataError, match=missing[0]):
         metric([normal])
     with pytest.raises(DataError, match=missing[1]):

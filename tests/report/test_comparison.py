@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lego_fusion.detect.comparison import Comparison, Row
+from lego_fusion.detect.comparison import UNFINISHED, Comparison, Row
 from lego_fusion.detect.plan import DatasetPlan, Plan
 from lego_fusion.detect.planning import ALL_FUSIONS
 from lego_fusion.detect.protocol import Split
@@ -44,10 +44,14 @@ LEGO = Row(
     condition="clean",
     method="lego",
     cells=3,
+    planned=3,
     micro=0.98765,
     low=0.9712,
     high=0.9961,
     abnormal=0.9,
+    average_precision=0.712,
+    video_auc=0.955,
+    video_precision=0.967,
     baseline="concat",
     difference=-0.0101,
     difference_low=-0.03,
@@ -57,7 +61,7 @@ LEGO = Row(
     score_seconds=0.0061,
 )
 CONCAT = replace(LEGO, method="concat", micro=0.9977, difference=None, difference_low=None, difference_high=None)
-FAILED = Row(dataset="street", modalities=BOTH, condition="clean", method="tensor", cells=0, error="3 of 3 cells failed: a|b")
+FAILED = Row("street", BOTH, "clean", method="tensor", cells=0, planned=3, error="3 of 3 cells failed: a|b")
 
 
 def comparison_of(*rows: Row, plan: Plan | None = None, baseline: str = "concat", **changes: Any) -> Comparison:
@@ -77,6 +81,9 @@ def test_a_row_is_written_in_percent() -> None:
         "micro AUC": "98.8 [97.1, 99.6]",
         "difference to concat": "-1.0 [-3.0, 0.5]",
         "abnormal AUC": "90.0",
+        "AP": "71.2",
+        "video AUC": "95.5",
+        "video AP": "96.7",
         "training s": "0.52",
         "scoring ms": "6.1",
     }
@@ -119,6 +126,16 @@ def test_a_failed_row_says_why_where_there_is_room() -> None:
     rows = [line for line in lines if line.startswith("| ")]
     assert len({line.replace(r"\|", "").count("|") for line in rows}) == 1
     assert any(r"a\|b" in line for line in rows)
+
+
+def test_a_stopped_comparison_says_of_how_many_cells_each_row_is() -> None:
+    rows = (replace(LEGO, cells=2), Row("street", BOTH, "clean", method="add", cells=0, planned=3, error=UNFINISHED))
+    comparison = replace(comparison_of(*rows), unfinished=4)
+    headings, cells = table(comparison, comparison.rows)
+    assert [row[headings.index("cells")] for row in cells] == ["2 of 3", "0 of 3"]
+    assert cells[1][headings.index("micro AUC")] == "-"
+    assert document(comparison)["unfinished"] == 4
+    assert "cells" not in table(comparison_of(), (LEGO,))[0]
 
 
 def test_the_rules_say_how_the_numbers_came_about() -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import DEVICES, SMOOTHING_HELP, as_text, names, one_line_errors, print_json, print_table, progress, warn
+from .terminal import (
+    CONFIG,
+    DEVICES,
+    GROUP_BY,
+    SMOOTHING_HELP,
+    as_text,
+    chosen,
+    names,
+    one_line_errors,
+    print_json,
+    print_table,
+    progress,
+    stopped_by_termination,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..detect.comparison import Comparison
@@ -26,6 +41,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
     splits: Annotated[str, typer.Option(help="'own', 'resplits', or 'domains': each left out of training once.")] = "own",
     resplits: Annotated[int, typer.Option(help="Average over so many random re-splits instead of the own split.")] = 0,
+    group_by: Annotated[str, typer.Option(help=GROUP_BY)] = "",
     baseline: Annotated[
         str, typer.Option(help="Method to take differences to, or 'best'. Default: concat.", show_default=False)
     ] = "",
@@ -40,54 +56,82 @@ def compare(
     test_best: Annotated[
         bool, typer.Option("--test-best", help="Also the untrained start, and what picking the best test step would add.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, as for train.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE: of one fusion, such as lego.references=512; of all, training.iterations=100, nodes=64, ...",
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help=CONFIG)] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of every fusion.")] = None,
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = 2,
     cache: Annotated[str, typer.Option(help="Keep graphs: 'auto' in each dataset folder, or in a folder.")] = "off",
     figure: Annotated[
         Path | None, typer.Option(help="PNG or SVG file. Default: comparison.png in the folder.", show_default=False)
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Train nothing: the table of the cells that are finished, and how many are not.")
+    ] = False,
     devices: Annotated[int, typer.Option(help=DEVICES)] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train fusions on the same splits, seeds and budget, into one table; the same command goes on where it was stopped.
 
     Each row has its mean micro AUC with an interval and the paired difference to a baseline. Leaves the records of all runs
-    (results.jsonl), the table (table.md, table.json) and a figure in the folder.
+    (results.jsonl), the table (table.md, table.json) and a figure in the folder. A stop prints the table of what is finished,
+    as --show does later. Finished cells are taken as they are: the folder serves fewer or more fusions, seeds, splits and sets.
 
     Example: lego-fusion compare my-dataset --out comparison --modality-sets motion+text,all --fusions all --resplits 10
     """
     from ..data.dataset import Dataset
+    from ..data.grouping import group_videos
     from ..detect.comparison import compare as run
+    from ..detect.comparison import summarise
     from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
     from ..detect.ranks import process_group
-    from ..detect.settings import read_training_config
-    from ..errors import MissingExtraError, check_choice
-    from ..measure.smoothing import SMOOTHING
-    from ..report.comparison import document, save_comparison
+    from ..detect.settings import read_settings
+    from ..errors import DataError, MissingExtraError, check_choice
+    from ..report.comparison import save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
 
-    datasets = [Dataset.open(path) for path in data]
+    datasets = [group_videos(Dataset.open(path), group_by) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
+    compared = list(dict.fromkeys(wanted)) or list(SENSIBLE_FUSIONS)
+    settings = read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=compared)
     plan = make_plan(
         datasets,
         modality_sets=parse_modality_sets(modality_sets, datasets[0]),
-        fusions=list(dict.fromkeys(wanted)) or SENSIBLE_FUSIONS,
+        fusions=compared,
         references=references,
         seeds=seeds,
         splits="resplits" if resplits else splits,
         count=resplits or 10,
         conditions=names(conditions),
-        training=read_training_config(config, {} if steps is None else {"steps": steps}),
+        training=settings.training,
+        nodes=settings.nodes,
+        hidden=settings.hidden,
+        options=settings.options,
         validation=validation,
-        smoothing=SMOOTHING if smoothing is None else smoothing,
+        smoothing=settings.smoothing,
         test_best=test_best,
     )
     if figure is not None:
         check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)
-    with process_group(devices) as ranks, progress(f"comparing {len(plan.fusions)} fusions") as tell:
+    if show:
+        comparison = summarise(plan, datasets, out, baseline=baseline, partial=True)
+        if comparison.unfinished == len(plan.cells()):
+            raise DataError("no cell of this comparison is finished", where=out, fix="leave --show out")
+        _tell(out, comparison, {}, json=json)
+        return
+    with process_group(devices) as ranks, progress(f"comparing {len(plan.fusions)} fusions") as tell, stopped_by_termination():
         each = workers if ranks.size == 1 else 1
-        comparison = run(plan, datasets, out, baseline=baseline, workers=each, cache=cache, on_cell=tell, ranks=ranks)
+        try:
+            comparison = run(plan, datasets, out, baseline=baseline, workers=each, cache=cache, on_cell=tell, ranks=ranks)
+        except KeyboardInterrupt:
+            if ranks.first:
+                _tell(out, summarise(plan, datasets, out, baseline=baseline, partial=True), {}, json=json)
+            raise
     if not ranks.first:
         raise typer.Exit
     files = save_comparison(out, comparison)
@@ -95,6 +139,12 @@ def compare(
         files["figure"] = comparison_figure(figure or out / FIGURE_FILE, comparison)
     except MissingExtraError as error:
         warn([f"no figure: {error}"])
+    _tell(out, comparison, files, json=json)
+
+
+def _tell(out: Path, comparison: Comparison, files: Mapping[str, Path], *, json: bool) -> None:
+    from ..report.comparison import document
+
     if json:
         print_json({"folder": str(out), **document(comparison), "files": as_text(files)})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,17 +36,32 @@ def doctor(
     findings = diagnose(folder)
     if footage:
         findings += _footage(folder)
+    sources = _sources(folder)
     errors = sum(finding.severity == "error" for finding in findings)
     if json:
-        print_json({"folder": str(folder), "errors": errors, "findings": [vars(finding) for finding in findings]})
+        print_json({"folder": str(folder), "errors": errors, "sources": sources, "findings": [vars(one) for one in findings]})
     elif findings:
         rows = [(one.severity, one.check, one.where, one.message, one.fix) for one in findings]
         print_table(("severity", "check", "where", "what is wrong", "what to do"), rows, left=5)
         typer.echo(f"{errors} errors, {len(findings) - errors} warnings in {folder}")
     else:
         typer.echo(f"nothing wrong in {folder}")
+    if sources and not json:
+        count, videos = len(sources), sum(sources.values())
+        typer.echo(f"{videos} videos come from {count} source{'s' if count > 1 else ''}, which no re-split or hold-out divides")
     if errors:
         raise typer.Exit(USER_ERROR)
+
+
+def _sources(folder: Path) -> dict[str, int]:
+    """How many videos each source of a dataset folder has; nothing where the table cannot be read."""
+    from ..data.dataset import VIDEOS_FILE, read_videos
+    from ..errors import DataError
+
+    try:
+        return dict(Counter(record.source for record in read_videos(folder / VIDEOS_FILE) if record.source))
+    except DataError:
+        return {}
 
 
 def _footage(folder: Path) -> list[Finding]:

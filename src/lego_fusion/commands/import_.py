@@ -27,13 +27,14 @@ def import_(
     ],
     train_list: Annotated[Path | None, typer.Option(help="List file of the training videos.")] = None,
     test_list: Annotated[Path | None, typer.Option(help="List file of the test videos, in the order of the truth.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Table video,label[,split,class,domain].")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table video,label[,split,class,domain,source].")] = None,
     benchmark: Annotated[str, typer.Option(help="Known names and sizes: ped2, shanghaitech, ucf-crime, ...")] = "",
     abnormal_first: Annotated[
         list[str] | None, typer.Option(help="SPLIT=N: the first N videos of that list are abnormal.")
     ] = None,
     ground_truth: Annotated[
-        Path | None, typer.Option(help="Abnormal frames of the test videos: array, annotations, masks or intervals.")
+        Path | None,
+        typer.Option(help="Abnormal frames, of the test videos at least: array, annotations, masks or intervals."),
     ] = None,
     ground_truth_form: Annotated[str, typer.Option(help="auto, array, ucf-crime, xd-violence, masks or intervals.")] = "auto",
     files: Annotated[

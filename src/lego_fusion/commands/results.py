@@ -17,6 +17,8 @@ _METRICS = {
     "abnormal_auc": "AUC, abnormal videos only",
     "macro_auc": "macro AUC",
     "average_precision": "average precision",
+    "video_auc": "AUC of videos",
+    "video_average_precision": "average precision of videos",
 }
 
 

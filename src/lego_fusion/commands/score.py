@@ -53,7 +53,7 @@ def score(
     """
     from ..detect.checkpoint import read_run_config
     from ..detect.event_evaluation import rule_of_run
-    from ..detect.video_scoring import score_video
+    from ..detect.video_scoring import open_run, score_video
     from ..errors import MissingExtraError, ParameterError
     from ..report.scores import save_scores, scores_document
 
@@ -75,7 +75,8 @@ def score(
         fix = f"give them with --captions, or put captions/{video.stem}.srt (.vtt, .json, .csv, .txt) beside the video"
         raise ParameterError("the model needs captions, and none are beside the video", where=video, fix=fix)
     with progress(f"scoring {video.name}") as tell:
-        scores = score_video(model, video, captions=found, networks=networks, intervals=truth or truth_beside(video))
+        opened = open_run(model, networks=networks)
+        scores = score_video(opened, video, captions=found, intervals=truth or truth_beside(video))
         tell(1, 1)
     warnings = list(scores.warnings)
     if truth is not None and scores.truth is not None and not scores.truth.any():
@@ -86,10 +87,13 @@ def score(
         warnings.append(f"no picture is drawn: {missing}")
         files = save_scores(out, scores, rule, picture=False)
     if json:
-        print_json(scores_document(scores, rule) | {"warnings": warnings, "model": str(model), "files": as_text(files)})
+        beside = {"warnings": warnings, "model": str(model), "world": opened.detector.world, "files": as_text(files)}
+        print_json(scores_document(scores, rule) | beside)
         return
     warn(warnings)
     _tell(scores, files, rule, promise)
+    if opened.detector.world:
+        remark(opened.detector.world)
 
 
 def _score_folder(

@@ -1,4 +1,4 @@
-"""``sweep``: a grid of orders and settings trained in one run, and one of them chosen by validation videos."""
+"""``sweep``: a grid of settings trained in one run, and one of them chosen by validation videos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import DEVICES, SMOOTHING_HELP, as_text, names, one_line_errors, print_json, print_table, progress, remark, warn
+from .terminal import (
+    CONFIG,
+    DEVICES,
+    GROUP_BY,
+    SMOOTHING_HELP,
+    as_text,
+    chosen,
+    names,
+    one_line_errors,
+    print_json,
+    print_table,
+    progress,
+    remark,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -26,20 +40,27 @@ def sweep(
     out: Annotated[Path, typer.Argument(help="Folder to write, or to go on with after a stop.", show_default=False)],
     grid: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUES, any number of times. Default: orders 1 to 3 of every modality.", show_default=False),
+        typer.Option(
+            help="KEY=VALUES, any number of times. Default: training.prior_departure; for lego-paper orders 1 to 3.",
+            show_default=False,
+        ),
     ] = None,
     modalities: Annotated[str, typer.Option(help="Which feature sets to fuse, with commas. Default: all.")] = "",
-    seeds: Annotated[int, typer.Option(help="How often each configuration is trained; losses are averaged.")] = 1,
+    fusion: Annotated[str, typer.Option(help="lego, or lego-paper (the paper's reading).")] = "lego",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE that the grid leaves alone, as for train.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help=CONFIG)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    seeds: Annotated[int, typer.Option(help="How often each configuration of lego-paper is trained; losses are averaged.")] = 1,
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out and choose by; 0: the split's own.")
     ] = 0.3,
-    fusion: Annotated[str, typer.Option(help="lego, or lego-paper (the paper's reading).")] = "lego",
-    form: Annotated[str, typer.Option(help="Of the operator: joint, rank1, full. Default: the fusion's.")] = "",
-    rows: Annotated[str, typer.Option(help="What a node hands on: sorted, ordered. Default: the fusion's.")] = "",
-    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, as for train.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    group_by: Annotated[str, typer.Option(help=GROUP_BY)] = "",
     smoothing: Annotated[float | None, typer.Option(help=SMOOTHING_HELP, show_default=False)] = None,
-    test: Annotated[bool, typer.Option("--test", help="Then also measure on the test videos.")] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Then measure all configurations on the test videos, not the pick alone.")
+    ] = False,
     search: Annotated[int, typer.Option(help="Instead of the whole grid, so many trials chosen by Optuna.")] = 0,
     storage: Annotated[
         str,
@@ -54,45 +75,51 @@ def sweep(
     devices: Annotated[int, typer.Option(help=DEVICES)] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Train every configuration of a grid on the same graphs and choose by validation videos; the same command goes on.
+    """Train every configuration of a grid and choose by validation videos; the same command goes on.
 
-    A grid names orders (order, order.motion) and training settings: learning_rate, prior, weight_decay, k (of the bag score),
-    degree_variance (lambda), degree_threshold (alpha), degree_k, smoothness, sparsity and others. VALUES are 1,2,5 or 1..10;
-    with --search also 1e-4..1e-2.
+    A grid names keys as --set does: for lego fusion.references, fusion.kept, fusion.orders, training.prior_departure and more;
+    for lego-paper fusion.order, fusion.order.motion, fusion.rows, training.learning_rate, training.degree_variance (lambda),
+    training.degree_threshold (alpha) and more. VALUES are 1,2,5 or 1..10 or [1],[1,2] or fixed,learned; with --search also
+    1e-4..1e-2.
 
     Leaves the table (table.csv, .json, .md), a picture of the grid and the chosen model (pick, a run folder) in the folder.
+    What is chosen stands beside the default, with its test AUC, which no choice has looked at.
 
-    Example: lego-fusion sweep my-dataset orders --grid order.motion=1..10 --grid order.text=1..10 --seeds 5
+    Example: lego-fusion sweep my-dataset settings --grid fusion.references=256,2048 --grid training.prior_departure=0.5,1,2
     """
     from ..data.dataset import Dataset
-    from ..detect.settings import read_training_config
-    from ..detect.sweep_plan import make_sweep_plan, parse_grid
+    from ..data.grouping import group_videos
+    from ..detect.protocol import division_warnings
+    from ..detect.runs import training_split
+    from ..detect.settings import read_settings
+    from ..detect.sweep_plan import METHODS, make_sweep_plan, parse_grid
     from ..errors import ParameterError, check_choice
-    from ..measure.smoothing import SMOOTHING
 
-    data = Dataset.open(dataset)
-    words = grid or [f"order.{name}=1..3" for name in names(modalities) or data.modalities]
-    options = {name: value for name, value in (("form", form), ("rows", rows)) if value}
-    given = {} if steps is None else {"steps": steps}
+    data = group_videos(Dataset.open(dataset), group_by)
+    check_choice(fusion, "fusion", "sweep", METHODS)
+    read = read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=[fusion])
     settings = {
         "modalities": names(modalities),
         "method": fusion,
-        "options": options,
+        "options": read.options_of(fusion),
+        "nodes": read.nodes,
+        "hidden": read.hidden,
         "seeds": seeds,
-        "training": read_training_config(config, given),
+        "training": read.training,
         "validation": validation,
-        "smoothing": SMOOTHING if smoothing is None else smoothing,
+        "smoothing": read.smoothing,
         "dtype": check_choice(cache_type, "cache_type", "sweep", ("float32", "float16")),
     }
     if search and test:
-        raise ParameterError("--test goes with a grid", fix="evaluate the pick: lego-fusion evaluate OUT/pick --data DATASET")
+        raise ParameterError("--test goes with a grid", fix="leave it out: the pick is measured on the test videos anyway")
     if search and (devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         fix = "give the same command on each machine, with one --storage URL"
         raise ParameterError("a search is not shared by the processes of one command", got=f"--search {search}", fix=fix)
+    warn(division_warnings(data, training_split(data)))
     if search:
-        table, detector = _search(data, out, words, settings, search, storage, workers, cache)
+        table, detector = _search(data, out, grid, settings, search, storage, workers, cache)
     else:
-        plan = make_sweep_plan(data, parse_grid(words), **settings)
+        plan = make_sweep_plan(data, parse_grid(grid) if grid else None, **settings)
         table, detector = _sweep(plan, data, out, mode, workers, cache, devices, test=test)
     _tell(data, out, table, detector, cache, json=json)
 
@@ -101,39 +128,42 @@ def _sweep(
     plan: SweepPlan, data: Dataset, out: Path, mode: str, workers: int | None, cache: str, devices: int, *, test: bool
 ) -> tuple[SweepTable, Detector]:
     from ..detect.ranks import process_group
-    from ..detect.sweep import MODES, load_trial, measure_on_test, run_sweep
+    from ..detect.sweep import MODES, load_trial, measurable, measure_on_test, run_sweep
     from ..detect.sweep_table import tabulate
     from ..errors import check_choice
 
     check_choice(mode, "mode", "sweep", MODES)
-    doing = f"training {len(plan.configurations())} configurations with {plan.seeds} seeds"
+    doing = f"training {len(plan.configurations())} configurations" + (f" with {plan.seeds} seeds" if plan.seeds > 1 else "")
     with process_group(devices) as ranks, progress(doing) as tell:
         given: dict[str, Any] = {"mode": mode, "workers": workers if ranks.size == 1 else 1, "cache": cache}
         results, notes = run_sweep(plan, data, out, on_trial=tell, ranks=ranks, **given)
     if not ranks.first:
         raise typer.Exit
-    measured: Sequence[dict[str, float]] = ()
-    if test:
+    table = tabulate(plan, results, notes=notes)
+    if test or measurable(plan, data):  # the choice is made
+        rows = table.rows if test else [table.rows[number] for number in dict.fromkeys((table.pick, table.default))]
         with progress("measuring on the test videos") as tell:
-            measured = measure_on_test(plan, data, out, cache=cache, on_trial=tell)
-    table = tabulate(plan, results, test=measured, notes=notes)
+            trials = [trial for row in rows for trial in row.trials]
+            measured = measure_on_test(plan, data, out, trials, cache=cache, on_trial=tell)
+        table = tabulate(plan, results, test=measured, notes=notes)
     return table, load_trial(plan, data, out, table.rows[table.pick].trials[0], cache=cache)
 
 
 def _search(
     data: Dataset,
     out: Path,
-    words: Sequence[str],
+    words: Sequence[str] | None,
     settings: dict[str, Any],
     trials: int,
     storage: str,
     workers: int | None,
     cache: str,
 ) -> tuple[SweepTable, Detector]:
-    from ..detect.search import grid_of, make_search_plan, parse_space, run_search
-    from ..detect.sweep_plan import make_sweep_plan
+    from ..detect.search import Space, grid_of, make_search_plan, parse_space, run_search
+    from ..detect.sweep_plan import default_grid, make_sweep_plan
 
-    space = parse_space(words)
+    usual = default_grid(settings["method"], settings["modalities"] or list(data.modalities))
+    space = parse_space(words) if words else {key: Space(values=values) for key, values in usual.items()}
     search = make_search_plan(make_sweep_plan(data, grid_of(space), **settings), space, trials)
     with progress(f"searching with {trials} trials") as tell:
         return run_search(search, data, out, storage=storage, workers=workers, cache=cache, on_trial=tell)
@@ -142,19 +172,20 @@ def _search(
 def _save_pick(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str) -> Path:
     """The chosen model as a run folder."""
     from ..detect.runs import save_run
-    from ..detect.sweep import chosen_bags
+    from ..detect.sweep import training_bags
 
     plan, row = table.plan, table.rows[table.pick]
-    training = plan.trial(0, row.values, plan.training.seed + row.trials[0] % plan.seeds).training
-    train = chosen_bags(plan, data, out, cache=cache)
-    facts: dict[str, Any] = {"method": plan.method, "nodes": plan.nodes, "smoothing": plan.smoothing}
-    save_run(out / "pick", detector, data, plan.split, training, train, **facts)
+    trial = plan.trial(0, row.values, row.trials[0] % plan.seeds)
+    train = training_bags(plan, data, out, trial, cache=cache)
+    settings = trial.settings
+    facts: dict[str, Any] = {"method": plan.method, "nodes": settings.nodes, "options": settings.options_of(plan.method)}
+    save_run(out / "pick", detector, data, plan.split, settings.training, train, smoothing=plan.smoothing, **facts)
     return out / "pick"
 
 
 def _tell(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str, *, json: bool) -> None:
     from ..errors import DataError, MissingExtraError
-    from ..report.sweep import FIGURE_FILE, best_rows, document, headings, rule, save_sweep, sweep_heat_map
+    from ..report.sweep import FIGURE_FILE, best_rows, document, headings, save_sweep, sweep_heat_map, verdict
 
     files = save_sweep(out, table) | {"pick": _save_pick(data, out, table, detector, cache)}
     try:
@@ -165,10 +196,8 @@ def _tell(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache
         print_json({"folder": str(out), **document(table), "files": as_text(files)})
         return
     print_table(headings(table), best_rows(table, _SHOWN))
-    typer.echo(f"pick: configuration {table.pick}, {rule(table)}")
-    if table.test_best is not None:
-        pick, best = (table.rows[number].test["micro_auc"] for number in (table.pick, table.test_best))
-        typer.echo(f"test micro AUC of the pick {pick:.4f}; test-best, chosen on the test videos and so no result: {best:.4f}")
+    for line in verdict(table):
+        typer.echo(line)
     for name, path in as_text(files).items():
         typer.echo(f"{name}: {path}")
     for note in table.notes:

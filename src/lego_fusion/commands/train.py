@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .terminal import DEVICES, SMOOTHING_HELP, names, one_line_errors, print_json, progress, warn
+from .terminal import (
+    CONFIG,
+    DEVICES,
+    GROUP_BY,
+    SMOOTHING_HELP,
+    chosen,
+    names,
+    one_line_errors,
+    print_json,
+    progress,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
     from ..detect.checkpoint import RunConfig
     from ..detect.evaluation import Evaluation
-    from ..detect.train import TrainingConfig
 
 
 @one_line_errors
@@ -24,13 +34,20 @@ def train(
     modalities: Annotated[str, typer.Option(help="Which feature sets to fuse, with commas. Default: all.")] = "",
     fusion: Annotated[str, typer.Option(help="lego, lego-paper (the paper's reading), or a baseline such as concat.")] = "lego",
     seed: Annotated[int | None, typer.Option(help="Of the start and the batches. Default: 0.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with fields of TrainingConfig, such as steps: 500.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 keeps the calibrated start.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="KEY=VALUE: fusion.references=512, fusion.orders=[1,2], training.prior_departure=2, nodes=64, ..."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help=CONFIG)] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 0 leaves the start as it is.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
     normal_only: Annotated[bool, typer.Option("--normal-only", help="Learn from normal videos alone.")] = False,
     validation: Annotated[
         float, typer.Option(help="Share of the training videos to hold out; the step with the lowest loss on them is kept.")
     ] = 0.0,
+    group_by: Annotated[str, typer.Option(help=GROUP_BY)] = "",
     segment_snippets: Annotated[
         int | None,
         typer.Option(help="Make a model that 'watch' can run: segments of so many snippets each instead of 32 equal spans."),
@@ -52,32 +69,38 @@ def train(
     Example: lego-fusion train my-dataset my-run --modalities motion,text --seed 1
     """
     from ..data.dataset import Dataset
+    from ..data.grouping import group_videos
     from ..detect.evaluation import evaluate_runs
-    from ..detect.protocol import LEARNED
+    from ..detect.protocol import LEARNED, division_warnings
     from ..detect.ranks import process_group
-    from ..detect.runs import train_run
+    from ..detect.runs import train_run, training_split
+    from ..detect.settings import read_settings
     from ..errors import check_choice
     from ..measure.result import save_results
-    from ..measure.smoothing import SMOOTHING
 
-    given = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "normal_only": normal_only}
-    settings = _settings(config, validation, snapshot_every=snapshots, **given)
     method: str = check_choice(fusion, "fusion", "train", LEARNED)
-    data = Dataset.open(dataset)
+    given = chosen(seed=seed, steps=steps, learning_rate=learning_rate, smoothing=smoothing, snapshot_every=snapshots)
+    given |= ({"normal_only": True} if normal_only else {}) | ({"selection": "validation"} if validation else {})
+    settings = read_settings(config, setting or [], given, fusions=[method])
+    data = group_videos(Dataset.open(dataset), group_by)
+    warn(division_warnings(data, training_split(data)))
     started, whole = time.perf_counter(), not run.exists()
-    with process_group(devices, accelerator=settings.accelerator) as ranks, progress(f"training {method}") as tell:
+    with process_group(devices, accelerator=settings.training.accelerator) as ranks, progress(f"training {method}") as tell:
         trained = train_run(
             data,
             run,
             modalities=names(modalities),
             method=method,
-            training=settings,
+            training=settings.training,
+            options=settings.options_of(method),
+            nodes=settings.nodes,
+            hidden=settings.hidden,
             segment_snippets=segment_snippets,
-            smoothing=SMOOTHING if smoothing is None else smoothing,
+            smoothing=settings.smoothing,
             validation=validation,
             threads=threads,
             cache=cache,
-            on_step=lambda step, loss: tell(step, settings.steps),
+            on_step=lambda step, loss: tell(step, settings.training.steps),
             ranks=ranks,
         )
     if not ranks.first:
@@ -88,15 +111,6 @@ def train(
         save_results(run / "results.jsonl", measured.results)
     count = len(trained.dataset["train"]) if isinstance(trained.dataset["train"], list) else 0
     _tell(run, method, list(trained.manifests), count, measured, _next(run, dataset, trained), json=json)
-
-
-def _settings(path: Path | None, validation: float, **given: Any) -> TrainingConfig:
-    from ..detect.settings import read_training_config
-
-    chosen = {name: value for name, value in given.items() if value is not None and value is not False}
-    if validation:
-        chosen["selection"] = "validation"
-    return read_training_config(path, chosen)
 
 
 def _can_measure(dataset: Dataset) -> bool:

@@ -93,6 +93,8 @@ def watch(
             if webhook is not None:
                 running.webhook = Webhook(webhook, out, name=camera, tell=tell.note)
         tell.note(_beginning(config, rule, opened.name))
+        if detector.world:
+            tell.note(detector.world)
         with _stopped_by_signals(running):
             tell.end(running.run())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ from .files import check_name, read_table, read_text, write_table
 from .locations import Array, FeatureLocation, Member, read_rows
 from .manifest import Manifest
 from .units import presence_problems
+from .video import is_video_file
 
 __all__ = [
     "Dataset",
@@ -50,7 +52,7 @@ __all__ = [
 LABELS = ("normal", "abnormal", "")
 CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE = "dataset.yaml", "videos.csv", "intervals.csv"
 _REQUIRED = ("video", "label", "frames", "fps", "split")
-_OPTIONAL = {"domain": "domain", "camera": "camera", "class": "class_name", "source": "source"}  # column: field
+_OPTIONAL = {"domain": "domain", "camera": "camera", "class": "class_name", "source": "source", "file": "file"}  # column: field
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class VideoRecord:
         domain: Where the video comes from, for experiments across domains.
         camera: Name of the camera.
         class_name: Kind of anomaly (column ``class``).
-        source: Path of the video file as it was given.
+        source: The recording it was cut from; no split divides the videos of one source. Empty where it stands alone.
+        file: Path of the video file as it was given.
 
     Raises:
         DataError: If a value is outside its range.
@@ -85,6 +88,7 @@ class VideoRecord:
     camera: str = ""
     class_name: str = ""
     source: str = ""
+    file: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.video, "video")
@@ -374,10 +378,15 @@ def read_config(path: str | Path) -> DatasetConfig:
 
 
 def read_videos(path: str | Path) -> tuple[VideoRecord, ...]:
-    """Read ``videos.csv`` in order; ``DataError`` with file and line if it is empty or a row is wrong or repeated."""
+    """Read ``videos.csv`` in order; ``DataError`` with file and line if it is empty or a row is wrong or repeated.
+
+    A table without the column ``file`` may name the video files as sources, as earlier versions wrote it: a source with the
+    ending of a video file that one video alone has is its file.
+    """
     path = Path(path)
     records: dict[str, VideoRecord] = {}
-    for line, row in read_table(path, _REQUIRED, tuple(_OPTIONAL)):
+    table = read_table(path, _REQUIRED, tuple(_OPTIONAL))
+    for line, row in table if not table or "file" in table[0][1] else _with_files(table):
         try:
             record = _record_from_row(row)
         except DataError as error:
@@ -449,6 +458,17 @@ def _record_from_row(row: Mapping[str, str]) -> VideoRecord:
         raise DataError("frames or fps is not a number", expected="a whole number and a number", got=got) from error
     optional = {field: row.get(column, "") for column, field in _OPTIONAL.items()}
     return VideoRecord(row["video"], row["label"], frames, fps, row["split"], **optional)
+
+
+def _with_files(table: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
+    """Rows whose source is a video file of their own name it as their file."""
+    count = Counter(row.get("source", "") for _, row in table)
+    moved = []
+    for line, row in table:
+        source = row.get("source", "")
+        own = count[source] == 1 and is_video_file(source)
+        moved.append((line, {**row, "file": source, "source": ""} if own else row))
+    return moved
 
 
 def _check_intervals(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:

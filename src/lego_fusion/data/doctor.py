@@ -19,6 +19,7 @@ from .features import (
     manifest_problems,
     value_problems,
 )
+from .grouping import likely_sources, sources_of
 from .manifest import Manifest
 from .units import presence_problems, split_presence
 
@@ -80,7 +81,7 @@ def diagnose(dataset_root: str | Path) -> list[Finding]:
     if VIDEOS_FILE not in tables:
         return findings
     videos: tuple[VideoRecord, ...] = tables[VIDEOS_FILE]
-    findings += _label_findings(videos)
+    findings += [*_label_findings(videos), *_source_findings(videos)]
     if INTERVALS_FILE in tables:
         findings += _interval_findings(videos, tables[INTERVALS_FILE])
     elif not (root / INTERVALS_FILE).exists() and any(record.label == "abnormal" for record in videos):
@@ -108,6 +109,33 @@ def _label_findings(videos: tuple[VideoRecord, ...]) -> Iterator[Finding]:
             "label videos of both kinds"
             + (", or train from normal videos only" if only == "normal" else ": nothing shows what is normal"),
         )
+
+
+def _source_findings(videos: tuple[VideoRecord, ...]) -> Iterator[Finding]:
+    """Sources that the split divides, and names that look like parts of one recording where the table does not say so."""
+    records = {record.video: record for record in videos}
+    members: dict[str, list[str]] = defaultdict(list)
+    for video, source in sources_of(videos).items():
+        members[source].append(video)
+    for names in members.values():
+        if listed := _divided(records, names):
+            message = f"the split divides the source '{records[names[0]].source}': {listed}"
+            fix = "put its videos into one split, or compare with --resplits, which divides no source"
+            yield Finding("warning", "source-divided", VIDEOS_FILE, message, fix)
+    unknown = [video for video, record in records.items() if not record.source]
+    likely = {stem: listed for stem, names in likely_sources(unknown).items() if (listed := _divided(records, names))}
+    if likely:
+        shown = "; ".join(f"'{stem}': {listed}" for stem, listed in list(likely.items())[:3])
+        more = f" and {len(likely) - 3} more" if len(likely) > 3 else ""
+        message = f"names suggest {len(likely)} recordings that the split divides: {shown}{more}"
+        fix = f"write the recording of each video into the column 'source' of {VIDEOS_FILE}: no re-split divides it then"
+        yield Finding("warning", "likely-source-divided", VIDEOS_FILE, message, fix)
+
+
+def _divided(records: dict[str, VideoRecord], names: list[str]) -> str:
+    """Videos with their splits where they are of training and of another split, else nothing."""
+    splits = {records[name].split for name in names} & {"train", "validation", "test"}
+    return _names([f"{name} ({records[name].split or 'no split'})" for name in names]) if len(splits) > 1 else ""
 
 
 def _interval_findings(videos: tuple[VideoRecord, ...], ground_truth: dict[str, tuple[Interval, ...]]) -> Iterator[Finding]:

@@ -41,7 +41,7 @@ class Span:
     slack: int = 0
 
 
-def read_ground_truth(path: str | Path, spans: Sequence[Span], form: str = "auto") -> Intervals:
+def read_ground_truth(path: str | Path, spans: Sequence[Span], form: str = "auto", others: Sequence[Span] = ()) -> Intervals:
     """Read ground truth of any form the field uses.
 
     Args:
@@ -49,6 +49,7 @@ def read_ground_truth(path: str | Path, spans: Sequence[Span], form: str = "auto
             masks, or a table of intervals.
         spans: The test videos, in the order of their list.
         form: ``"array"``, ``"ucf-crime"``, ``"xd-violence"``, ``"masks"``, ``"intervals"``, or ``"auto"`` by what is there.
+        others: Videos that may have ground truth too, such as those of training; an array says nothing of them.
 
     Returns:
         Intervals by video; frames counted from 0, half open.
@@ -61,9 +62,9 @@ def read_ground_truth(path: str | Path, spans: Sequence[Span], form: str = "auto
     if form == "array":
         return intervals_from_array(load_features(path, f"ground truth {path.name}"), spans, where=str(path))
     if form == "masks":
-        return _from_masks(path, spans)
+        return _from_masks(path, spans, others)
     by_video = {"ucf-crime": read_ucf_crime, "xd-violence": read_xd_violence, "intervals": read_intervals}[form](path)
-    return {span.video: by_video[span.video] for span in spans if span.video in by_video}
+    return {span.video: by_video[span.video] for span in (*spans, *others) if span.video in by_video}
 
 
 def intervals_from_array(values: Array, spans: Sequence[Span], *, where: str) -> Intervals:
@@ -172,12 +173,12 @@ def _pairs(video: str, words: Sequence[str], where: str, class_name: str) -> tup
         raise DataError(error.what, where=where, expected=error.expected, got=error.got) from error
 
 
-def _from_masks(folder: Path, spans: Sequence[Span]) -> Intervals:
+def _from_masks(folder: Path, spans: Sequence[Span], others: Sequence[Span]) -> Intervals:
     found: Intervals = {}
-    for span in spans:
+    for number, span in enumerate((*spans, *others)):
         path = _mask_file(folder, span.video)
         if path is None:
-            if span.label == "abnormal":
+            if span.label == "abnormal" and number < len(spans):
                 raise DataError(
                     "an abnormal video has no mask",
                     where=f"video '{span.video}'",

@@ -99,9 +99,10 @@ def import_dataset(
         videos: Videos with their labels and splits; ground truth is in this order.
         features: Where the features of each modality are. The rows of the first one are the snippets of a video.
         name: Name of the dataset.
-        ground_truth: Where the abnormal frames are, in any form of ``read_ground_truth``; of one split only.
+        ground_truth: Where the abnormal frames are, in any form of ``read_ground_truth``. What it says of videos of
+            other splits is kept too: nothing trains on it, but a re-split or a domain left out can test them.
         ground_truth_form: Which form that is.
-        truth_split: The split that ground truth is about.
+        truth_split: The split that ground truth is about: all its abnormal videos must have some, and an array is of it alone.
         frame_counts: Real frames and frame rate of videos; without them, frames are rows x stride.
         fps: Frame rate of videos whose rate is not in ``frame_counts``.
         snippet_frames: Frames that a row describes.
@@ -146,7 +147,7 @@ def import_dataset(
     records = [
         VideoRecord(
             video.video, video.label, clips[video.video].frames, clips[video.video].fps, video.split,
-            domain=video.domain, class_name=video.class_name,
+            domain=video.domain, class_name=video.class_name, source=video.source,
         )
         for video in listed
     ]  # fmt: skip
@@ -231,15 +232,17 @@ def _truth(
     warnings: Warnings,
 ) -> list[Interval]:
     path, form, split = truth
-    spans = []
+    spans: list[Span] = []
+    others: list[Span] = []
     for video in listed:
-        if video.split == split:
-            clip = clips[video.video]
-            padded, slack = -(-clip.frames // stride) * stride, 0 if clip.counted else stride - 1
-            spans.append(Span(video.video, video.label, clip.frames, padded, slack))
+        clip = clips[video.video]
+        padded, slack = -(-clip.frames // stride) * stride, 0 if clip.counted else stride - 1
+        group = spans if video.split == split else others
+        group.append(Span(video.video, video.label, clip.frames, padded, slack))
     if not spans:
         raise DataError(f"there is ground truth, but no video in split '{split}'", where=path, fix="name the right split")
-    found = read_ground_truth(path, spans, form)
+    found = read_ground_truth(path, spans, form, others)
+    spans += [span for span in others if span.video in found]
     problems = audit(spans, found)
     contradictions = [problem for problem in problems if problem.what.startswith("the video is normal")]
     if contradictions:

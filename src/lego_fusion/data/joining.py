@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError
-from .dataset import CONFIG_FILE, Dataset, DatasetConfig, write_dataset
+from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, write_dataset
 from .locations import Member
 from .manifest import Manifest
 
@@ -32,8 +32,8 @@ def join_datasets(folders: Sequence[str | Path], output: str | Path, *, name: st
     """Join dataset folders into one whose videos know their domain.
 
     A video keeps its domain, or gets the name of its dataset. Where two datasets share a name of a video, all names of the
-    datasets concerned get the name of the dataset and ``_`` before them. Labels, splits and ground truth are copied as they
-    are now; features are read from where they lie.
+    datasets concerned get the name of the dataset and ``_`` before them; every source gets it and ``/``. Labels, splits and
+    ground truth are copied as they are now; features are read from where they lie.
 
     Args:
         folders: Two or more dataset folders with different names and the same time grid.
@@ -47,7 +47,6 @@ def join_datasets(folders: Sequence[str | Path], output: str | Path, *, name: st
 
     Example:
         >>> import tempfile
-        >>> from lego_fusion.data.dataset import VideoRecord
         >>> root, motion = Path(tempfile.mkdtemp()), Manifest(modality="motion", extractor="motion", version="1", width=2)
         >>> for name in ("street", "station"):
         ...     config = DatasetConfig(name=name, modalities={"motion": motion})
@@ -72,13 +71,19 @@ def join_datasets(folders: Sequence[str | Path], output: str | Path, *, name: st
     records, intervals = [], []
     for one in datasets:
         prefix = prefixes[one.name]
-        records += [replace(r, video=prefix + r.video, domain=r.domain or one.name) for r in one.videos]
+        records += [_joined(record, one.name, prefix) for record in one.videos]
         intervals += [replace(i, video=prefix + i.video) for found in one.ground_truth.values() for i in found]
         if not any(record.split for record in one.videos):
             notes.append(f"no video of '{one.name}' has a split: none of them will train where others have one")
     notes += [f"the videos of '{one}' are named '{prefix}...'" for one, prefix in prefixes.items() if prefix]
     domains = Counter(record.domain for record in records)
     return JoinReport(write_dataset(output, config, records, intervals), dict(domains), tuple(notes))
+
+
+def _joined(record: VideoRecord, dataset: str, prefix: str) -> VideoRecord:
+    """A video of one dataset among those of all: what is unique there stays so."""
+    source = f"{dataset}/{record.source}" if record.source else ""
+    return replace(record, video=prefix + record.video, domain=record.domain or dataset, source=source)
 
 
 def _check_joinable(datasets: Sequence[Dataset], output: Path) -> None:

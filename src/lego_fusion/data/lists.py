@@ -27,6 +27,7 @@ class ListedVideo:
         label: ``"normal"``, ``"abnormal"``, or empty while nobody has said.
         class_name: Kind of anomaly.
         domain: Where it comes from.
+        source: The recording it was cut from.
     """
 
     video: str
@@ -34,6 +35,7 @@ class ListedVideo:
     label: str = ""
     class_name: str = ""
     domain: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,22 +136,22 @@ def refuse_shared(shared: Sequence[str], where: str) -> None:
 
 
 def read_labels(path: str | Path) -> tuple[ListedVideo, ...]:
-    """Read labels from a table with the columns video, label and optionally split, class and domain.
+    """Read labels from a table with the columns video, label and optionally split, class, domain and source.
 
     Raises:
         DataError: If the table is wrong, a label is unknown, or a video is listed twice.
     """
     path = Path(path)
     videos: dict[str, ListedVideo] = {}
-    for line, row in read_table(path, ("video", "label"), ("split", "class", "domain")):
+    for line, row in read_table(path, ("video", "label"), ("split", "class", "domain", "source")):
         name, where = row["video"], f"{path}, line {line}"
         if row["label"] not in ("normal", "abnormal"):
             raise DataError("unknown label", where=where, expected="normal or abnormal", got=repr(row["label"]))
         if name in videos:
             refuse_shared([name] if videos[name].split != row.get("split", "") else [], where)
             raise DataError(f"the video '{name}' is listed twice", where=where, fix="remove one of them")
-        found = ListedVideo(name, row.get("split", ""), row["label"], row.get("class", ""), row.get("domain", ""))
-        videos[name] = found
+        optional = [row.get(column, "") for column in ("class", "domain", "source")]
+        videos[name] = ListedVideo(name, row.get("split", ""), row["label"], *optional)
     if not videos:
         raise DataError("the table lists no video", where=path, fix="add one row per video")
     return tuple(videos.values())
@@ -190,7 +192,7 @@ def label_videos(
             row = rows[video.video]
             refuse_shared([video.video] if row.split not in ("", video.split) else [], "the lists and the table of labels")
             said["the table of labels"] = row.label
-            video = replace(video, class_name=row.class_name or video.class_name, domain=row.domain)
+            video = replace(video, class_name=row.class_name or video.class_name, domain=row.domain, source=row.source)
         if abnormal_first is not None and video.split in abnormal_first:
             said[f"its place {place} in the list"] = "abnormal" if place <= abnormal_first[video.split] else "normal"
         labelled.append(replace(video, label=_agreed(video, said)))

@@ -3,13 +3,14 @@
 The graphs hold no learned parameter, so their powers, and the products of powers of several graphs, are the same for every
 configuration and every step. They are computed once, as a matrix Z of (terms, entries); S configurations then fuse with one
 product, G = A Z, where row s of A holds the coefficients of configuration s and zeros beyond its own orders. Heads are one
-batched product more. Every configuration keeps its own start, prior, learning rate, weight decay and loss, so each ends where
-it would have ended alone, up to rounding.
+batched product more. Every configuration keeps its own start, learning rate, weight decay and loss, so each ends where it would
+have ended alone, up to rounding.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DataError, ParameterError
-from ..fusion.lego import LegoFusion
 from ..graph.expansion import powers
 from ..graph.operator import JOINT_FORMS
 from .bags import Bags, mean_over_crops
 from .detector import Detector
-from .train import StartPrior, TrainingConfig, batch_rows, start_of_training
+from .train import TrainingConfig, batch_rows, start_of_training
 
 MOST_TERMS = 256  # products of powers that are kept; a joint form with more multiplies its factors instead
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a detector alone
@@ -48,14 +48,14 @@ class Trained:
 def why_alone(detector: Detector, config: TrainingConfig) -> str | None:
     """Why a configuration cannot be trained together with others; None where it can."""
     fusion = detector.fusion
-    if not isinstance(fusion, LegoFusion):
-        return f"the fusion '{fusion.kind}' has no graphs"
-    operator = fusion.operator
+    operator, rows = getattr(fusion, "operator", None), getattr(fusion, "rows", None)
+    if operator is None or rows is None:
+        return f"the fusion '{fusion.kind}' hands on no rows of graphs"
     reasons = {
-        f"rows='{fusion.rows}'": fusion.needs_features or fusion.rows not in ("ordered", "sorted"),
+        f"rows='{rows}'": not fusion.has_frozen_stage or rows not in ("ordered", "sorted"),
         f"form='{operator.form}'": operator.form not in (*JOINT_FORMS, "full"),
         "a symmetric operator": operator.symmetric,
-        "dropout of the head": detector.head.dropout.p > 0,
+        "dropout of the head": detector.head_config["dropout"] > 0,
         "modality_dropout": config.modality_dropout > 0,
         "normal_only": config.normal_only,
         "operator_nonnegative": config.operator_nonnegative,
@@ -67,10 +67,14 @@ def why_alone(detector: Detector, config: TrainingConfig) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def bucket(config: TrainingConfig) -> tuple[object, ...]:
-    """Configurations with equal buckets take their steps together: they meet the same batches, and the same kind of loss."""
+def bucket(detector: Detector, config: TrainingConfig) -> tuple[object, ...]:
+    """Configurations with equal buckets take their steps together: equal readings but for the orders, the same batches, and the
+    same kind of loss.
+    """
     shared = tuple(getattr(config, name) for name in _SHARED)
-    return (*shared, None if config.batch_size is None else config.seed, config.degree_variance > 0)
+    reading = {name: value for name, value in detector.fusion.config().items() if name not in ("order", "seed")}
+    own = (json.dumps(reading, sort_keys=True), detector.head_config["hidden"])
+    return (*own, *shared, None if config.batch_size is None else config.seed, config.degree_variance > 0)
 
 
 def fit_together(
@@ -79,8 +83,7 @@ def fit_together(
     """Train several detectors as ``train.fit`` trains each alone.
 
     Args:
-        detectors: Of one fusion with equal statistics, form, rank and rows; orders, seeds and starts may differ. Changed in
-            place.
+        detectors: Of one fusion with equal statistics, form, rank and rows; orders and seeds may differ. Changed in place.
         train: Bags with cross-fitted graphs (``Bags.related``).
         configs: One for each detector, all of one ``bucket``.
         validation: Bags with graphs, for ``selection="validation"``.
@@ -93,8 +96,8 @@ def fit_together(
         raise ParameterError("there is nothing to train together", got=f"{len(detectors)} detectors, {len(configs)} settings")
     reasons = [why_alone(detector, config) for detector, config in zip(detectors, configs, strict=True)]
     alone = next((reason for reason in reasons if reason), None)
-    if alone or len({bucket(config) for config in configs}) > 1:
-        raise ParameterError("these configurations cannot be trained together", got=alone or "different kinds of steps")
+    if alone or len({bucket(*pair) for pair in zip(detectors, configs, strict=True)}) > 1:
+        raise ParameterError("these configurations cannot be trained together", got=alone or "different steps or readings")
     if not train.related or (validation is not None and not validation.related):
         raise DataError("training together needs graphs", got="bags of features", fix="build them with graph_cache")
     for detector, config in zip(detectors, configs, strict=True):
@@ -116,9 +119,9 @@ class _Together:
         self.train, self.rows = train, batch_rows(train, self.config)
         self.expanded = self.model.expand(train)
         self.held_out = None if validation is None else (validation, self.model.expand(validation))
-        self.loss = _Loss(configs, len(train.videos), detectors, self.parameters)
+        self.loss = _Loss(configs, self.parameters)
         self.rate = _column(configs, "learning_rate")
-        self.decay = _column(configs, "weight_decay").masked_fill(self.loss.has_prior, 0.0)
+        self.decay = _column(configs, "weight_decay")
         self.best = self.parameters.flat.clone()
         self.best_loss = torch.full((len(configs), 1), math.inf)
         self.best_step = torch.zeros(len(configs), 1, dtype=torch.long)
@@ -144,8 +147,7 @@ class _Together:
         losses = self.loss(graph, logits, batch, leaves)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
         flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-        penalty, pull = self.loss.prior(self.parameters.flat)
-        return losses.detach() + penalty, flat.mul_(self.parameters.exists).add_(pull)
+        return losses.detach(), flat.mul_(self.parameters.exists)
 
     def _adam(self, first: Tensor, second: Tensor, gradient: Tensor, step: int) -> None:
         """AdamW with a learning rate and a weight decay for each configuration."""
@@ -223,19 +225,17 @@ class _Model:
     """Fused graphs and logits of S detectors at once."""
 
     def __init__(self, detectors: Sequence[Detector], parameters: _Parameters) -> None:
-        fusions = [detector.fusion for detector in detectors if isinstance(detector.fusion, LegoFusion)]
-        self.fusion = fusions[0]
-        operators = [fusion.operator for fusion in fusions]
+        operators: list[Any] = [detector.fusion.operator for detector in detectors]
         self.operator = operators[0]
+        self.sorted = getattr(detectors[0].fusion, "rows", None) == "sorted"
         self.orders = [max(operator.orders[m] for operator in operators) for m in range(len(self.operator.names))]
         self.names = _operator_names(parameters)
         terms = math.prod(order + 1 for order in self.orders)
         self.multiplied = self.operator.form == "full" or terms <= MOST_TERMS
 
     def expand(self, bags: Bags) -> _Expanded:
-        square = not self.fusion.wanted_references
         options: dict[str, Any] = {"expansion": self.operator.expansion, "zero_order": self.operator.zero_order}
-        options |= {"normalisation": self.operator.normalisation, "square": square}
+        options |= {"normalisation": self.operator.normalisation, "square": True}
         by_graph = [
             torch.stack(powers(bags.inputs[name], order, **options)).flatten(2)
             for name, order in zip(self.operator.names, self.orders, strict=True)
@@ -248,7 +248,7 @@ class _Model:
         """Fused graphs (S, B, N, K) and logits (S, V, N)."""
         shape = next(iter(bags.inputs.values())).shape  # (B, N, K)
         graph = self._fused([parameters[name] for name in self.names], expanded).view(-1, *shape)
-        rows = graph.sort(dim=-1, descending=True).values if self.fusion.rows == "sorted" else graph
+        rows = graph.sort(dim=-1, descending=True).values if self.sorted else graph
         rows = rows.flatten(1, 2)  # (S, B * N, K)
         weight, bias = parameters["head.first.weight"], parameters["head.first.bias"]
         hidden = torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2)).relu()
@@ -269,21 +269,13 @@ class _Model:
 class _Loss:
     """The loss of each configuration, (S,), from the logits and fused graphs of all."""
 
-    def __init__(
-        self, configs: Sequence[TrainingConfig], videos: int, detectors: Sequence[Detector], parameters: _Parameters
-    ) -> None:
+    def __init__(self, configs: Sequence[TrainingConfig], parameters: _Parameters) -> None:
         self.configs, self.config = configs, configs[0]
         self.k = _column(configs, "k").long()
         self.weights = {name: _column(configs, name)[:, 0] for name in ("smoothness", "sparsity", "degree_variance")}
         self.penalties = {name: _column(configs, f"operator_{name}")[:, 0] for name in ("sparsity", "order_decay")}
         self.threshold = _column(configs, "degree_threshold")[:, 0]
         self.degree_k = _column(configs, "degree_k").long()
-        self.start = parameters.flat.clone()
-        priors = [StartPrior(detector, config, videos) for detector, config in zip(detectors, configs, strict=True)]
-        self.has_prior = torch.tensor([[prior.active] for prior in priors])
-        sizes = [shape.numel() for shape in parameters.shapes.values()]
-        pulls = [torch.tensor([prior.strength * prior.active / scale**2 for scale in prior.scales]) for prior in priors]
-        self.pull = torch.stack(pulls).repeat_interleave(torch.tensor(sizes), dim=1)
         self.operator = _operator_names(parameters)
         self.order = _term_orders([parameters.shapes[name] for name in self.operator])
 
@@ -310,11 +302,6 @@ class _Loss:
         counted = torch.arange(top.shape[2]) < k  # (S, most)
         log_scores = torch.nn.functional.logsigmoid(signed).masked_fill(~counted[:, None], -math.inf)
         return (k.to(logits.dtype).log() - log_scores.logsumexp(2)).mean(1)
-
-    def prior(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """The pull towards the start: its price (S,) and its gradient (S, n)."""
-        gradient = 2 * self.pull * (flat - self.start)
-        return (gradient * (flat - self.start)).sum(1) / 2, gradient
 
     def _degree_variance(self, graph: Tensor, labels: Tensor) -> Tensor:
         degree = (graph * (graph >= self.threshold[:, None, None, None])).sum(3) / graph.shape[3]  # (S, B, N)

@@ -1,13 +1,15 @@
 """Run the cells of a plan, in several processes, each cell kept in a file of its own as soon as it is done.
 
 comparison/
-  plan.json            what is compared; the same plan goes on here, another one is refused
-  cells/<cell>.npz     segment logits or distances of the test videos (V, N), and the cell's Result records as JSON lines
+  plan.json            what was asked for last
+  cells/<cell>.npz     segment logits or distances of the test videos (V, N), the cell's Result records as JSON lines, and what
+                       decided them
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +67,12 @@ class _Job:
     videos: tuple[str, ...]
     training: TrainingConfig
     nodes: int
+    hidden: int
+    options: dict[str, Any]
     smoothing: float
     test_best: bool
     path: Path
+    identity: dict[str, Any]
     cache: Path | None = None
 
 
@@ -97,7 +102,7 @@ def run_plan(
         Why, in one line, a cell could not be measured. It is not kept, so the same call tries it again.
 
     Raises:
-        CheckpointError: If the folder holds another plan.
+        CheckpointError: If the folder holds cells of the plan that were made otherwise, or something else.
         LegoFusionError: If a process dies.
     """
     check_int(workers, "workers", "compare", low=1)
@@ -138,6 +143,11 @@ def read_cell(folder: str | Path, cell: Cell) -> CellResult:
     return CellResult(cell, records, scores)
 
 
+def unfinished_cells(folder: str | Path, plan: Plan) -> frozenset[Cell]:
+    """The cells of a plan that a folder does not hold."""
+    return frozenset(cell for cell in plan.cells() if not (Path(folder) / CELLS_FOLDER / cell.file).is_file())
+
+
 def cell_videos(dataset: Dataset, plan: Plan, result: CellResult) -> list[ScoredVideo]:
     """The test videos of a cell with the score and the truth of every frame."""
     videos = plan.split(result.cell).test
@@ -167,9 +177,12 @@ def _jobs(
             videos=videos[cell.dataset],
             training=training,
             nodes=plan.nodes,
+            hidden=plan.hidden,
+            options=plan.options.get(cell.method, {}),
             smoothing=plan.smoothing,
             test_best=plan.test_best and cell.method not in UNLEARNED,
             path=folder / CELLS_FOLDER / cell.file,
+            identity=plan.identity(cell),
             cache=places[cell.dataset],
         )
 
@@ -187,6 +200,8 @@ def _measure(job: _Job) -> str:
             cell.method,
             job.training,
             nodes=job.nodes,
+            hidden=job.hidden,
+            options=job.options,
             condition=parse_condition(cell.condition),
             watch_test=job.test_best,
             cache=job.cache,
@@ -198,8 +213,9 @@ def _measure(job: _Job) -> str:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     lines = "\n".join(one.model_dump_json() for one in records).encode()
     scores = torch.stack([run.node_scores[video] for video in job.split.test]).numpy()
+    identity = json.dumps(job.identity).encode()
     with written_whole(job.path) as file:
-        np.savez(file, scores=scores, records=np.frombuffer(lines, np.uint8))
+        np.savez(file, scores=scores, records=np.frombuffer(lines, np.uint8), identity=np.frombuffer(identity, np.uint8))
     return ""
 
 

@@ -15,13 +15,14 @@ from ..measure.detection import micro_auc
 from ..measure.intervals import Estimate, mean_interval, paired_difference, seeded_interval
 from ..measure.result import Result
 from ..measure.scored import ScoredVideo
-from .compare import CellResult, cell_videos, read_cell, run_plan
-from .plan import Cell, Plan
+from .compare import CellResult, cell_videos, read_cell, run_plan, unfinished_cells
+from .plan import Cell, Plan, require_same_cells
 from .protocol import LEARNED
 from .ranks import ALONE, Ranks
 
 BEST = "best"
 OURS = ("lego", "lego-paper")
+UNFINISHED = "no cell is finished"
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class Row:
         condition: What was done to the features.
         method: Name of the fusion or reference.
         cells: Cells behind it.
-        micro: Mean micro AUC; None where a cell failed.
+        planned: Cells that it will have when the comparison is finished.
+        micro: Mean micro AUC; None where a cell failed, or none is finished.
         low: Lower end of its interval; None where there is no interval.
         high: Upper end.
         deviation: Standard deviation over splits (or datasets), where there are several.
         abnormal: Mean AUC of the abnormal videos alone.
+        average_precision: Mean average precision of the frames.
+        video_auc: Mean AUC of whole videos (``measure.video_level``).
+        video_precision: Mean average precision of whole videos.
         baseline: What the difference is taken to; empty where there is none.
         difference: Mean micro AUC minus that of the baseline.
         difference_low: Lower end of its interval.
@@ -56,11 +61,15 @@ class Row:
     condition: str
     method: str
     cells: int
+    planned: int
     micro: float | None = None
     low: float | None = None
     high: float | None = None
     deviation: float | None = None
     abnormal: float | None = None
+    average_precision: float | None = None
+    video_auc: float | None = None
+    video_precision: float | None = None
     baseline: str = ""
     difference: float | None = None
     difference_low: float | None = None
@@ -75,7 +84,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The numbers of a finished comparison.
+    """The numbers of a comparison, finished or stopped.
 
     Args:
         plan: What was compared.
@@ -83,6 +92,7 @@ class Comparison:
         rows: By dataset, modality set, condition and method; those of several datasets together come last.
         notes: What went wrong or was left out, one line each.
         records: Result records of all finished cells.
+        unfinished: Cells that are still to be measured.
     """
 
     plan: Plan
@@ -90,6 +100,7 @@ class Comparison:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     records: tuple[Result, ...]
+    unfinished: int = 0
 
 
 def compare(
@@ -117,7 +128,7 @@ def compare(
 
     Raises:
         ParameterError: If the baseline is not compared.
-        CheckpointError: If the folder holds another plan.
+        CheckpointError: If the folder holds cells of the plan that were made otherwise, or something else.
         LegoFusionError: If not a single cell could be measured.
 
     Example:
@@ -139,6 +150,7 @@ def summarise(
     failures: Mapping[Cell, str] | None = None,
     baseline: str = "",
     resamples: int = 1000,
+    partial: bool = False,
 ) -> Comparison:
     """Make the table of a comparison whose cells are in a folder.
 
@@ -154,14 +166,18 @@ def summarise(
         baseline: Name of a method; ``"best"`` for the baseline with the highest mean in each modality set (chosen on the test
             numbers, which is favourable to it); by default concat where it is compared.
         resamples: Of every bootstrap.
+        partial: Make it of the cells that are finished, and count the others; a difference is then taken over the splits that
+            both methods have.
 
     Raises:
         ParameterError: If the baseline is not compared.
-        CheckpointError: If a cell is missing or damaged.
+        CheckpointError: If a cell is missing or damaged, or was made otherwise than the plan would make it.
     """
     failures = failures or {}
     baseline = choose_baseline(plan, baseline)
-    results = {cell: read_cell(folder, cell) for cell in plan.cells() if cell not in failures}
+    require_same_cells(folder, plan)
+    unfinished = unfinished_cells(folder, plan) if partial else ()
+    results = {cell: read_cell(folder, cell) for cell in plan.cells() if cell not in failures and cell not in unfinished}
     measure = _Intervals(plan, {dataset.name: dataset for dataset in datasets}, resamples)
     rows = []
     for groups in _blocks(plan, results, failures):
@@ -172,11 +188,15 @@ def summarise(
         for dataset in plan.datasets
         if dataset.untold
     ]
-    notes += [f"{_place(row)}: {row.error}" for row in rows if row.error]
+    notes += [note for dataset in plan.datasets for note in dataset.notes]
+    notes += [f"{_place(row)}: {row.error}" for row in rows if row.error not in ("", UNFINISHED)]
+    if unfinished:
+        total = len(plan.cells())
+        notes.append(f"not finished: {len(unfinished)} of {total} cells are missing; means are over the finished ones alone")
     if not baseline:
         notes.append("no differences: concat is not compared; name another baseline")
     records = tuple(record for result in results.values() for record in result.records)
-    return Comparison(plan, baseline, tuple(rows), (*notes, *measure.notes), records)
+    return Comparison(plan, baseline, tuple(rows), (*notes, *measure.notes), records, len(unfinished))
 
 
 def _place(row: Row) -> str:
@@ -204,7 +224,7 @@ def together(plan: Plan) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """All cells of one row; a unit is what its interval draws, several of them, or one split whose videos are drawn."""
+    """The finished cells of a row; a unit is what its interval draws, several of them, or one split whose videos are drawn."""
 
     dataset: str
     modalities: tuple[str, ...]
@@ -212,11 +232,19 @@ class _Group:
     method: str
     unit: Literal["split", "dataset"]
     units: Mapping[str, Sequence[CellResult]]
+    several: bool
+    planned: int
     error: str
 
     @property
     def results(self) -> list[CellResult]:
         return [result for results in self.units.values() for result in results]
+
+    def shared(self, other: _Group) -> tuple[_Group, _Group]:
+        """Both on the units that both have, which are all of them once the comparison is finished."""
+        both = [unit for unit in self.units if unit in other.units]
+        one, two = (replace(group, units={unit: group.units[unit] for unit in both}) for group in (self, other))
+        return one, two
 
     def values(self, of: Callable[[CellResult], float | None]) -> list[float]:
         """A number of each unit, the mean over its splits of each split's mean over seeds; empty where one is undefined."""
@@ -247,15 +275,16 @@ class _Intervals:
 
     def of(self, group: _Group) -> Estimate | None:
         """Interval of the mean micro AUC."""
-        if len(group.units) > 1:
-            return mean_interval(group.values(_micro), unit=group.unit, resamples=self.resamples)
+        if group.several:
+            values = group.values(_micro)
+            return mean_interval(values, unit=group.unit, resamples=self.resamples) if len(values) > 1 else None
         return self._try(group, lambda: seeded_interval(self._runs(group), micro_auc, resamples=self.resamples))
 
     def between(self, group: _Group, other: _Group) -> Estimate | None:
         """Interval of the difference of the means."""
-        if len(group.units) > 1:
-            pairs = zip(group.values(_micro), other.values(_micro), strict=True)
-            return mean_interval([one - two for one, two in pairs], unit=group.unit, resamples=self.resamples)
+        if group.several:
+            values = [one - two for one, two in zip(group.values(_micro), other.values(_micro), strict=True)]
+            return mean_interval(values, unit=group.unit, resamples=self.resamples) if len(values) > 1 else None
         runs = self._runs(group), self._runs(other)
         return self._try(group, lambda: paired_difference(*runs, micro_auc, resamples=self.resamples))
 
@@ -298,12 +327,16 @@ def _group(
     failed = [failures[cell] for cell in cells if cell in failures]
     units: dict[str, list[CellResult]] = {}
     for cell in cells:
-        if not failed:
+        if not failed and cell in results:
             units.setdefault(cell.split if unit == "split" else cell.dataset, []).append(results[cell])
     error = f"{len(failed)} of {len(cells)} cells failed: {failed[0]}" if failed else ""
-    if unit == "dataset" and not failed and len(units) < count:
+    if not failed and not units:
+        error = UNFINISHED
+    elif unit == "dataset" and not failed and len(units) < count:
         error = f"there is none on {count - len(units)} of the datasets"
-    return _Group(dataset, cells[0].modalities, cells[0].condition, cells[0].method, unit, units, error)
+    several = len({cell.split if unit == "split" else cell.dataset for cell in cells}) > 1
+    first = cells[0]
+    return _Group(dataset, first.modalities, first.condition, first.method, unit, units, several, len(cells), error)
 
 
 def _baseline_of(groups: Sequence[_Group], baseline: str) -> _Group | None:
@@ -317,7 +350,7 @@ def _baseline_of(groups: Sequence[_Group], baseline: str) -> _Group | None:
 
 def _row(group: _Group, reference: _Group | None, measure: _Intervals) -> Row:
     facts: dict[str, Any] = {"dataset": group.dataset, "modalities": group.modalities}
-    facts |= {"condition": group.condition, "method": group.method}
+    facts |= {"condition": group.condition, "method": group.method, "planned": group.planned}
     if group.error:
         return Row(**facts, cells=0, error=group.error)
     values, interval = group.values(_micro), measure.of(group)
@@ -329,6 +362,9 @@ def _row(group: _Group, reference: _Group | None, measure: _Intervals) -> Row:
         high=interval.high if interval else None,
         deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None,
         abnormal=group.mean(lambda result: result.value("abnormal_auc")),
+        average_precision=group.mean(lambda result: result.value("average_precision")),
+        video_auc=group.mean(lambda result: result.value("video_auc")),
+        video_precision=group.mean(lambda result: result.value("video_average_precision")),
         parameters=group.results[0].records[0].parameters,
         train_seconds=group.mean(lambda result: result.records[0].train_seconds),
         score_seconds=group.mean(lambda result: result.records[0].score_seconds),
@@ -340,6 +376,9 @@ def _row(group: _Group, reference: _Group | None, measure: _Intervals) -> Row:
 
 def _with_difference(row: Row, group: _Group, reference: _Group, measure: _Intervals) -> Row:
     if group is reference:
+        return replace(row, baseline=reference.method)
+    group, reference = group.shared(reference)
+    if not group.units:
         return replace(row, baseline=reference.method)
     between = measure.between(group, reference)
     difference = float(np.mean(group.values(_micro))) - float(np.mean(reference.values(_micro)))

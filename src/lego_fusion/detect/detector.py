@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import check_int, check_number
 from ..fusion.base import Fusion
 from ..fusion.reading_head import ReadingHead
+from ..fusion.streams import NodeStream
 
 
 class DetectorOutput(NamedTuple):
@@ -86,6 +87,27 @@ class Detector(nn.Module):
     def reading_head(self) -> ReadingHead | None:
         """The head that is a sum of readable parts, where it is one."""
         return self.head if isinstance(self.head, ReadingHead) else None
+
+    @property
+    def own_world(self) -> bool | None:
+        """Whether it asks how unlike the rest of its own video a segment is; None where that is not a question of its own."""
+        head = self.reading_head
+        return None if head is None else bool(head.own_world)
+
+    @property
+    def world(self) -> str:
+        """In which world it lives, in words; nothing where that is not a question."""
+        head = self.reading_head
+        if head is None:
+            return ""
+        if not self.own_world:
+            return "known world: a score says how unlike the known normal footage a segment is"
+        share = round(100 * float(head.alpha))
+        return f"own world: {share} % of a score says how unlike the rest of its own video a segment is (alpha)"
+
+    def stream(self, window: int) -> NodeStream:
+        """What the head reads of a running video of windows of so many segments."""
+        return self.fusion.stream(window, inside=self.own_world is not False)
 
     def parameter_count(self) -> int:
         """Number of learned numbers."""

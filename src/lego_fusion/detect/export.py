@@ -16,21 +16,26 @@ from .. import __version__
 from ..errors import MissingExtraError, ParameterError
 from ..scorer import FORMAT, METADATA
 from ..writing import written_whole
-from .bags import is_row_wise
 from .calibration import read_calibration
 from .checkpoint import RunConfig, load_detector
 from .detector import Detector
 
 
 class _FeaturesToScores(nn.Module):
-    """Features in the order of the fusion -> logits, scores and, where there is one, the fused graph."""
+    """Features in the order of the fusion -> logits, scores and, where there is one, the fused graph.
+
+    What is read of the graph inside the video is left out where no score depends on it.
+    """
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector, self.names = detector.eval(), list(detector.fusion.modalities)
+        self.inside = detector.own_world is not False
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
-        output = self.detector(dict(zip(self.names, features, strict=True)))
+        given = dict(zip(self.names, features, strict=True))
+        inputs = self.detector.fusion.inputs(given, inside=self.inside)
+        output = self.detector(inputs, cached=True)
         results = (output.logits, output.logits.sigmoid())
         return results if output.graph is None else (*results, output.graph)
 
@@ -80,7 +85,7 @@ def about_run(folder: str | Path, detector: Detector, config: RunConfig) -> dict
         "fusion": detector.fusion.kind,
         "widths": dict(detector.fusion.modalities),
         "nodes": config.nodes,
-        "fixed_nodes": not is_row_wise(detector.fusion),
+        "fixed_nodes": not detector.fusion.any_nodes,
         "segment_snippets": config.segment_snippets,
         "smoothing": config.smoothing,
         "manifests": {name: manifest.model_dump(mode="json") for name, manifest in config.manifests.items()},
@@ -95,20 +100,20 @@ def _require_exportable(detector: Detector, config: RunConfig) -> None:
     if fine:
         fix = "train without it, or use 'score', which reads finer units"
         raise ParameterError(f"finer units cannot be exported yet ('{fine}')", fix=fix)
-    if config.segment_snippets is not None and not is_row_wise(detector.fusion):
+    if config.segment_snippets is not None and not detector.fusion.one_pass:
         raise ParameterError(
             "windows of segments that are related to each other cannot be exported yet",
             got=f"fusion '{detector.fusion.kind}' with segments of {config.segment_snippets} snippets",
-            fix="train with reference units (method lego), or use 'watch', which needs torch",
+            fix="train method lego, or use 'watch', which needs torch",
         )
 
 
 def _program(detector: Detector, config: RunConfig) -> tuple[Any, tuple[Tensor, ...]]:
     """The exported program and the inputs it was traced with; those are of odd sizes, so that no size is taken for fixed."""
-    nodes = config.nodes if not is_row_wise(detector.fusion) else 7
+    nodes = 7 if detector.fusion.any_nodes else config.nodes
     example = tuple(torch.randn(3, nodes, width) for width in detector.fusion.modalities.values())
     sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if is_row_wise(detector.fusion):
+    if detector.fusion.any_nodes:
         sizes[1] = torch.export.Dim("nodes")
     try:
         with torch.no_grad(), warnings.catch_warnings():

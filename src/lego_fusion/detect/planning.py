@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .. import __version__
 from ..data.dataset import Dataset
@@ -12,7 +14,19 @@ from ..errors import DataError, ParameterError, check_choice, check_int, check_n
 from ..measure.smoothing import SMOOTHING, check_smoothing
 from .conditions import parse_condition
 from .plan import DatasetPlan, Plan
-from .protocol import LEARNED, Split, domain_splits, hold_out, own_split, require_labels, resplits
+from .protocol import (
+    LEARNED,
+    UNNAMED_DOMAIN,
+    Split,
+    division_warnings,
+    hold_out,
+    make_default_fusion,
+    measurable_frames,
+    own_split,
+    require_labels,
+    resplits,
+    rotate_domains,
+)
 from .train import TrainingConfig
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
@@ -31,7 +45,7 @@ class SplitRule:
 SPLITS = {
     "own": SplitRule("own split", lambda dataset, count: [own_split(dataset)]),
     "resplits": SplitRule("random re-splits", resplits),
-    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: domain_splits(dataset)),
+    "domains": SplitRule("domains, each left out of training once", lambda dataset, count: rotate_domains(dataset)),
 }
 """Every way there is, by its name on the command line."""
 
@@ -49,6 +63,8 @@ def make_plan(
     training: TrainingConfig | None = None,
     validation: float = 0.0,
     nodes: int = 32,
+    hidden: int = 32,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     smoothing: float = SMOOTHING,
     test_best: bool = False,
 ) -> Plan:
@@ -61,12 +77,14 @@ def make_plan(
         references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
         seeds: Training seeds.
         splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos;
-            ``"domains"``: every domain is tested once by what was trained on the others.
+            ``"domains"``: every domain is tested once by what was trained on all videos of the others.
         count: How many random ones.
         conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
         training: The same for every fusion.
         validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
         nodes: N.
+        hidden: Units of the head, where a fusion brings none of its own.
+        options: Of the fusions by name, those that differ from the default, such as ``{"lego": {"references": 512}}``.
         smoothing: Of the scores of every method, references too, in seconds (``measure.smoothing``); 0 for none.
         test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
 
@@ -97,11 +115,14 @@ def make_plan(
         training=training,
         validation=validation,
         nodes=nodes,
+        hidden=hidden,
+        options={fusion: dict(given) for fusion, given in (options or {}).items()},
         smoothing=check_smoothing(smoothing, "compare"),
         test_best=test_best,
         datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
     )
     _require_met(plan)
+    _require_options(plan, datasets[0])
     return plan
 
 
@@ -149,9 +170,10 @@ def _plan_dataset(
             raise DataError("selection='validation' needs validation videos", where=f"split {split.name}", got="none", fix=fix)
     known = [replace(split, test=tuple(filter(dataset.has_ground_truth, split.test))) for split in drawn]
     for split in known:
-        if not split.test:
+        if not measurable_frames(dataset, split.test):
+            lacking = "normal and abnormal frames are not both known among the test videos"
             raise DataError(
-                "no test video has ground truth in time",
+                lacking if split.test else "no test video has ground truth in time",
                 where=f"dataset '{dataset.name}', split {split.name}",
                 expected="test videos with intervals.csv, or labelled normal",
                 fix="write intervals.csv, or the test split into videos.csv",
@@ -163,8 +185,36 @@ def _plan_dataset(
         splits=tuple(known),
         moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
         fine=tuple(name for name in used if dataset.modalities[name].has_units),
+        notes=tuple(_split_notes(dataset, drawn, kind)),
         untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
     )
+
+
+def _split_notes(dataset: Dataset, splits: Sequence[Split], kind: str) -> Iterator[str]:
+    """What a person should know of the splits."""
+    for split in splits:
+        yield from division_warnings(dataset, split)
+    yield from _drawn_counts(dataset, splits, kind)
+    tested = {dataset.record(video).domain for split in splits for video in split.test}
+    never = [domain or UNNAMED_DOMAIN for domain in dict.fromkeys(one.domain for one in dataset.videos) if domain not in tested]
+    if kind == "domains" and never:
+        listed = ", ".join(never[:5]) + (f" and {len(never) - 5} more" if len(never) > 5 else "")
+        yield f"{dataset.name}: {listed} only train: normal and abnormal frames are not both known there"
+
+
+def _drawn_counts(dataset: Dataset, splits: Sequence[Split], kind: str) -> list[str]:
+    """How many videos re-splits by source came to train on, beside those of the own split."""
+    sources = Counter(record.source for record in dataset.videos if record.source)
+    if kind != "resplits" or not any(count > 1 for count in sources.values()):
+        return []
+    own, counts = own_split(dataset), []
+    for label in ("normal", "abnormal"):
+        wanted, *found = (
+            sum(dataset.record(video).label == label for video in (*split.train, *split.validation)) for split in (own, *splits)
+        )
+        span = f"{min(found)} to {max(found)}" if min(found) < max(found) else f"{found[0]}"
+        counts.append(f"{span} {label} videos (own split: {wanted})")
+    return [f"{dataset.name}: no re-split divides a source; they train on {' and '.join(counts)}"]
 
 
 def _require_different(what: str, values: Sequence[object]) -> None:
@@ -180,3 +230,12 @@ def _require_met(plan: Plan) -> None:
         if not any(parse_condition(condition).applies_to(names) for names in plan.modality_sets):
             sets = ", ".join("+".join(names) for names in plan.modality_sets)
             raise ParameterError("a condition meets no modality set", where=f"'{condition}'", got=sets)
+
+
+def _require_options(plan: Plan, dataset: Dataset) -> None:
+    """Every fusion can be made with its options; it says what is wrong with one."""
+    for fusion, options in plan.options.items():
+        check_choice(fusion, "options", "compare", plan.fusions)
+        for names in plan.modality_sets:
+            manifests = {name: dataset.modalities[name] for name in names}
+            make_default_fusion(fusion, manifests, nodes=plan.nodes, options=options)

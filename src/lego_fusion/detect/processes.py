@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
@@ -89,6 +89,7 @@ def _here(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[tuple[Jo
 
 
 def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, where: str) -> Iterator[tuple[Job, Done]]:
+    others = set(active_children())
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         futures = {pool.submit(work, job): job for job in jobs}
@@ -102,6 +103,10 @@ def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int
                     fix="give the same command again with fewer workers (it goes on where it was); in a script, call this "
                     "under if __name__ == '__main__'",
                 ) from error
+    except KeyboardInterrupt:  # a stop waits for no job; what was half written is removed by the next call
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -117,9 +117,10 @@ def train_run(
     split = training_split(dataset)
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     require_labels(dataset, split)
-    request = _request(dataset, names, method, training, nodes, hidden, split)
-    if options:
-        request["options"] = json.loads(json.dumps(dict(options)))
+    if options:  # before the folder is made
+        require_modalities(dataset, names)
+        make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, options=options)
+    request = _request(dataset, names, method, training, nodes, hidden, split, options)
     if segment_snippets is not None:
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
     if check_smoothing(smoothing, "train_run"):
@@ -159,6 +160,7 @@ def save_run(
     *,
     method: str,
     nodes: int,
+    options: Mapping[str, Any] | None = None,
     smoothing: float = SMOOTHING,
 ) -> None:
     """Save a detector that was trained elsewhere as a run folder, which evaluates, scores and explains like any other.
@@ -172,10 +174,11 @@ def save_run(
         train: The training bags.
         method: One of ``protocol.LEARNED``.
         nodes: N.
+        options: Of the fusion, as for ``train_run``.
         smoothing: As for ``train_run``.
     """
     modalities, hidden = list(detector.fusion.modalities), int(detector.head_config["hidden"])
-    request = _request(dataset, modalities, method, training, nodes, hidden, split)
+    request = _request(dataset, modalities, method, training, nodes, hidden, split, options)
     request["smoothing"] = check_smoothing(smoothing, "save_run")
     with written_whole(Path(folder) / "request.json") as file:
         file.write(json.dumps(request, indent=2).encode())
@@ -360,6 +363,7 @@ def _request(
     nodes: int,
     hidden: int,
     split: Split,
+    options: Mapping[str, Any] | None,
 ) -> dict[str, JsonValue]:
     """Everything that decides the final weights, as JSON values."""
     data: dict[str, JsonValue] = {"name": dataset.name, "hash": dataset.hash, "train": list(split.train)}
@@ -371,6 +375,7 @@ def _request(
         "manifests": {name: dataset.modalities[name].hash for name in modalities if name in dataset.modalities},
         "nodes": nodes,
         "hidden": hidden,
+        **({"options": json.loads(json.dumps(dict(options)))} if options else {}),
         "training": training.model_dump(mode="json"),
         "dataset": data,
     }
@@ -436,8 +441,9 @@ def _describe_references(
     if places is None:
         return []
     described: list[dict[str, JsonValue]] = []
+    crops = max(dataset.modalities[name].crops for name in detector.fusion.modalities)  # frozen inputs may be one bag a video
     for bag, node in places.tolist():
-        video = train.videos[bag // train.crops]
+        video = train.videos[bag // crops]
         start, end = dataset_segment(dataset, video, node, nodes, segment_snippets)
         described.append({"video": video, "start_frame": start, "end_frame": end})
     return described

@@ -28,15 +28,27 @@ from .detector import Detector
 from .graph_cache import CACHE_FOLDER, cache_place
 from .plan import claim_folder
 from .processes import run_jobs
-from .sweep import FINISHED, STUDY_FILE, TrialResult, loaded_graphs, train_trials, untrained
+from .settings import full_key
+from .sweep import (
+    FINISHED,
+    STUDY_FILE,
+    TrialResult,
+    graphs_of_test_videos,
+    loaded_graphs,
+    measurable,
+    metrics_on_test,
+    train_trials,
+    untrained,
+)
 from .sweep_plan import SweepPlan, Value, parse_grid
-from .sweep_table import SweepRow, SweepTable
+from .sweep_table import SweepTable, make_row, make_table
 
+Trained = tuple[list[Detector], list[TrialResult]]
 _FLOATS = re.compile(r"([^.,]+(?:\.\d+)?(?:e[+-]?\d+)?)\.\.(.+)", re.IGNORECASE)
 
 
 class Space(BaseModel):
-    """Values of one parameter that a search may choose.
+    """Values of one key that a search may choose.
 
     Args:
         values: Single values; empty where there is a span.
@@ -47,8 +59,8 @@ class Space(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     values: tuple[Value, ...] = ()
-    low: Value = 0
-    high: Value = 0
+    low: int | float = 0
+    high: int | float = 0
 
 
 class SearchPlan(BaseModel):
@@ -56,7 +68,7 @@ class SearchPlan(BaseModel):
 
     Args:
         plan: What every trial shares; its grid holds the values, or the ends of the spans.
-        space: Values or a span for each parameter.
+        space: Values or a span for each key.
         trials: How many are to be finished.
     """
 
@@ -85,11 +97,11 @@ class _Job:
 
 
 def parse_space(words: Sequence[str]) -> dict[str, Space]:
-    """A space as a command line gives it: ``order.motion=1..10``, ``learning_rate=1e-4..1e-2`` (logarithmic), ``k=1,3``.
+    """A space as a command line gives it: ``fusion.references=64..2048``, ``prior_departure=0.1..10`` (logarithmic), ``k=1,3``.
 
     Example:
-        >>> parse_space(["learning_rate=1e-4..1e-2"])["learning_rate"].high
-        0.01
+        >>> parse_space(["prior_departure=0.1..1e1"])["prior_departure"].high
+        10.0
     """
     space: dict[str, Space] = {}
     for word in words:
@@ -140,7 +152,8 @@ def run_search(
         on_trial: Called with how many of how many trials are done.
 
     Returns:
-        The table of all finished trials, and the detector of the best one, trained again.
+        The table of all finished trials and the default, the two that matter measured on the test videos where their frames
+        are known; and the detector of the best one, trained again.
 
     Raises:
         MissingExtraError: If optuna is not installed.
@@ -153,7 +166,7 @@ def run_search(
     place = folder / CACHE_FOLDER if str(cache) == "folder" else cache_place(cache, dataset)
     url = storage or f"sqlite:///{(folder / STUDY_FILE).resolve()}"
     study = _study(search, url)
-    loaded_graphs(search.plan, dataset.root, place)  # once, before the workers look for them
+    loaded_graphs(search.plan, dataset, place, search.plan.trial(0, search.plan.default))  # before the workers look for it
     workers = min(2, os.cpu_count() or 1) if workers is None else check_int(workers, "workers", "search", low=1)
     jobs = [_Job(search, dataset.root, place, url, number) for number in range(workers)]
     tell = on_trial or (lambda done, total: None)
@@ -162,11 +175,18 @@ def run_search(
             raise LegoFusionError(f"a trial failed: {failure}")
         tell(min(search.trials, len(_finished(study))), search.trials)
     finished = sorted(_finished(study), key=lambda trial: trial.number)
-    rows = tuple(_row(place, trial) for place, trial in enumerate(finished))
-    pick = min(rows, key=lambda row: (row.validation_loss, row.parameters, row.configuration)).configuration
-    notes = [f"{len(rows)} trials of {type(optuna.samplers.TPESampler()).__name__}; what each proposes depends on those before"]
-    detector, _ = _trained(search.plan, dataset, place, rows[pick].values)
-    return SweepTable(search.plan, rows, pick, notes=tuple(notes)), detector[0]
+    found = [(json.loads(one.user_attrs["values"]), _results(one.user_attrs["results"])) for one in finished]
+    sampler = type(optuna.samplers.TPESampler()).__name__
+    notes = [f"{len(found)} trials of {sampler} and the default; what each proposes depends on those before"]
+    if search.plan.default not in [values for values, _ in found]:
+        found.append((search.plan.default, _trained(search.plan, dataset, place, search.plan.default)[1]))
+    rows = [make_row(number, values, results, {}) for number, (values, results) in enumerate(found)]
+    table = make_table(search.plan, rows, notes)
+    trained = {number: _trained(search.plan, dataset, place, found[number][0]) for number in {table.default, table.pick}}
+    for number in trained if measurable(search.plan, dataset) else ():
+        test = _on_test(search.plan, dataset, place, found[number][0], trained[number])
+        rows[number] = make_row(number, *found[number], test)
+    return make_table(search.plan, rows, notes), trained[table.pick][0][0]
 
 
 def _take_part(job: _Job) -> str:
@@ -199,12 +219,10 @@ def _take_part(job: _Job) -> str:
     return ""
 
 
-def _trained(
-    plan: SweepPlan, dataset: Dataset, cache: Path | None, values: dict[str, Value]
-) -> tuple[list[Detector], list[TrialResult]]:
+def _trained(plan: SweepPlan, dataset: Dataset, cache: Path | None, values: dict[str, Value]) -> Trained:
     """A configuration with all its seeds, together where that can be."""
-    graphs = loaded_graphs(plan, dataset.root, cache)
-    trials = [plan.trial(number, values, plan.training.seed + number) for number in range(plan.seeds)]
+    trials = [plan.trial(number, values, number) for number in range(plan.seeds)]
+    graphs = loaded_graphs(plan, dataset, cache, trials[0])
     reason = why_alone(untrained(plan, dataset, graphs, trials[0]), trials[0].training)
     together = reason is None and len(trials) > 1 and trials[0].training.batch_size is None
     detectors, results = train_trials(plan, dataset, graphs, trials, together=together)
@@ -214,7 +232,7 @@ def _trained(
 
 def _suggested(proposed: Any, name: str, space: Space) -> Value:
     if space.values:
-        chosen: Value = proposed.suggest_categorical(name, list(space.values))
+        chosen: Value = json.loads(proposed.suggest_categorical(name, [json.dumps(value) for value in space.values]))
     elif isinstance(space.low, int) and isinstance(space.high, int):
         chosen = int(proposed.suggest_int(name, space.low, space.high))
     else:
@@ -222,21 +240,16 @@ def _suggested(proposed: Any, name: str, space: Space) -> Value:
     return chosen
 
 
-def _row(place: int, trial: Any) -> SweepRow:
-    results = [TrialResult(**values) for values in json.loads(trial.user_attrs["results"])]
-    losses = [result.validation_loss for result in results]
-    mean = sum(losses) / len(losses)
-    spread = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (len(losses) - 1)) if len(losses) > 1 else math.nan
-    return SweepRow(
-        configuration=place,
-        values=json.loads(trial.user_attrs["values"]),
-        validation_loss=mean if math.isfinite(mean) else math.inf,
-        deviation=spread,
-        validation_auc=sum(result.validation_auc for result in results) / len(results),
-        training_loss=sum(result.loss for result in results) / len(results),
-        parameters=results[0].parameters,
-        trials=tuple(result.trial for result in results),
-    )
+def _results(text: str) -> list[TrialResult]:
+    return [TrialResult(**values) for values in json.loads(text)]
+
+
+def _on_test(
+    plan: SweepPlan, dataset: Dataset, cache: Path | None, values: dict[str, Value], trained: Trained
+) -> dict[int, dict[str, float]]:
+    """Test metrics of the seeds of a configuration, by trial."""
+    graphs = graphs_of_test_videos(plan, dataset, cache, plan.trial(0, values))
+    return {result.trial: metrics_on_test(plan, dataset, graphs, detector) for detector, result in zip(*trained, strict=True)}
 
 
 def _finished(study: Any) -> list[Any]:
@@ -271,6 +284,7 @@ def _optuna() -> Any:
 def make_search_plan(plan: SweepPlan, space: Mapping[str, Space], trials: int) -> SearchPlan:
     """Fix a search, with the plan of a sweep over ``grid_of`` its space."""
     check_int(trials, "search", "sweep", low=1)
-    if set(space) != set(plan.grid):
+    spaces = {full_key(key, [plan.method], where="search"): one for key, one in space.items()}
+    if set(spaces) != set(plan.grid):
         raise DataError("the plan is of another space", expected=", ".join(space), got=", ".join(plan.grid))
-    return SearchPlan(plan=plan, space=dict(space), trials=trials)
+    return SearchPlan(plan=plan, space=spaces, trials=trials)

@@ -1,8 +1,7 @@
 """A streamable model on a running stream: one logit per segment, equal to what scoring the recorded video would give.
 
-Snippets come in by the same extractors and the same averaging as offline. What is kept is a ring of the last N segments: their
-features, or, where nodes are related to each other, their graph, to which a new segment adds one row and one column. Against
-reference units a segment needs nothing but its own row. So memory does not grow.
+Snippets come in by the same extractors and the same averaging as offline. A new segment is one more row of the frozen stage;
+what of the segments before it is kept is bounded and up to the fusion (``fusion.streams``). So memory does not grow.
 """
 
 from __future__ import annotations
@@ -13,18 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ..data.manifest import Manifest
 from ..errors import DataError, ParameterError
 from ..extract.base import Extractor, FrameExtractor, SidecarExtractor, Snippet
 from ..extract.registry import extractor_for
-from ..fusion.lego import LegoFusion
-from ..fusion.relation import Relation
-from ..fusion.units import UnitRelation, mean_over_units
-from ..graph.relationship import k_nearest
-from .bags import is_row_wise
+from ..fusion.units import mean_over_units
 from .checkpoint import RunConfig
 from .detector import Detector
 from .events import as_score
@@ -178,18 +173,17 @@ class StreamScorer:
     """
 
     def __init__(self, detector: Detector, config: RunConfig) -> None:
-        self.detector, self.window = detector.eval(), config.nodes
-        fusion = detector.fusion
-        self.row_wise = is_row_wise(fusion)
-        related = isinstance(fusion, LegoFusion) and not (self.row_wise or fusion.needs_features or fusion.units)
-        self._graphs = _GraphRing(fusion, self.window) if isinstance(fusion, LegoFusion) and related else None
-        self.clear()
+        self.detector = detector.eval()
+        self._stream = detector.stream(config.nodes)
+
+    @property
+    def before(self) -> int:
+        """How many segments before its own a segment's logit depends on."""
+        return self._stream.before
 
     def clear(self) -> None:
         """Forget the last segments: a new take begins."""
-        self._ring: dict[str, Tensor] = {}
-        if self._graphs is not None:
-            self._graphs.clear()
+        self._stream.clear()
 
     @torch.inference_mode()
     def push(self, features: Mapping[str, Float[Tensor, "1 1 ..."]]) -> float:
@@ -200,94 +194,13 @@ class StreamScorer:
         """
         fusion = self.detector.fusion
         seen = {name: _as_read(features[name], fine=name in fusion.units) for name in fusion.modalities}
-        if self.row_wise:
-            logits = self._row_logits(seen)
-        elif self._graphs is not None:
-            graphs, mask = self._graphs.push(seen)
-            logits = self.detector(graphs, mask, cached=True).logits
-        else:
-            windows, mask = self._features(seen)
-            logits = self.detector(windows, mask).logits
-        logit = float(logits[0, -1])
+        nodes, mask = self._stream.push(seen)
+        logit = float(self.detector.head(nodes, mask)[0, -1])
         if not np.isfinite(logit):
             raise DataError("the model gave a score that is not finite", got=logit, fix="look at the pictures there")
         return logit
-
-    def _row_logits(self, seen: dict[str, Tensor]) -> Tensor:
-        fusion = self.detector.fusion
-        if not isinstance(fusion, LegoFusion) or fusion.needs_features:
-            return torch.as_tensor(self.detector(seen).logits)
-        return torch.as_tensor(self.detector(fusion.relations(seen), cached=True).logits)
-
-    def _features(self, seen: dict[str, Tensor]) -> tuple[dict[str, Tensor], Bool[Tensor, "1 n"]]:
-        """The last N segments, and which of them exist."""
-        there = min(self.window, next(iter(self._ring.values())).shape[1] + 1) if self._ring else 1
-        self._ring = {name: _appended(self._ring.get(name), x, self.window) for name, x in seen.items()}
-        mask = torch.arange(self.window)[None] >= self.window - there
-        return {name: _left_padded(x, self.window) for name, x in self._ring.items()}, mask
-
-
-class _GraphRing:
-    """The graphs of the last N segments to each other; a new segment adds a row and a column, the oldest leaves.
-
-    Args:
-        fusion: Without reference units.
-        window: N.
-    """
-
-    def __init__(self, fusion: LegoFusion, window: int) -> None:
-        self.fusion, self.window = fusion, window
-        self.clear()
-
-    def clear(self) -> None:
-        self._features: dict[str, Tensor] = {}
-        self._graphs = {name: torch.zeros(1, self.window, self.window) for name in self.fusion.modalities}
-
-    def push(self, seen: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Bool[Tensor, "1 n"]]:
-        there = 0
-        for name, x in seen.items():
-            self._features[name] = _appended(self._features.get(name), x, self.window)
-            there = self._features[name].shape[1]
-            self._graphs[name] = self._moved(name, there)
-        mask = torch.arange(self.window)[None] >= self.window - there
-        return {name: self._sparse(graph, mask) for name, graph in self._graphs.items()}, mask
-
-    def _moved(self, name: str, there: int) -> Float[Tensor, "1 n n"]:
-        relation = self.fusion.relation[name]
-        if not isinstance(relation, Relation) or isinstance(relation, UnitRelation):  # for the type checker: made without units
-            raise TypeError(type(relation))
-        x = self._features[name]
-        row = relation.relate(x[:, -1:], x)[0, 0]  # (there,); every relation is symmetric
-        if relation.kind == "cosine":
-            row[-1] = 1.0  # also of a segment at the centre, which relates to nothing else
-        graph = torch.roll(self._graphs[name], shifts=(-1, -1), dims=(1, 2))
-        graph[0, -1], graph[0, :, -1] = 0.0, 0.0
-        graph[0, -1, self.window - there :] = row
-        graph[0, self.window - there :, -1] = row
-        return graph
-
-    def _sparse(self, graph: Tensor, mask: Tensor) -> Tensor:
-        nearest = self.fusion.nearest
-        return graph if nearest is None else k_nearest(graph, min(nearest, self.window), mask=mask, square=True)
 
 
 def _as_read(x: Tensor, *, fine: bool) -> Tensor:
     """Finer units that a fusion does not read become the mean of those present."""
     return mean_over_units(x) if x.ndim == 4 and not fine else x
-
-
-def _appended(ring: Tensor | None, x: Tensor, window: int) -> Tensor:
-    """The ring with one more segment, of which the oldest leaves where there are more than N."""
-    if ring is None:
-        return x
-    if x.ndim == 4 and ring.shape[2] != x.shape[2]:
-        most = max(ring.shape[2], x.shape[2])
-        ring, x = (torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[2])) for part in (ring, x))
-    return torch.cat([ring, x], dim=1)[:, -window:]
-
-
-def _left_padded(ring: Tensor, window: int) -> Tensor:
-    missing = window - ring.shape[1]
-    if not missing:
-        return ring
-    return torch.cat([ring[:, :1].expand(-1, missing, *ring.shape[2:]), ring], dim=1)

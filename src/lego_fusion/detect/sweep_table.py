@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,10 +25,10 @@ class SweepRow:
         validation_loss: Mean bag loss on the validation videos.
         deviation: Standard deviation of that over the seeds; NaN for one seed.
         validation_auc: Mean AUC of the validation videos' bag scores.
-        training_loss: Mean loss of the last step.
+        training_loss: Mean bag loss on the training videos.
         parameters: Learned numbers.
         trials: Numbers of its trials, the one with the lowest validation loss first.
-        test: Mean of each test metric, if they were asked for.
+        test: Mean of each test metric, where its trials were measured.
     """
 
     configuration: int
@@ -50,7 +50,8 @@ class SweepTable:
         plan: What was swept.
         rows: One per configuration, in order.
         pick: Number of the configuration with the lowest validation loss; of equal ones, that with fewer parameters.
-        test_best: Number of the configuration with the highest test micro AUC, where it was asked for. Choosing it would be
+        default: Number of the one that is trained where nothing is swept.
+        test_best: Number of the configuration with the highest test micro AUC, where all were measured. Choosing it would be
             choosing on the test set: it is there to show by how much that flatters.
         notes: What a reader should know, one line each.
     """
@@ -58,19 +59,24 @@ class SweepTable:
     plan: SweepPlan
     rows: tuple[SweepRow, ...]
     pick: int
+    default: int
     test_best: int | None = None
     notes: tuple[str, ...] = ()
 
 
 def tabulate(
-    plan: SweepPlan, results: Sequence[TrialResult], *, test: Sequence[dict[str, float]] = (), notes: Sequence[str] = ()
+    plan: SweepPlan,
+    results: Sequence[TrialResult],
+    *,
+    test: Mapping[int, Mapping[str, float]] | None = None,
+    notes: Sequence[str] = (),
 ) -> SweepTable:
     """Average the trials of each configuration over their seeds, and choose.
 
     Args:
         plan: Of the sweep.
         results: Of ``sweep.run_sweep``, one per trial, in order.
-        test: Of ``sweep.measure_on_test``, if it was asked for.
+        test: Of ``sweep.measure_on_test``, by trial.
         notes: To be handed on.
 
     Raises:
@@ -81,24 +87,40 @@ def tabulate(
         got = f"{len(results)} of {len(configurations) * plan.seeds}"
         raise DataError("the sweep is not finished", got=f"{got} trials", fix="give the same command again")
     rows = [
-        _row(number, values, results[number * plan.seeds : (number + 1) * plan.seeds], test)
+        make_row(number, values, results[number * plan.seeds : (number + 1) * plan.seeds], test or {})
         for number, values in enumerate(configurations)
     ]
+    return make_table(plan, rows, notes)
+
+
+def make_table(plan: SweepPlan, rows: Sequence[SweepRow], notes: Sequence[str] = ()) -> SweepTable:
+    """Choose among rows, of which one is the default.
+
+    Raises:
+        DataError: If no configuration has a finite validation loss.
+    """
     finite = [row for row in rows if math.isfinite(row.validation_loss)]
     if not finite:
         fix = "try a lower learning rate or order"
         raise DataError("no configuration has a finite validation loss", got=f"{len(rows)} configurations", fix=fix)
     pick = min(finite, key=lambda row: (row.validation_loss, row.parameters, row.configuration)).configuration
+    default = next(row.configuration for row in rows if row.values == plan.default)
     said = list(notes)
     if len(finite) < len(rows):
         said.append(f"{len(rows) - len(finite)} configurations diverged")
-    best = max((row for row in rows if "micro_auc" in row.test), key=lambda row: row.test["micro_auc"], default=None)
-    return SweepTable(plan, tuple(rows), pick, None if best is None else best.configuration, tuple(said))
+    best = None
+    if all("micro_auc" in row.test for row in rows):
+        best = max(rows, key=lambda row: row.test["micro_auc"]).configuration
+    return SweepTable(plan, tuple(rows), pick, default, best, tuple(said))
 
 
-def _row(number: int, values: dict[str, Value], results: Sequence[TrialResult], test: Sequence[dict[str, float]]) -> SweepRow:
-    measured = [test[result.trial] for result in results] if test else []
+def make_row(
+    number: int, values: dict[str, Value], results: Sequence[TrialResult], test: Mapping[int, Mapping[str, float]]
+) -> SweepRow:
+    """The row of a configuration from its trials."""
+    measured = [test[result.trial] for result in results if result.trial in test]
     losses = [result.validation_loss for result in results]
+    whole = len(measured) == len(results)
     return SweepRow(
         configuration=number,
         values=values,
@@ -111,6 +133,6 @@ def _row(number: int, values: dict[str, Value], results: Sequence[TrialResult], 
         test={
             name: statistics.fmean(one[name] for one in measured)
             for name in METRICS
-            if measured and all(name in one for one in measured)
+            if whole and all(name in one for one in measured)
         },
     )

@@ -254,7 +254,8 @@ def _most_probable(
         price = head.penalty(priors, usual) + prior_of_operator.penalty()
         if operator is not None:
             price = price + _operator_loss(operator, config)
-        return torch.stack(losses).sum() + price / ranks.size
+        others = price.detach() * (1 - 1 / ranks.size)  # gradients are added over the processes, values are not
+        return torch.stack(losses).sum() + price / ranks.size + others
 
     def look(step: int, value: float) -> None:
         state.step = step

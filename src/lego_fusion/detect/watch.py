@@ -20,7 +20,6 @@ from ..extract.base import FrameExtractor, iterate_snippets
 from ..extract.describe import describe_snippet
 from ..extract.footage import FootageMonitor
 from ..measure.smoothing import CausalSmoother
-from .bags import is_row_wise
 from .checkpoint import RunConfig
 from .detector import Detector
 from .events import EventRule, EventTracker, EventUpdate, as_score
@@ -342,8 +341,7 @@ class Watch:
 
     def _first_picture(self, segments: int) -> int:
         """Frame from which on pictures are needed to score the segment after so many."""
-        before = 0 if is_row_wise(self.detector.fusion) else self.config.nodes - 1
-        first = max(0, segments - before) * self._snippets * self._grid[1]
+        first = max(0, segments - self._scorer.before) * self._snippets * self._grid[1]
         return max(0, first - 1)  # motion looks at the frame before
 
     def _close_interrupted(self) -> None:

@@ -114,11 +114,11 @@ def _read(path: Path, record: VideoRecord) -> tuple[Caption, ...]:
 
 
 def _beside(record: VideoRecord) -> Path | None:
-    if not record.source:
+    if not record.file:
         return None
-    source = Path(record.source)
-    for parent in (source.parent, source.parent.parent):
-        if (path := _in_folder(parent / "captions", source.stem)) is not None:
+    file = Path(record.file)
+    for parent in (file.parent, file.parent.parent):
+        if (path := _in_folder(parent / "captions", file.stem)) is not None:
             return path
     return None
 

@@ -198,9 +198,9 @@ def footage_findings(dataset: Dataset, on_video: Callable[[str], object] | None 
     """
     findings = []
     for record in dataset.videos:
-        path = dataset.root / record.source
-        if not record.source or not path.is_file():
-            got = record.source or "no source in videos.csv"
+        path = dataset.root / record.file
+        if not record.file or not path.is_file():
+            got = record.file or "no file in videos.csv"
             findings.append(
                 Finding("warning", "footage", record.video, f"its video file is not there: {got}", "look at it elsewhere")
             )

@@ -20,7 +20,7 @@ PED2_TRAIN = frozenset(
     [f"test_{clip:02d}" for clip in (2, 6, 9, 10, 11, 12)] + [f"train_{clip:02d}" for clip in (7, 8, 14, 15)]
 )
 _LABELS = ("normal", "abnormal")
-_LABEL_COLUMNS = ("split", "domain", "camera", "class")
+_LABEL_COLUMNS = ("split", "domain", "camera", "class", "source")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class SourceVideo:
         domain: Where it comes from.
         camera: Name of the camera.
         class_name: Kind of anomaly.
+        source: The recording it was cut from.
         captions: The caption file; or one text or None per frame; None where there are no captions.
     """
 
@@ -45,6 +46,7 @@ class SourceVideo:
     domain: str = ""
     camera: str = ""
     class_name: str = ""
+    source: str = ""
     captions: Path | tuple[str | None, ...] | None = None
 
 
@@ -96,7 +98,7 @@ def list_folder(
     """List a folder of videos, or one with the videos in its sub-folder ``videos/``.
 
     Picked up beside the videos (or beside ``videos/``) unless given: ``labels.csv`` (columns video, label and
-    optionally split, domain, camera, class; names with or without suffix), ``intervals.csv`` (video, start_frame,
+    optionally split, domain, camera, class, source; names with or without suffix), ``intervals.csv`` (video, start_frame,
     end_frame, class) and ``captions/<video>.json`` (or .csv, .srt, .vtt, .txt).
     """
     inner = source / "videos"

@@ -413,7 +413,8 @@ def _record(video: SourceVideo, known: Mapping[str, Any]) -> VideoRecord:
         domain=video.domain,
         camera=video.camera,
         class_name=video.class_name,
-        source=str(video.path),
+        source=video.source,
+        file=str(video.path),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_int
 from ..graph.operator import check_names
+from .known import KnownNormals
+from .known_units import KnownUnits
+from .streams import FeatureWindow, NodeStream
 
 
 class FusionOutput(NamedTuple):
@@ -25,6 +28,20 @@ class FusionOutput(NamedTuple):
 
     nodes: Float[Tensor, "b n f"]
     graph: Float[Tensor, "b n k"] | None = None
+
+
+class Graphs(NamedTuple):
+    """The graphs that a fusion sees, to be looked at.
+
+    Args:
+        relations: Relation of each node to each column by modality, (B, N, K).
+        fused: What becomes of them, (B, N, K).
+        kept: Largest entries of a row of a relation that count; None where all do.
+    """
+
+    relations: dict[str, Float[Tensor, "b n k"]]
+    fused: Float[Tensor, "b n k"]
+    kept: int | None = None
 
 
 class Fusion(nn.Module, ABC):
@@ -42,6 +59,8 @@ class Fusion(nn.Module, ABC):
     """
 
     kind: ClassVar[str] = "fusion"
+    relates_within: bool = False  # whether its graphs relate the nodes of one video to each other
+    row_order: Literal["ordered", "sorted"] | None = None  # of the row of a learned operator's graph that a node hands on
     out_features: int
     units: Mapping[str, int]
 
@@ -91,7 +110,7 @@ class Fusion(nn.Module, ABC):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """What the frozen stage makes of the training bags, cross-fitted by video where that matters.
 
         ``shown`` are other features of the same bags (a modality removed, say), which then meet what ``features`` led to.
@@ -105,8 +124,12 @@ class Fusion(nn.Module, ABC):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
-        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves."""
+        inside: bool = True,
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
+        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves.
+
+        ``inside`` is whether somebody asks how unlike the rest of its own video a node is, where that is a reading of its own.
+        """
         return dict(zip(self.modalities, self.select(features), strict=True))
 
     def forward_inputs(
@@ -135,9 +158,75 @@ class Fusion(nn.Module, ABC):
         """Whether one pass over a video gives what causal windows would give one by one."""
         return False
 
+    @property
+    def any_nodes(self) -> bool:
+        """Whether bags of any number of nodes can be read, however many it was trained on."""
+        return False
+
+    @property
+    def columns(self) -> int:
+        """Known normal segments that nodes are related to."""
+        return 0
+
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """Node vectors of a running video, one segment after the other; ``inside`` as in ``inputs``."""
+        return FeatureWindow(self, window)
+
+    def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
+        """How far each node is from what is known, by modality, 1 being the most unlike training video.
+
+        Empty where nothing is known.
+        """
+        return {}
+
+    def add_normals(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        video_ids: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        most: int,
+    ) -> Int[Tensor, "u two"]:
+        """Know the segments of more normal bags, at most so many, without training; gives bag and node of those that are new.
+
+        Raises:
+            ParameterError: If the fusion knows no segments.
+        """
+        fix = "train again with the new videos"
+        raise ParameterError(f"the fusion '{self.kind}' has no references", where=type(self).__name__, fix=fix)
+
     def frozen_config(self) -> dict[str, Any]:
         """The part of ``config`` that decides what the frozen stage makes of features."""
         return {}
+
+    def idle_options(self) -> tuple[str, ...]:
+        """Names of the arguments that change nothing beside the others as they are; by default none."""
+        return ()
+
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The graphs of bags, to be looked at; None where the fusion makes none."""
+        return None
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The graphs that a *learned* operator fuses, from what ``inputs`` gave; None where nothing of that is learned."""
+        return None
+
+    def known_segments(self) -> dict[str, KnownNormals]:
+        """What is known of normal segments in each modality that has one vector per node; empty where nothing is."""
+        return {}
+
+    def known_units(self, name: str) -> KnownUnits:
+        """What is known of a modality of finer units.
+
+        Raises:
+            ParameterError: If units are not related to known ones.
+        """
+        got = f"the fusion '{self.kind}'"
+        raise ParameterError(
+            "units are not related to known normal ones", where=f"modality '{name}'", got=got, fix="use 'lego'"
+        )
 
     def make_head(self) -> nn.Module | None:
         """A head of this fusion's own; None leaves it to the detector."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +82,7 @@ class FrozenReadings(nn.Module):
     inside_bandwidth: Tensor  # (M,)
     scale: Tensor  # (M,), of departures
     median: Tensor  # (M,)
+    farthest: Tensor  # (M,): the largest of the training videos' median distances to the known normals
     fewest: Tensor  # columns that every training video meets at least
     reference_units: Tensor  # (K, 2): training bag and node of each column; -1 where it was added
 
@@ -103,16 +105,17 @@ class FrozenReadings(nn.Module):
             self.register_buffer(buffer, torch.zeros(count, powers))
         for buffer in ("spread", "inside_spread"):
             self.register_buffer(buffer, torch.ones(()))
-        for buffer in ("inside_bandwidth", "scale", "median"):
+        for buffer in ("inside_bandwidth", "scale", "median", "farthest"):
             self.register_buffer(buffer, torch.ones(count))
         self.register_buffer("fewest", torch.tensor(0))
         self.register_buffer("reference_units", torch.zeros(0, 2, dtype=torch.long))
+        self._fewest = 0  # the same as a number, which an exported graph has as a constant
         self._remembered: tuple[Any, ...] | None = None
 
     @property
     def kept(self) -> int:
         """Entries of a row that a degree sees: fewer than asked for where a training video meets fewer."""
-        return min(self.settings.kept, int(self.fewest))
+        return min(self.settings.kept, self._fewest)
 
     def of(self, name: str) -> KnownNormals:
         """What is known of a modality."""
@@ -152,7 +155,7 @@ class FrozenReadings(nn.Module):
         if self.whole:
             self._fit_columns(x, normal, video_ids, mask, videos)
         else:
-            self.fewest.fill_(settings.kept)
+            self._know_at_least(settings.kept)
         options: dict[str, Any] = {"most": settings.references, "exponent": settings.bandwidth_exponent}
         options |= {"pseudo_videos": settings.pseudo_videos}
         for name in self.units:
@@ -176,11 +179,26 @@ class FrozenReadings(nn.Module):
         found: Readings = readings
         return found if same and known_mask is mask and torch.equal(ids, video_ids) else None
 
-    def add(self, x: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
-        """Know more normal segments: new columns of every graph; the others stay as they are."""
+    def new_places(
+        self, x: Mapping[str, Float[Tensor, "b n d"]], mask: Bool[Tensor, "b n"] | None, most: int
+    ) -> Int[Tensor, "u two"]:
+        """Bag and node of the distinct segments that are not known yet, evenly thinned."""
+        self._require_whole()
+        first = next(iter(x.values()))
+        everything = torch.ones(len(first), dtype=torch.bool, device=first.device)
+        places = choose_references(node_numbers(list(x.values()), mask), everything, first[..., 0].numel(), mask)
+        rows = torch.cat([values[places[:, 0], places[:, 1]] for values in x.values()], dim=1)
+        known = torch.cat([self.of(name).references for name in x], dim=1)
+        return evenly_thinned(places[_first_of_each(torch.cat([known, rows]))[len(known) :]], most)
+
+    def _require_whole(self) -> None:
         if self.units:
             got = f"units of {', '.join(self.units)}"
             raise ParameterError("known segments can be added where all modalities have one vector", got=got, fix="train again")
+
+    def add(self, x: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
+        """Know more normal segments: new columns of every graph; the others stay as they are."""
+        self._require_whole()
         for name, values in x.items():
             self.of(name).add_references(values, videos, self.settings.bandwidth_exponent)
         nowhere = self.reference_units.new_full((len(videos), 2), -1)  # in no training bag
@@ -203,35 +221,52 @@ class FrozenReadings(nn.Module):
         x: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None,
         own: Own | None = None,
+        *,
+        inside: bool = True,
     ) -> Readings:
-        """Degrees and departures of bags; with ``own`` of training bags, cross-fitted."""
-        first = next(iter(x.values()))
-        count, nodes = first.shape[:2]
-        first = at_least_single(first[:0])
-        degree = first.new_empty(count, nodes, len(self.modalities), len(self.settings.orders))
-        departure = {name: first.new_empty(count, nodes, width) for name, width in self.modalities.items()}
-        place = {name: number for number, name in enumerate(self.modalities)}
-        if self.product is not None:
+        """Degrees and departures of bags; with ``own`` of training bags, cross-fitted; inside NaN if not asked for."""
+        degree, departure = dict[str, Tensor](), dict[str, Tensor]()
+        product = self.product
+        if product is not None:
             for name in self.whole:
                 self.of(name).require_fitted()
-            known = [self.of(name).references for name in self.whole]
-            for bags in chunks(count, nodes * len(self.reference_units) * len(self.whole), 1):
-                part = {name: at_least_single(x[name][bags].flatten(0, 1)) for name in self.whole}
-                entries = self.surprises(part, None if own is None else Own(own.bags[bags], own.columns), nodes)
-                expected = propagated(self.product.log_entries(entries), known, len(self.whole))
-                for name, middle in zip(self.whole, expected, strict=True):
-                    nearest = entries[name].topk(self.kept, dim=-1, largest=False).values
-                    degree[bags, :, place[name]] = degrees(nearest, self.settings.orders).unflatten(0, (-1, nodes))
-                    departure[name][bags] = ((part[name] - middle) / self.of(name).full).unflatten(0, (-1, nodes))
+            first = x[self.whole[0]]
+
+            def read_some(bags: slice) -> list[Tensor]:
+                part = {name: x[name][bags] for name in self.whole}
+                return self._read_whole(part, product, None if own is None else Own(own.bags[bags], own.columns))
+
+            numbers = first.shape[1] * len(self.reference_units) * len(self.whole)
+            found = in_parts(read_some, first.shape[0], numbers)
+            degree = dict(zip(self.whole, found[: len(self.whole)], strict=True))
+            departure = dict(zip(self.whole, found[len(self.whole) :], strict=True))
         for name in self.units:
             read = self.units_of(name).read(
                 x[name], self.settings.orders, self.settings.kept, own_bags=None if own is None else own.bags
             )
-            degree[:, :, place[name]], departure[name] = read.degree, read.departure
-        return Readings(degree, self.inside(x, mask), departure)
+            degree[name], departure[name] = read.degree, read.departure
+        degrees_ = torch.stack([degree[name] for name in self.modalities], dim=2)
+        beside = self.inside(x, mask) if inside else torch.full_like(degrees_, float("nan"))
+        return Readings(degrees_, beside, {name: departure[name] for name in self.modalities})
+
+    def _read_whole(self, x: Mapping[str, Tensor], product: GraphOperator, own: Own | None) -> list[Tensor]:
+        """Degrees of each modality of whole segments, then departures of each."""
+        nodes = next(iter(x.values())).shape[1]
+        rows = {name: at_least_single(tensor.flatten(0, 1)) for name, tensor in x.items()}
+        entries = self.surprises(rows, own, nodes)
+        known = [self.of(name).references for name in rows]
+        expected = propagated(product.log_entries(entries), known, len(rows))
+        nearest = [entries[name].topk(self.kept, dim=-1, largest=False).values for name in rows]
+        found = [degrees(one, self.settings.orders) for one in nearest]
+        found += [(rows[name] - middle) / self.of(name).full for name, middle in zip(rows, expected, strict=True)]
+        return [one.unflatten(0, (-1, nodes)) for one in found]
+
+    def unlikeness(self, readings: Readings) -> Float[Tensor, "b n m"]:
+        """Distance to the nearest known normals, in units of how far these lie apart, over the largest usual one."""
+        return (_distances(readings.degree) / self.farthest).nan_to_num()
 
     def surprises(
-        self, rows: Mapping[str, Float[Tensor, "r d"]], own: Own | None, nodes: int
+        self, rows: Mapping[str, Float[Tensor, "r d"]], own: Own | None, nodes: int | torch.SymInt
     ) -> dict[str, Float[Tensor, "r k"]]:
         """-log R of rows to every column by modality of whole segments; infinite in a video's own columns.
 
@@ -256,19 +291,15 @@ class FrozenReadings(nn.Module):
         degree = ((readings.degree - self.centre) / self.spread).nan_to_num()
         return degree, ((readings.inside - self.inside_centre) / self.inside_spread).nan_to_num()
 
-    def inside(self, x: Mapping[str, Tensor], mask: Tensor | None) -> Float[Tensor, "b n m p"]:
-        """Degrees in the graph inside each video."""
-        found = []
+    def inside(self, x: Mapping[str, Tensor], mask: Tensor | None, *, last: int | None = None) -> Float[Tensor, "b r m p"]:
+        """Degrees in the graph inside each video; of so many nodes at the end only, if that is said."""
+        orders, window, found = self.settings.orders, self.settings.window, []
         for rows, there in self._comparable(x, mask):
             numbers = node_numbers(list(rows.values()), there)
-            by_modality = [
-                inside_degrees(
-                    values / self.of(name).near, numbers, bandwidth, self.settings.orders, there, self.settings.window
-                )
-                for (name, values), bandwidth in zip(rows.items(), self.inside_bandwidth, strict=True)
-            ]
-            found.append(torch.stack(by_modality, dim=2))
-        return torch.cat(found)
+            scaled = zip((values / self.of(name).near for name, values in rows.items()), self.inside_bandwidth, strict=True)
+            one = [inside_degrees(values, numbers, width, orders, there, window, last=last) for values, width in scaled]
+            found.append(torch.stack(one, dim=2))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _fit_columns(
         self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None, videos: int
@@ -277,7 +308,7 @@ class FrozenReadings(nn.Module):
         self.reference_units = choose_references(torch.cat(numbers), normal, self.settings.references, mask)
         owners = video_ids[self.reference_units[:, 0]]
         require_several_videos(owners)
-        self.fewest.fill_(len(owners) - int(owners.unique(return_counts=True)[1].max()))
+        self._know_at_least(len(owners) - int(owners.unique(return_counts=True)[1].max()))
         for name in self.whole:
             known, units = self.of(name), self.reference_units
             known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.settings.pseudo_videos))
@@ -310,14 +341,20 @@ class FrozenReadings(nn.Module):
         lengths = torch.stack(moved, dim=-1).double()  # (rows, M)
         self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
         self.median.copy_(_positive((lengths / self.scale).median(0).values))
+        distances = _distances(readings.degree).masked_fill(~exists[..., None], float("nan"))
+        self.farthest.copy_(_positive(distances.nanmedian(1).values.nan_to_num().amax(0)))
+
+    def _know_at_least(self, columns: int) -> None:
+        self._fewest = columns
+        self.fewest.fill_(columns)
 
     def _comparable(
         self, x: Mapping[str, Tensor], mask: Tensor | None, bags: Int[Tensor, " b"] | None = None
     ) -> Iterator[tuple[dict[str, Float[Tensor, "b n _"]], Bool[Tensor, "b n"] | None]]:
         """One vector per node and modality, zero where masked, and the mask: a few bags at a time, of all or of some."""
         first = next(iter(x.values()))
-        nodes, width = first.shape[1], max(tensor[0, 0].numel() for tensor in x.values())
-        for part in chunks(len(first) if bags is None else len(bags), nodes * max(nodes, width), 1):
+        nodes, width = first.shape[1], max(math.prod(tensor.shape[2:]) for tensor in x.values())
+        for part in chunks(first.shape[0] if bags is None else len(bags), nodes * max(nodes, width), 1):
             some = part if bags is None else bags[part]
             there = None if mask is None else mask[some]
             rows = {name: at_least_single(tensor[some]) for name, tensor in x.items()}
@@ -331,13 +368,51 @@ class FrozenReadings(nn.Module):
         stored = state_dict.get(prefix + "reference_units")
         if stored is not None and stored.ndim == 2:
             self.reference_units = self.reference_units.new_empty(stored.shape)
+        self._fewest = int(state_dict.get(prefix + "fewest", self.fewest))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def chunks(count: int, numbers: int, crops: int) -> Iterator[slice]:
+def chunks(count: int | torch.SymInt, numbers: int | torch.SymInt, crops: int) -> Iterator[slice]:
     """Slices of bags of so many numbers each that are held at a time; crops of one video stay together."""
+    if torch.compiler.is_exporting():  # an exported graph takes any number of bags, so no loop over them
+        return iter([slice(None)])
+    count, numbers = int(count), int(numbers)
     step = max(1, NUMBERS_AT_ONCE // max(1, numbers) // crops) * crops
     return (slice(first, min(count, first + step)) for first in range(0, count, step))
+
+
+def in_parts(
+    make: Callable[[slice], list[Tensor]],
+    count: int | torch.SymInt,
+    numbers: int | torch.SymInt,
+    *,
+    crops: int = 1,
+    pooled: int = 1,
+) -> list[Tensor]:
+    """What ``make`` gives of all bags, a few of them at a time; for every ``pooled`` crops of a video it gives one."""
+    slices = list(chunks(count, numbers, crops))
+    if len(slices) == 1:
+        return make(slices[0])
+    found: list[Tensor] = []
+    for bags in slices:
+        made = make(bags)
+        found = found or [one.new_empty(count // pooled, *one.shape[1:]) for one in made]
+        for whole, one in zip(found, made, strict=True):
+            whole[bags.start // pooled : bags.stop // pooled] = one
+    return found
+
+
+def _distances(degree: Float[Tensor, "b n m p"]) -> Float[Tensor, "b n m"]:
+    """Ratio d / s from the first degree: exp(2 phi) = 1 + d^2 / s^2 where all kept references are equally far."""
+    return torch.expm1(2 * degree[..., 0]).clamp_min(0).sqrt()
+
+
+def _first_of_each(rows: Float[Tensor, "u d"]) -> Bool[Tensor, " u"]:
+    """True where no earlier row is the same."""
+    which = torch.unique(rows, dim=0, return_inverse=True)[1]
+    index = torch.arange(len(rows), device=rows.device)
+    first = index.new_full((int(which.max()) + 1,), len(rows)).scatter_reduce_(0, which, index, reduce="amin")
+    return first[which] == index
 
 
 def _of(mask: Tensor | None, bags: Tensor) -> Tensor | None:

@@ -10,14 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from ..graph.operator import Form, GraphOperator
-from ..graph.readings import degrees, propagated
-from .base import Fusion, FusionOutput, mask_nodes
-from .frozen import FrozenReadings, Own, Readings, Settings, chunks
+from ..graph.operator import FORMS, Form, GraphOperator
+from ..graph.readings import degrees, propagated, time_reach
+from .base import Fusion, FusionOutput, Graphs, mask_nodes
+from .frozen import FrozenReadings, Own, Readings, Settings, chunks, in_parts
 from .known import KnownNormals
 from .known_units import KnownUnits
 from .modality_options import unit_groups
 from .reading_head import FUSED, Layout, ReadingHead
+from .streams import NodeRing, NodeStream
 
 OperatorChoice = Literal["fixed", "learned"]
 OPERATORS: tuple[OperatorChoice, ...] = ("fixed", "learned")
@@ -93,9 +94,9 @@ class LegoFusion(Fusion):
         super().__init__(modalities)
         owner = "LegoFusion"
         self.units = unit_groups(self.modalities, units or {})
+        if not isinstance(orders, Sequence) or not orders:
+            raise ParameterError(f"The 'orders' parameter of LegoFusion must list at least one power. Got {orders!r} instead")
         self.orders = tuple(check_int(p, "orders", owner, low=1) for p in orders)
-        if not self.orders:
-            raise ParameterError("The 'orders' parameter of LegoFusion must name at least one power. Got none")
         settings = Settings(
             references=check_int(references, "references", owner, low=1),
             kept=check_int(kept, "kept", owner, low=1),
@@ -109,8 +110,8 @@ class LegoFusion(Fusion):
         self.time_context = check_number(time_context, "time_context", owner, low=0.0, high=1e4)
         self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
         self._config: dict[str, Any] = {**settings._asdict(), "orders": list(self.orders), "units": self.units}
-        self._config |= {"time_context": self.time_context, "operator": operator}
-        self._learned_config = {"order": order, "form": form, "rank": rank, "seed": seed}
+        self._config |= {"operator": operator}
+        self._learned_config = {"time_context": self.time_context, **_checked(order, form, rank), "seed": seed}
         self.frozen = FrozenReadings(self.modalities, self.units, settings)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
@@ -143,6 +144,11 @@ class LegoFusion(Fusion):
     def pools_crops(self) -> bool:
         """Whether the mean over crops may be taken of the inputs: the logit is linear in them."""
         return not self.learns_operator
+
+    @property
+    def any_nodes(self) -> bool:
+        """Always: every node is read by itself, or against as many others as there are."""
+        return True
 
     @property
     def one_pass(self) -> bool:
@@ -179,8 +185,14 @@ class LegoFusion(Fusion):
         return {"modalities": self.modalities, **self._config, **self._learned_config}
 
     def frozen_config(self) -> dict[str, Any]:
-        """All of it but what a learned operator is; ``operator`` says what the inputs are."""
+        """All of it but the head's and what a learned operator is; ``operator`` says what the inputs are."""
         return dict(self._config)
+
+    def idle_options(self) -> tuple[str, ...]:
+        """What an operator is, where none is learned."""
+        if not self.learns_operator:
+            return ("order", "form", "rank")
+        return () if self._learned_config["form"] == "joint" else ("rank",)
 
     def known_normals(self, name: str) -> KnownNormals:
         """What is known of a modality."""
@@ -218,7 +230,7 @@ class LegoFusion(Fusion):
         shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
         threads: int = 1,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
         del labels, threads  # one matrix product after the other
         x = self._chosen(features if shown is None else shown)
@@ -231,13 +243,14 @@ class LegoFusion(Fusion):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
-    ) -> dict[str, Float[Tensor, "bags n ..."]]:
+        inside: bool = True,
+    ) -> dict[str, Float[Tensor, "videos n ..."]]:
         """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
-        K surprises, P degrees, P inside degrees and the features.
+        K surprises, P degrees, P inside degrees and the features. Without ``inside`` the inside degrees are zero.
         """
-        return self._inputs(self._chosen(features), mask, None, crops, None)
+        return self._inputs(self._chosen(features), mask, None, crops, None, inside=inside)
 
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
@@ -256,11 +269,59 @@ class LegoFusion(Fusion):
         nodes = torch.cat([torch.cat(part, dim=-1) for part in zip(*parts, strict=True)], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask))
 
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """A segment is read once; the vectors stay as long as the time context reaches back.
+
+        With ``inside`` the features of the window stay too. A fusion that sees what comes after a node meets windows.
+        """
+        if self.window is None:
+            return super().stream(window, inside=inside)
+        return NodeRing(self._last_node, window=self.window if inside else 1, reach=time_reach(self.time_context))
+
+    def _last_node(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Vector of the last of some segments in a row, (1, 1, F)."""
+        x = self._chosen(features)
+        last = {name: tensor[:, -1:] for name, tensor in x.items()}
+        readings = self.frozen.read(last, None, inside=False)
+        if next(iter(x.values())).shape[1] > 1:
+            readings = readings._replace(inside=self.frozen.inside(x, None, last=1))
+        return self.forward_inputs(self._inputs(last, None, None, 1, readings)).nodes
+
+    def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
+        """Distance to the nearest known normals, in units of how far these lie apart, over the largest usual one."""
+        ratios = self.frozen.unlikeness(self.frozen.read(self._chosen(features), None, inside=False))
+        return {name: ratios[..., place] for place, name in enumerate(self.modalities)}
+
     @torch.no_grad()
     def relations(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]]:
         """The graph of each modality of whole segments to the known ones, R in (0, 1], to be looked at."""
         chosen = self._chosen(features)
         return {name: torch.exp(-self.known_normals(name).surprise(chosen[name])) for name in self.whole}
+
+    @torch.no_grad()
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The relation to every known segment, and the fused graph that propagates, G~: rows that sum to 1.
+
+        None where all modalities are of finer units.
+        """
+        del mask  # a node's row is its own
+        if not self.whole:
+            return None
+        relations = self.relations(features)
+        log_graph = self._log_graph({name: -graph.log() for name, graph in relations.items()})
+        return Graphs(relations, torch.softmax(log_graph / len(self.whole), dim=-1), self.frozen.kept)
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The relations to the known segments; a training video's own columns are zero."""
+        if not self.learns_operator:
+            return None
+        return {name: torch.exp(-inputs[name][..., : self.columns]) for name in self.whole}
+
+    def known_segments(self) -> dict[str, KnownNormals]:
+        """By modality of whole segments."""
+        return {name: self.known_normals(name) for name in self.whole}
 
     @torch.no_grad()
     def readings(
@@ -287,6 +348,26 @@ class LegoFusion(Fusion):
             found.append(weights.topk(min(count, self.columns), dim=-1))
         return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
 
+    def add_normals(
+        self,
+        features: Mapping[str, Float[Tensor, "b n ..."]],
+        video_ids: Int[Tensor, " b"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        most: int,
+    ) -> Int[Tensor, "u two"]:
+        """Know the distinct segments of more normal bags that are not known yet, evenly thinned to ``most``.
+
+        Raises:
+            ParameterError: If the fusion has modalities of finer units.
+        """
+        x = self._chosen(features)
+        places = self.frozen.new_places(x, mask, most)
+        chosen = {name: values[places[:, 0], places[:, 1]] for name, values in x.items()}
+        if len(places):
+            self.add_references(chosen, video_ids[places[:, 0]])
+        return places
+
     def add_references(self, features: Mapping[str, Float[Tensor, "u d"]], videos: Int[Tensor, " u"]) -> None:
         """Know more normal segments, without training: new columns of every graph; the others stay as they are.
 
@@ -304,22 +385,30 @@ class LegoFusion(Fusion):
         return dict(zip(self.modalities, self.checked(features), strict=True))
 
     def _inputs(
-        self, x: dict[str, Tensor], mask: Tensor | None, own: Own | None, crops: int, readings: Readings | None
+        self,
+        x: dict[str, Tensor],
+        mask: Tensor | None,
+        own: Own | None,
+        crops: int,
+        readings: Readings | None,
+        *,
+        inside: bool = True,
     ) -> dict[str, Tensor]:
         """What the frozen stage makes of bags, a few at a time."""
         first = next(iter(x.values()))
         count, nodes = first.shape[:2]
-        numbers = max(sum(self.modalities.values()), self.columns * len(self.whole))
-        pooled, found = crops if self.pools_crops else 1, dict[str, Tensor]()
-        for bags in chunks(count, nodes * numbers, crops):
+        numbers = nodes * max(sum(self.modalities.values()), self.columns * len(self.whole))
+        pooled = crops if self.pools_crops else 1
+
+        def packed(bags: slice) -> list[Tensor]:
             given = {name: tensor[bags] for name, tensor in x.items()}
             there = None if mask is None else mask[bags]
             kept = None if own is None else Own(own.bags[bags], own.columns)
-            read = self.frozen.read(given, there, kept) if readings is None else readings.of(bags)
-            for name, packed in self._packed(given, kept, pooled, read).items():
-                whole = found.setdefault(name, packed.new_empty(count // pooled, *packed.shape[1:]))
-                whole[bags.start // pooled : bags.stop // pooled] = packed
-        return found
+            read = self.frozen.read(given, there, kept, inside=inside) if readings is None else readings.of(bags)
+            made = self._packed(given, kept, pooled, read)
+            return [made[name] for name in self.modalities]
+
+        return dict(zip(self.modalities, in_parts(packed, count, numbers, crops=crops, pooled=pooled), strict=True))
 
     def _packed(self, x: dict[str, Tensor], own: Own | None, crops: int, readings: Readings) -> dict[str, Tensor]:
         degree, inside = self.frozen.usual(readings)
@@ -375,3 +464,10 @@ class LegoFusion(Fusion):
         degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
+
+
+def _checked(order: int, form: Form, rank: int | None) -> dict[str, Any]:
+    """What a learned operator is, also where none is."""
+    check_choice(form, "form", "LegoFusion", FORMS)
+    most = None if rank is None else check_int(rank, "rank", "LegoFusion", low=1)
+    return {"order": check_int(order, "order", "LegoFusion", low=0), "form": form, "rank": most}

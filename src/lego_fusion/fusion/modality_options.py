@@ -14,6 +14,10 @@ def relation_kinds(
     """The relation of each modality."""
     if isinstance(relations, str):
         return dict.fromkeys(modalities, relations)
+    given: object = relations
+    if not isinstance(given, Mapping):
+        what = f"The 'relations' parameter of PaperFusion must be a relation, or one by modality. Got {relations!r} instead"
+        raise ParameterError(what)
     missing = [name for name in modalities if name not in relations]
     if missing:
         raise ParameterError(f"no relation is given for modality '{missing[0]}'", got=", ".join(relations) or "none")

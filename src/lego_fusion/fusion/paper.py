@@ -9,16 +9,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..errors import ParameterError, check_choice, check_int
+from ..errors import ParameterError, check_bool, check_choice, check_int
 from ..graph.expansion import Expansion, Normalisation, ZeroOrder
 from ..graph.operator import Form, GraphOperator
 from ..graph.relationship import k_nearest
 from ..graph.streaming import TILE_ABOVE, propagate
-from .base import Fusion, FusionOutput, mask_nodes
+from .base import Fusion, FusionOutput, Graphs, mask_nodes
 from .modality_options import relation_kinds, unit_groups
 from .relation import Relation, RelationKind
 from .row_statistics import STATISTICS, row_statistics
-from .units import UnitPooling, UnitRelation
+from .streams import GraphWindow, NodeStream
+from .units import UNIT_POOLINGS, UnitPooling, UnitRelation
 
 Rows = Literal["ordered", "sorted", "statistics", "propagate"]
 ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
@@ -67,6 +68,7 @@ class PaperFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego-paper"
+    relates_within = True
 
     def __init__(
         self,
@@ -94,11 +96,19 @@ class PaperFusion(Fusion):
         self.units = unit_groups(self.modalities, units or {})
         self.nodes = check_int(nodes, "nodes", "PaperFusion", low=1)
         self.rows: Rows = check_choice(rows, "rows", "PaperFusion", ROWS)
-        self.own_features = bool(own_features)
+        self.own_features = check_bool(own_features, "own_features", "PaperFusion")
         self._check_rows()
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "PaperFusion", low=1)
         kinds = relation_kinds(self.modalities, relations)
-        form = form or ("full" if len(self.modalities) <= 2 else "random-pair")
+        check_choice(unit_pooling, "unit_pooling", "PaperFusion", UNIT_POOLINGS)
+        for name, value in (("centre", centre), ("unit_range", unit_range), ("symmetric", symmetric)):
+            check_bool(value, name, "PaperFusion")
+        if rank is not None:
+            check_int(rank, "rank", "PaperFusion", low=1)
+        orders: int | dict[str, int]
+        orders = dict(order) if isinstance(order, Mapping) else check_int(order, "order", "PaperFusion", low=0)
+        if form is None:
+            form = "full" if len(self.modalities) <= 2 else "random-pair"
         options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
         options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
         self._config: dict[str, Any] = {
@@ -110,7 +120,7 @@ class PaperFusion(Fusion):
         }
         self._config |= {"own_features": self.own_features, "nearest": nearest}
         self._config |= {"units": self.units, "unit_pooling": unit_pooling}
-        self._config |= {"order": order if isinstance(order, int) else dict(order), **options}
+        self._config |= {"order": orders, **options}
         self.relation = nn.ModuleDict()
         shared: dict[str, Any] = {"centre": centre, "unit_range": unit_range}
         for name, width in self.modalities.items():
@@ -119,7 +129,7 @@ class PaperFusion(Fusion):
                 if name in self.units
                 else Relation(width, kinds[name], **shared)
             )
-        self.operator = GraphOperator(list(self.modalities), order, **options)
+        self.operator = GraphOperator(list(self.modalities), orders, **options)
 
     def _check_rows(self) -> None:
         if self.rows == "ordered" and self.nodes > MOST_ORDERED:
@@ -143,6 +153,11 @@ class PaperFusion(Fusion):
         names = ("nodes", "relations", "centre", "unit_range", "nearest", "units", "unit_pooling")
         return {name: self._config[name] for name in names}
 
+    def idle_options(self) -> tuple[str, ...]:
+        """The rank of a form that has none, and the scale of graphs whose powers need none."""
+        idle = (("rank", self.operator.form != "joint"), ("normalisation", self.operator.expansion != "matrix"))
+        return tuple(name for name, unused in idle if unused)
+
     @property
     def knows_training(self) -> bool:
         """Whether the relations learn a centre or a scale."""
@@ -165,6 +180,23 @@ class PaperFusion(Fusion):
     def needs_features(self) -> bool:
         """Whether the nodes are made of features beside the relations."""
         return self.rows == "propagate" or self.own_features
+
+    @property
+    def row_order(self) -> Literal["ordered", "sorted"] | None:  # type: ignore[override]
+        """In which order the head sees a node's row of G; None where it sees something else."""
+        return self.rows if self.rows in ("ordered", "sorted") and not self.own_features else None
+
+    @torch.no_grad()
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The graphs inside each video, and what the operator makes of them."""
+        relations = self.relations(features, mask)
+        return Graphs(relations, self.operator(relations, mask, square=True))
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The graphs themselves; None where the nodes are made of features too."""
+        return None if self.needs_features else {name: inputs[name] for name in self.modalities}
 
     @torch.no_grad()
     def relevance(self, relations: Mapping[str, Float[Tensor, "b n n"]]) -> dict[str, float]:
@@ -195,9 +227,17 @@ class PaperFusion(Fusion):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         crops: int = 1,
+        inside: bool = True,
     ) -> dict[str, Float[Tensor, "b n ..."]]:
         """The graphs, or the features where those are needed."""
         return super().inputs(features, mask) if self.needs_features else self.relations(features, mask)
+
+    def stream(self, window: int, *, inside: bool = True) -> NodeStream:
+        """Graphs to which a segment adds a row, where all of a node is in them; else windows."""
+        if self.needs_features or self.units:
+            return super().stream(window, inside=inside)
+        relations = {name: self._relation(name) for name in self.modalities}
+        return GraphWindow(self.forward_inputs, relations, window, self.nearest)
 
     def forward(
         self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None

@@ -129,6 +129,13 @@ class ReadingHead(nn.Module):
         """Share of the own world, in [0, 1]."""
         return self.own_share.sigmoid() * self.own_world
 
+    @property
+    def world(self) -> str:
+        """Which world a model lives in, in words."""
+        if not bool(self.own_world):
+            return "known world: how unlike the known normal segments"
+        return f"own world (alpha = {float(self.alpha.detach()):.2f}): how unlike the rest of its own video"
+
     @torch.no_grad()
     def use_own_world(self, used: bool) -> None:
         """Whether the third reading is there at all; its weights are learned only then."""

@@ -39,6 +39,21 @@ FUSIONS: dict[str, type[Fusion]] = {
 }
 
 
+SET_ELSEWHERE = ("modalities", "nodes", "seed", "window", "units")
+"""Arguments that data, manifests and the run decide, never an option of the fusion."""
+
+
+def options_of(kind: str) -> tuple[str, ...]:
+    """Names of the arguments of a fusion that a person may choose.
+
+    Example:
+        >>> options_of("tensor")
+        ('reduced',)
+    """
+    check_choice(kind, "kind", "options_of", tuple(FUSIONS))
+    return tuple(name for name in inspect.signature(FUSIONS[kind]).parameters if name not in SET_ELSEWHERE)
+
+
 def make_fusion(kind: str, config: dict[str, Any]) -> Fusion:
     """Make a fusion from its name and the arguments that ``Fusion.config`` returned.
 
@@ -78,11 +93,11 @@ def make_plain_fusion(kind: str, modalities: Mapping[str, int], *, asked: Sequen
     check_choice(kind, "kind", "make_plain_fusion", tuple(FUSIONS))
     takes = inspect.signature(FUSIONS[kind]).parameters
     for name in asked:
-        if name not in takes or name == "modalities":
-            near = difflib.get_close_matches(name, takes, n=1)
+        if name not in options_of(kind):
+            near = difflib.get_close_matches(name, options_of(kind), n=1)
             raise ParameterError(
                 f"fusion '{kind}' has no option '{name}'",
-                expected=", ".join(one for one in takes if one != "modalities"),
+                expected=", ".join(options_of(kind)) or "none",
                 fix=f"write '{near[0]}'" if near else "leave it out",
             )
     return make_fusion(kind, {"modalities": modalities, **{name: one for name, one in given.items() if name in takes}})

@@ -39,7 +39,7 @@ class Relation(nn.Module):
 
     def __init__(self, width: int, kind: RelationKind, *, centre: bool = False, unit_range: bool = False) -> None:
         super().__init__()
-        self.kind: RelationKind = check_choice(kind, "relation", "PaperFusion", RELATION_KINDS)
+        self.kind: RelationKind = check_choice(kind, "relations", "PaperFusion", RELATION_KINDS)
         self.centred, self.unit_range = centre, unit_range
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))

@@ -90,7 +90,8 @@ def propagated(
 def bounded(departure: Float[Tensor, "*rows d"], median: Float[Tensor, ""]) -> Float[Tensor, "*rows d"]:
     """Scale r by sqrt(2) / sqrt(1 + (|r| / median)^2): direction is kept, length is at most sqrt(2) times the usual one."""
     length = torch.linalg.vector_norm(departure, dim=-1, keepdim=True)
-    return departure * (2**0.5 / (1 + (length / median).square()).sqrt())
+    shrunk: Tensor = departure * (2**0.5 / (1 + (length / median).square()).sqrt())
+    return shrunk
 
 
 def inside_degrees(
@@ -100,7 +101,9 @@ def inside_degrees(
     orders: Sequence[int],
     mask: Bool[Tensor, "b n"] | None = None,
     window: int | None = None,
-) -> Float[Tensor, "b n p"]:
+    *,
+    last: int | None = None,
+) -> Float[Tensor, "b r p"]:
     """Degree in the graph *inside* a video: phi_p(i) = -(1 / 2p) log mean_j R_ij^p over all its other nodes.
 
     Over all, not the nearest: an event lasts several nodes, which are near each other. A node itself, its copies and its
@@ -113,24 +116,53 @@ def inside_degrees(
         orders: Powers p.
         mask: True where a node exists.
         window: Only the nodes up to a node's own, so many at most; None: all nodes of the video.
+        last: Only so many of the nodes, at the end; None: all of them.
     """
     exists = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask
-    step = x.shape[1] if window is None else max(window, 1)
-    parts = []
-    for first in range(0, x.shape[1], step):
-        start = 0 if window is None else max(0, first - window + 1)
-        rows, columns = slice(first, first + step), slice(start, x.shape[1] if window is None else first + step)
-        apart = (numbers[:, rows, None] - numbers[:, None, columns]).abs()
-        there = (apart > 1) & exists[:, None, columns]
-        if window is not None:
-            index = torch.arange(x.shape[1], device=x.device)
-            back = index[rows, None] - index[None, columns]
-            there = there & (back >= 0) & (back < window)
-        ratio = (squared_distances(x[:, rows], x[:, columns]) / bandwidth.square()).clamp(max=NEVER_ALIKE)
-        count = there.sum(-1)
-        means = [(ratio + 1).pow(-p).masked_fill(~there, 0.0).sum(-1) / count for p in orders]
-        parts.append(torch.stack([-m.clamp_min(LEAST_MEAN).log() / (2 * p) for m, p in zip(means, orders, strict=True)], -1))
+    count = x.shape[1]
+    begin = 0 if last is None else count - last
+    if window is None or torch.compiler.is_exporting():  # an exported graph takes any number of nodes, so no loop over them
+        return _inside_block(x, numbers, bandwidth, orders, exists, window, slice(begin, count), slice(0, count))
+    blocks = [slice(first, min(count, first + max(window, 1))) for first in range(begin, count, max(window, 1))]
+    parts = [
+        _inside_block(x, numbers, bandwidth, orders, exists, window, rows, slice(max(0, rows.start - window + 1), rows.stop))
+        for rows in blocks
+    ]
     return torch.cat(parts, dim=1)
+
+
+def _inside_block(
+    x: Tensor,
+    numbers: Tensor,
+    bandwidth: Tensor,
+    orders: Sequence[int],
+    exists: Tensor,
+    window: int | None,
+    rows: slice,
+    columns: slice,
+) -> Tensor:
+    """Degrees of some nodes of a video by their relation to some of its nodes."""
+    apart = (numbers[:, rows, None] - numbers[:, None, columns]).abs()
+    there = (apart > 1) & exists[:, None, columns]
+    if window is not None:
+        index = torch.arange(x.shape[1], device=x.device)
+        back = index[rows, None] - index[None, columns]
+        there = there & (back >= 0) & (back < window)
+    ratio = (squared_distances(x[:, rows], x[:, columns]) / bandwidth.square()).clamp(max=NEVER_ALIKE)
+    count = there.sum(-1)
+    means = [(ratio + 1).pow(-p).masked_fill(~there, 0.0).sum(-1) / count.clamp_min(1) for p in orders]
+    found = [-mean.clamp_min(LEAST_MEAN).log() / (2 * p) for mean, p in zip(means, orders, strict=True)]
+    return torch.stack(found, dim=-1).masked_fill((count == 0)[..., None], float("nan"))
+
+
+def time_reach(deviation: float) -> int:
+    """How many nodes before (and after) a node's own its time context sees.
+
+    Example:
+        >>> time_reach(2.0)
+        8
+    """
+    return int(TRUNCATED_AT * deviation)
 
 
 def time_context(
@@ -150,7 +182,7 @@ def time_context(
     """
     if deviation == 0:
         return values
-    reach = int(TRUNCATED_AT * deviation)
+    reach = time_reach(deviation)
     away = torch.arange(-reach, reach + 1, device=values.device).to(values)
     kernel = torch.exp(-(away / deviation).square() / 2)
     if causal:

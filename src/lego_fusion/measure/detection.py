@@ -15,6 +15,7 @@ from ..errors import DataError, check_number
 from .ranking import RankedRuns
 from .scored import ScoredVideo as ScoredVideo
 from .scored import require_videos
+from .video_level import video_auc, video_average_precision
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ METRICS: dict[str, Callable[[Sequence[ScoredVideo]], float]] = {
     "macro_auc": macro_auc,
     "abnormal_auc": abnormal_auc,
     "average_precision": average_precision,
+    "video_auc": video_auc,
+    "video_average_precision": video_average_precision,
 }
 """The metrics that need nothing but scored videos, by the name that a Result gives them."""
 
@@ -192,7 +195,7 @@ def detection_metrics(scored: Sequence[ScoredVideo], threshold: float | None = N
     Example:
         >>> found = detection_metrics([ScoredVideo.from_frames("v01", [1.0, 2.0], [0, 1])], threshold=2.0)
         >>> found.values["micro_auc"], sorted(found.undefined)
-        (1.0, ['false_alarm_rate'])
+        (1.0, ['false_alarm_rate', 'video_auc', 'video_average_precision'])
     """
     require_videos(scored)
     runs = RankedRuns.of(scored)  # the one sort that all of them share
@@ -203,6 +206,7 @@ def detection_metrics(scored: Sequence[ScoredVideo], threshold: float | None = N
         "abnormal_auc": lambda: _both_classes(runs.of_videos(abnormal), "abnormal-videos-only AUC").auc(),
         "average_precision": lambda: _both_classes(runs, "average precision").average_precision(),
     }
+    metrics |= {"video_auc": lambda: video_auc(scored), "video_average_precision": lambda: video_average_precision(scored)}
     if threshold is not None:
         limit = threshold
         metrics["false_alarm_rate"] = lambda: false_alarm_rate(scored, limit)

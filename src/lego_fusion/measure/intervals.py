@@ -63,9 +63,8 @@ def bootstrap_interval(
 
     Args:
         scored: The videos, each name once.
-        metric: Function of a list of videos. ``micro_auc``, ``macro_auc``, ``abnormal_auc`` and ``average_precision``
-            are computed for many resamples at once; any other is called once a resample, on a list in which the k-th
-            copy of a video is named ``name#k``.
+        metric: Function of a list of videos. Those of ``detection.METRICS`` are computed for many resamples at once; any
+            other is called once a resample, on a list in which the k-th copy of a video is named ``name#k``.
         resamples: Resamples to draw, 1 or more.
         level: Share of resamples inside the interval, in (0, 1).
         seed: Seed of the resampling, 0 or more.

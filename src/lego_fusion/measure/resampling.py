@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int64
 from ..errors import DataError
 from .detection import abnormal_auc, average_precision, macro_auc, micro_auc
 from .scored import ScoredVideo
+from .video_level import as_single_frames, video_auc, video_average_precision
 
 Metric = Callable[[Sequence[ScoredVideo]], float]
 
@@ -26,8 +27,8 @@ def metric_on(videos: Sequence[ScoredVideo], metric: Metric, draws: Int64[np.nda
 
     Args:
         videos: The videos, each name once.
-        metric: ``micro_auc``, ``macro_auc``, ``abnormal_auc`` and ``average_precision`` are computed together; any other
-            is called on lists in which the k-th copy of a video is named ``name#k``.
+        metric: Those of ``detection.METRICS`` are computed on all resamples together; any other is called on lists in
+            which the k-th copy of a video is named ``name#k``.
         draws: Positions in ``videos`` (r, v), as many in each resample as there are videos.
 
     Returns:
@@ -45,6 +46,9 @@ def metric_on(videos: Sequence[ScoredVideo], metric: Metric, draws: Int64[np.nda
     if metric is abnormal_auc:
         kept = [position for position, video in enumerate(videos) if video.abnormal]
         return _pooled_on([videos[position] for position in kept], micro_auc, multiplicities(draws)[:, kept])
+    if metric is video_auc or metric is video_average_precision:
+        frames, of_frames = as_single_frames(videos), micro_auc if metric is video_auc else average_precision
+        return _pooled_on(frames, of_frames, multiplicities(draws))
     return np.array([_value_or_nan(metric, resample) for resample in _resampled_lists(videos, draws)])
 
 

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..detect.comparison import BEST, Comparison, Row, together
+from ..detect.comparison import BEST, UNFINISHED, Comparison, Row, together
 from ..detect.plan import Plan
 from ..detect.planning import ALL_FUSIONS, SPLITS
+from ..detect.settings import Settings, as_word
 from ..measure.result import save_results
+from ..measure.video_level import TOP_SHARE
 from ..writing import written_whole
 
 RECORDS_FILE, MARKDOWN_FILE, JSON_FILE = "results.jsonl", "table.md", "table.json"
@@ -43,6 +45,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
     return {
         "plan": plan,
         "baseline": comparison.baseline or None,
+        "unfinished": comparison.unfinished,
         "rows": [asdict(row) for row in comparison.rows],
         "rules": list(rules(comparison)),
         "notes": list(comparison.notes),
@@ -88,7 +91,11 @@ def rules(comparison: Comparison) -> Iterator[str]:
     selected = "the last step" if training.selection == "last-step" else "the step with the lowest validation loss"
     yield (
         "AUC in percent, on the real frames of the test videos: micro pools the frames of all, abnormal those of abnormal "
-        "videos alone."
+        "videos alone. AP is the average precision of the frames of all."
+    )
+    yield (
+        f"Video AUC and video AP count videos, not frames: a video's score is the mean over its {TOP_SHARE} of highest-scored "
+        "frames, as long as the 3 of 32 segments that the bag loss reads."
     )
     yield (
         f"Every fusion has the same head, {training.steps} steps of Adam at {training.learning_rate:g}, {batch}, the same bag "
@@ -98,9 +105,14 @@ def rules(comparison: Comparison) -> Iterator[str]:
         yield f"The scores of every method alike are smoothed by a Gaussian of {plan.smoothing:g} s before they are measured."
     if "lego" in plan.fusions:
         yield (
-            f"lego starts signed and is held near its start (prior {training.prior:g}); the others start at random "
-            f"(weight decay {training.weight_decay:g})."
+            f"lego has a linear head of its own, fitted to the sum of the same bag losses by at most {training.iterations} "
+            f"iterations of L-BFGS with normal priors (width {training.prior_departure:g} of its departure), nothing random; "
+            f"the others start at random (weight decay {training.weight_decay:g})."
         )
+    for fusion, options in plan.options.items():
+        yield f"{fusion} with {', '.join(f'{name}={as_word(value)}' for name, value in options.items())}."
+    if (plan.nodes, plan.hidden) != (Settings.nodes, Settings.hidden):
+        yield f"{plan.nodes} segments a video, {plan.hidden} units in the head."
     yield from _interval_rules(plan)
     yield from _baseline_rules(comparison.baseline)
     if plan.conditions != ("clean",):
@@ -146,19 +158,30 @@ def _columns(comparison: Comparison, brief: bool, baselines: Collection[str]) ->
     if comparison.plan.conditions != ("clean",):
         columns["condition"] = lambda row: row.condition
     columns["method"] = lambda row: row.method
+    if comparison.unfinished:
+        columns["cells"] = lambda row: f"{row.cells} of {row.planned}"
     columns["parameters"] = lambda row: "-" if row.parameters is None else f"{row.parameters:,}"
-    columns["micro AUC"] = lambda row: _micro(row) if row.micro is not None else "failed" if brief else f"failed: {row.error}"
+    columns["micro AUC"] = lambda row: _micro(row) if row.micro is not None else _no_number(row, brief)
     if len(baselines) == 1:
         columns[f"difference to {next(iter(baselines))}"] = _difference
     elif baselines:
         columns["difference to best baseline"] = lambda row: _difference(row) + (f" ({row.baseline})" if row.difference else "")
     columns["abnormal AUC"] = lambda row: _percent(row.abnormal)
+    columns["AP"] = lambda row: _percent(row.average_precision)
+    columns["video AUC"] = lambda row: _percent(row.video_auc)
+    columns["video AP"] = lambda row: _percent(row.video_precision)
     if comparison.plan.test_best:
         columns["untrained"] = lambda row: _percent(row.untrained)
         columns["optimism gap"] = lambda row: _percent(row.gap, sign="+")
     columns["training s"] = lambda row: "-" if row.train_seconds is None else f"{row.train_seconds:.2f}"
     columns["scoring ms"] = lambda row: "-" if row.score_seconds is None else f"{1000 * row.score_seconds:.1f}"
     return columns
+
+
+def _no_number(row: Row, brief: bool) -> str:
+    if row.error == UNFINISHED:
+        return "-"
+    return "failed" if brief else f"failed: {row.error}"
 
 
 def _micro(row: Row) -> str:

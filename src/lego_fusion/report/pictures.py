@@ -102,10 +102,10 @@ def read_pictures(
 
 def find_video(video: str, record: VideoRecord | None, folder: str | Path | None = None) -> Path | None:
     """Where the file of a video lies, or None."""
-    source = Path(record.source) if record is not None and record.source else None
+    file = Path(record.file) if record is not None and record.file else None
     if folder is None:
-        return source if source is not None and source.is_file() else None
-    names = [f"{video}{suffix}" for suffix in VIDEO_SUFFIXES] + ([source.name] if source else [])
+        return file if file is not None and file.is_file() else None
+    names = [f"{video}{suffix}" for suffix in VIDEO_SUFFIXES] + ([file.name] if file else [])
     return next((path for name in names if (path := Path(folder) / name).is_file()), None)
 
 

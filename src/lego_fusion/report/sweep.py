@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ..detect.sweep_plan import Value
+from ..detect.settings import as_word
 from ..detect.sweep_table import SweepRow, SweepTable
 from ..errors import DataError
 from ..writing import written_whole
@@ -41,7 +41,7 @@ def save_sweep(folder: str | Path, table: SweepTable) -> dict[str, Path]:
 def document(table: SweepTable) -> dict[str, Any]:
     """The table as JSON values; what is not a number is null."""
     rows = [_without_nan(asdict(row)) for row in table.rows]
-    chosen: dict[str, Any] = {"pick": rows[table.pick], "rule": rule(table)}
+    chosen: dict[str, Any] = {"pick": rows[table.pick], "default": rows[table.default], "rule": rule(table)}
     if table.test_best is not None:
         chosen[TEST_BEST] = rows[table.test_best]
     return {"plan": table.plan.model_dump(mode="json"), **chosen, "rows": rows, "notes": list(table.notes)}
@@ -50,10 +50,9 @@ def document(table: SweepTable) -> dict[str, Any]:
 def rule(table: SweepTable) -> str:
     """How the pick was made."""
     plan = table.plan
-    return (
-        f"lowest bag loss on {len(plan.split.validation)} validation videos held out of training, mean of {plan.seeds} "
-        f"seed{'s' if plan.seeds > 1 else ''}; no test video was looked at"
-    )
+    seeds = f", mean of {plan.seeds} seeds" if plan.seeds > 1 else ""
+    held_out = f"{len(plan.split.validation)} validation videos held out of training"
+    return f"lowest bag loss on {held_out}{seeds}; no test video had a part in it"
 
 
 def headings(table: SweepTable) -> list[str]:
@@ -71,11 +70,29 @@ _MEASURED = {
 
 
 def best_rows(table: SweepTable, count: int) -> list[list[str]]:
-    """Cells of the configurations with the lowest validation loss, the pick first; the test-best too where it is known."""
+    """Cells of the configurations with the lowest validation loss, the pick first; the default and the test-best among them."""
     ranked = sorted(table.rows, key=lambda row: (row.configuration != table.pick, _last(row.validation_loss)))[:count]
-    if table.test_best is not None and table.test_best not in [row.configuration for row in ranked]:
-        ranked.append(table.rows[table.test_best])
+    for number in (table.default, table.test_best):
+        if number is not None and number not in [row.configuration for row in ranked]:
+            ranked.append(table.rows[number])
     return [_cells(table, row) for row in ranked]
+
+
+def verdict(table: SweepTable) -> list[str]:
+    """What was chosen, beside the default, in lines: by the validation videos, and on the test videos afterwards."""
+    pick, default, lines = table.rows[table.pick], table.rows[table.default], []
+    keys = ", ".join(f"{key}={as_word(value)}" for key, value in pick.values.items())
+    lines.append(f"pick: {keys}" + (", which is the default" if table.pick == table.default else ""))
+    lines.append(rule(table))
+    for name, of in (("validation loss", "validation_loss"), ("validation AUC", "validation_auc")):
+        lines.append(f"{name} {getattr(pick, of):.4f}, of the default {getattr(default, of):.4f}")
+    if "micro_auc" in pick.test:
+        beside = f", of the default {default.test['micro_auc']:.4f}" if "micro_auc" in default.test else ""
+        lines.append(f"test micro AUC {pick.test['micro_auc']:.4f}{beside}")
+    if table.test_best is not None:
+        best = table.rows[table.test_best].test["micro_auc"]
+        lines.append(f"test-best, chosen on the test videos and so no result: {best:.4f}")
+    return lines
 
 
 def markdown(table: SweepTable, *, most: int = 30) -> str:
@@ -83,7 +100,7 @@ def markdown(table: SweepTable, *, most: int = 30) -> str:
     cells = best_rows(table, most)
     lines = [headings(table), ["---"] * len(headings(table)), *cells]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    remarks = [f"pick: {rule(table)}", f"{len(cells)} of {len(table.rows)} configurations; {CSV_FILE} has all of them"]
+    remarks = [*verdict(table), f"{len(cells)} of {len(table.rows)} configurations; {CSV_FILE} has all of them"]
     if table.test_best is not None:
         remarks.append(f"{TEST_BEST}: chosen on the test videos, which is no honest choice; it shows by how much that flatters")
     return text + "\n\n" + "\n".join(f"* {remark}" for remark in (*remarks, *table.notes)) + "\n"
@@ -121,7 +138,7 @@ def sweep_heat_map(path: str | Path, table: SweepTable) -> Path:
     canvas(figure)
     for axis, (title, values, colours) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         _draw(axis, table, (rows, columns), title, values, colours, best)
-    others = [name for name, given in table.plan.grid.items() if len(given) > 1 and name not in (rows, columns)]
+    others = [key for key, given in table.plan.grid.items() if len(given) > 1 and key not in (rows, columns)]
     figure.suptitle(table.plan.dataset + (f": best over {', '.join(others)}" if others else ""), fontsize=10, x=0.01, ha="left")
     save_figure(path, figure)
     return Path(path)
@@ -142,7 +159,7 @@ def _draw(
     axis.figure.colorbar(shown, ax=axis, shrink=0.85).formatter.set_useOffset(False)
     for name, set_ticks, label in ((names[0], axis.set_yticks, axis.set_ylabel), (names[1], axis.set_xticks, axis.set_xlabel)):
         given = table.plan.grid.get(name, ())
-        set_ticks(range(len(given)), [f"{value:g}" for value in given])
+        set_ticks(range(len(given)), [as_word(value) for value in given])
         label(name)
     middle = (top + least) / 2
     bright = (values > middle) if loss else (values < middle)  # white on the dark half
@@ -167,7 +184,7 @@ def _axes(table: SweepTable) -> tuple[str, str]:
     varied = [name for name, values in table.plan.grid.items() if len(values) > 1]
     if not varied:
         raise DataError("there is no grid to draw", expected="a parameter with several values", got="one configuration")
-    orders = [name for name in varied if name.startswith("order.")]
+    orders = [name for name in varied if name.startswith("fusion.order.")]
     chosen = (orders if len(orders) > 1 else [*orders, *(name for name in varied if name not in orders)])[:2]
     return (chosen[0], chosen[1]) if len(chosen) == 2 else ("", chosen[0])
 
@@ -192,21 +209,18 @@ def _test(table: SweepTable, configuration: int) -> float:
 
 
 def _cells(table: SweepTable, row: SweepRow) -> list[str]:
-    chosen = [word for word, number in (("pick", table.pick), (TEST_BEST, table.test_best)) if number == row.configuration]
+    places = {"pick": table.pick, "default": table.default, TEST_BEST: table.test_best}
+    chosen = [word for word, number in places.items() if number == row.configuration]
     measured = [_number(getattr(row, name)) for name in _MEASURED.values()]
-    tested = [_number(value) for value in row.test.values()]
+    tested = [_number(row.test.get(name, math.nan)) for name in table.rows[table.pick].test]
     return [
         str(row.configuration),
-        *map(_value, row.values.values()),
+        *map(as_word, row.values.values()),
         *measured,
         str(row.parameters),
         " ".join(chosen),
         *tested,
     ]
-
-
-def _value(value: Value) -> str:
-    return f"{value:g}"
 
 
 def _number(value: float) -> str:
