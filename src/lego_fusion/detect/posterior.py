@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from ..errors import LegoFusionError
@@ -25,6 +27,7 @@ from ..fusion.reading_head import Priors, ReadingHead
 
 HISTORY = 20  # steps that L-BFGS remembers
 AT_ONCE = 10  # iterations between two looks
+LEAST_GAIN = 1e-7  # of an iteration, as a share of the objective; a fit ends where one gains less
 
 
 @dataclass(frozen=True)
@@ -103,29 +106,42 @@ def _minimise(
     add_gradients: Callable[[Sequence[torch.nn.Parameter]], None],
     on_iteration: Callable[[int, float], None] | None,
 ) -> list[float]:
-    optimiser = torch.optim.LBFGS(
-        parameters, max_iter=AT_ONCE, history_size=HISTORY, line_search_fn="strong_wolfe", tolerance_grad=1e-5
-    )
+    def at(point: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+        like = parameters[0]
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(point).to(like), parameters)
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def evaluated(point: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, np.ndarray[Any, np.dtype[np.float64]]]:
+        at(point)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
         loss = objective()
         torch.autograd.backward(loss)
         add_gradients(parameters)
-        return loss.detach()
+        if not math.isfinite(float(loss.detach())):
+            raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
+        gradient = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+        return float(loss.detach()), gradient.double().cpu().numpy()
 
     history: list[float] = []
-    for first in range(0, iterations, AT_ONCE):
-        optimiser.param_groups[0]["max_iter"] = min(AT_ONCE, iterations - first)
-        optimiser.step(closure)
-        with torch.no_grad():
-            history.append(float(objective()))
-        if not math.isfinite(history[-1]):
-            raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
+    count = 0
+
+    def passed(intermediate_result: OptimizeResult) -> None:
+        nonlocal count
+        count += 1
+        if count % AT_ONCE == 0:
+            at(intermediate_result.x)
+            history.append(float(intermediate_result.fun))
+            if on_iteration is not None:
+                on_iteration(count, history[-1])
+
+    start = torch.nn.utils.parameters_to_vector(parameters).detach().double().cpu().numpy()
+    options = {"maxiter": iterations, "maxcor": HISTORY, "ftol": LEAST_GAIN, "gtol": 1e-5}
+    found = minimize(evaluated, start, jac=True, method="L-BFGS-B", callback=passed, options=options)
+    at(found.x)
+    if count % AT_ONCE or not history:
+        history.append(float(found.fun))
         if on_iteration is not None:
-            on_iteration(min(iterations, first + AT_ONCE), history[-1])
-        if len(history) > 1 and history[-2] - history[-1] <= 1e-6 * max(1.0, abs(history[-1])):
-            break
+            on_iteration(count, history[-1])
     return history
 
 

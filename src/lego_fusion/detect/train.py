@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,10 @@ from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.reading_head import Priors
 from ..graph.operator import GraphOperator
-from .bags import Bags, mean_over_crops, scoring_inputs, training_inputs, without_graphs
+from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
 from .conditions import Removal
-from .detector import Detector
+from .detector import Detector, DetectorOutput
 from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
 from .modality_dropout import ModalityDropout
 from .posterior import all_weights, most_probable
@@ -27,6 +27,8 @@ from .ranks import ALONE, Ranks, current_ranks
 from .shared_forward import SharedForward
 from .snapshots import save_snapshot
 from .windows import segment_outputs
+
+NODES = "nodes"  # of bags that hold node vectors
 
 
 class TrainingConfig(BaseModel):
@@ -231,10 +233,15 @@ def _most_probable(
     bags = _on_device(bags, device)
     held_out = None if validation is None else scoring_inputs(detector.fusion, _like(validation, detector))
     variants = [(1.0, bags)] if dropout is None else dropout.expected(bags)
-    shared = detector if ranks.size == 1 else SharedForward(detector, detector, ranks)
+    model: Callable[..., DetectorOutput] = detector
+    if is_cached(detector.fusion, bags) and not any(parameter.requires_grad for parameter in detector.fusion.parameters()):
+        model = OnNodes(detector)  # the same at every step
+        variants = [(weight, replace(part, inputs={NODES: _nodes(detector, part)})) for weight, part in variants]
+        bags = variants[0][1]
+    shared = model if ranks.size == 1 else SharedForward(model, detector, ranks)
     priors = Priors(config.prior_orders, config.prior_departure, config.prior_invariance, config.prior_bias)
-    normal = ~bags.labels
-    usual = head.usual(*_nodes(detector, bags, normal)) if bool(normal.any()) else None
+    normal = bags.select((~bags.labels).nonzero()[:, 0].cpu())
+    usual = head.usual(_nodes(detector, normal), normal.mask) if len(normal.videos) else None
     operator = _regularised_operator(detector, config)
     prior_of_operator = OperatorPrior(detector.fusion, config.prior_orders)
     detector.train()
@@ -281,12 +288,27 @@ def _most_probable(
     return state
 
 
+class OnNodes:
+    """The head of a detector alone, called like the detector, on node vectors that were computed before.
+
+    Args:
+        detector: Whose head it is.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.head = detector.head
+
+    def __call__(self, inputs: Mapping[str, Tensor], mask: Tensor | None = None, **options: object) -> DetectorOutput:
+        """Logits of the nodes; there is no graph."""
+        return DetectorOutput(self.head(inputs[NODES], mask), None)
+
+
 @torch.no_grad()
-def _nodes(detector: Detector, bags: Bags, videos: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Vectors of the nodes of some videos, and which nodes exist."""
-    rows = videos.repeat_interleave(bags.crops)
-    mask = None if bags.mask is None else bags.mask[rows]
-    return detector.fusion.forward_inputs({name: x[rows] for name, x in bags.inputs.items()}, mask).nodes, mask
+def _nodes(detector: Detector, bags: Bags) -> Tensor:
+    """Vectors of the nodes of bags."""
+    if NODES in bags.inputs:
+        return bags.inputs[NODES]
+    return detector.fusion.forward_inputs(bags.inputs, bags.mask).nodes
 
 
 def _device(config: TrainingConfig) -> torch.device:

@@ -238,6 +238,10 @@ class Fusion(nn.Module, ABC):
         return None
 
     def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """What ``checked`` gives, in float32 where it was of 16 bits."""
+        return [at_least_single(tensor) for tensor in self.checked(features)]
+
+    def checked(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The features in this fusion's order, with names, widths and shapes checked; extra modalities are ignored.
 
         Raises:
@@ -262,6 +266,11 @@ class Fusion(nn.Module, ABC):
                     "features have another shape", where=f"modality '{name}'", expected=expected, got=tuple(tensor.shape)
                 )
         return chosen
+
+
+def at_least_single(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Numbers of 16 bits as float32, all others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mask_nodes(nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b n f"]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..graph.distances import Points, prepare
 from ..graph.readings import surprise
 from ..graph.references import local_bandwidths, spacings
 
@@ -78,6 +79,7 @@ class KnownNormals(nn.Module):
         self.register_buffer("references", torch.zeros(0, width))
         self.register_buffer("bandwidth", torch.ones(0))
         self.register_buffer("common", torch.ones(()))
+        self._points: tuple[tuple[int, ...], tuple[int, ...], Points] | None = None  # made of what, and in which version
 
     def fit_scales(self, scales: Scales) -> None:
         """Set the scales of the columns."""
@@ -85,7 +87,7 @@ class KnownNormals(nn.Module):
 
     def fit_references(self, units: Float[Tensor, "k d"], videos: Int[Tensor, " k"], exponent: float) -> None:
         """Keep the references, and the bandwidth of each from its distance to those of other videos."""
-        self.references = units.clone()
+        self.references = units.to(self.near, copy=True)
         self.bandwidth, self.common = local_bandwidths(spacings(units / self.near, videos), exponent)
 
     def add_references(self, units: Float[Tensor, "k d"], videos: Int[Tensor, " k"], exponent: float) -> None:
@@ -100,12 +102,26 @@ class KnownNormals(nn.Module):
 
     def surprise(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows k"]:
         """-log of the relation to every reference."""
-        return surprise(x / self.near, self.references / self.near, self.bandwidth)
+        return surprise(x / self.near, self._prepared(), self.bandwidth)
 
     def require_fitted(self) -> None:
         """Raise ``DataError`` where there is no reference yet."""
         if not self.references.shape[-2]:
             raise DataError("the fusion knows no normal segment yet", fix="call fit_statistics with training videos first")
+
+    def _prepared(self) -> Points:
+        """The scaled references, prepared once for all distances to them."""
+        made_of = (self.references, self.near)
+        if torch.compiler.is_exporting():
+            return prepare(self.references / self.near)
+        versions = tuple(tensor._version for tensor in made_of)
+        if self._points is None or self._points[:2] != (tuple(map(id, made_of)), versions):
+            with torch.inference_mode(False), torch.no_grad():  # they outlive the mode of the call that needs them first
+                self._points = tuple(map(id, made_of)), versions, prepare(self.references / self.near)
+        return self._points[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_points": None}  # a copy makes its own
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name in self.sized:

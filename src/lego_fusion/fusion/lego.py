@@ -13,7 +13,7 @@ from ..errors import DataError, ParameterError, check_choice, check_int, check_n
 from ..graph.operator import FORMS, Form, GraphOperator
 from ..graph.readings import degrees, propagated, time_reach
 from .base import Fusion, FusionOutput, Graphs, mask_nodes
-from .frozen import FrozenReadings, Own, Readings, Settings, chunks
+from .frozen import FrozenReadings, Own, Readings, Settings, chunks, in_parts
 from .known import KnownNormals
 from .known_units import KnownUnits
 from .modality_options import unit_groups
@@ -387,7 +387,7 @@ class LegoFusion(Fusion):
         self.frozen.add({name: values[0] for name, values in x.items()}, videos)
 
     def _chosen(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self.modalities, self.select(features), strict=True))
+        return dict(zip(self.modalities, self.checked(features), strict=True))
 
     def _inputs(
         self,
@@ -399,18 +399,21 @@ class LegoFusion(Fusion):
         *,
         inside: bool = True,
     ) -> dict[str, Tensor]:
-        """What the frozen stage makes of bags, a few at a time unless their readings are there already."""
+        """What the frozen stage makes of bags, a few at a time."""
         first = next(iter(x.values()))
         count, nodes = first.shape[:2]
-        numbers = max(sum(self.modalities.values()), self.columns * len(self.whole))
-        parts = []
-        for bags in [slice(0, count)] if readings is not None else chunks(count, nodes * numbers, crops):
+        numbers = nodes * max(sum(self.modalities.values()), self.columns * len(self.whole))
+        pooled = crops if self.pools_crops else 1
+
+        def packed(bags: slice) -> list[Tensor]:
             given = {name: tensor[bags] for name, tensor in x.items()}
             there = None if mask is None else mask[bags]
             kept = None if own is None else Own(own.bags[bags], own.columns)
-            read = self.frozen.read(given, there, kept, inside=inside) if readings is None else readings
-            parts.append(self._packed(given, kept, crops, read))
-        return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
+            read = self.frozen.read(given, there, kept, inside=inside) if readings is None else readings.of(bags)
+            made = self._packed(given, kept, pooled, read)
+            return [made[name] for name in self.modalities]
+
+        return dict(zip(self.modalities, in_parts(packed, count, numbers, crops=crops, pooled=pooled), strict=True))
 
     def _packed(self, x: dict[str, Tensor], own: Own | None, crops: int, readings: Readings) -> dict[str, Tensor]:
         degree, inside = self.frozen.usual(readings)

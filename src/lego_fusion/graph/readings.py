@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .distances import squared_distances
+from .distances import Points, squared_distances
 
 NEVER_ALIKE = 1e30  # d^2 / s^2 from which nothing is told apart any more: a degree of 34.5
 TRUNCATED_AT = 4.0  # standard deviations of the Gaussian over time
@@ -31,13 +31,13 @@ LEAST_MEAN = 1e-35
 
 
 def surprise(
-    x: Float[Tensor, "*rows d"], known: Float[Tensor, "k d"], bandwidth: Float[Tensor, " k"]
+    x: Float[Tensor, "*rows d"], known: Float[Tensor, "k d"] | Points, bandwidth: Float[Tensor, " k"]
 ) -> Float[Tensor, "*rows k"]:
     """u_ij = log(1 + |x_i - y_j|^2 / s_j^2), the negative log of the relation of rows to references.
 
     Args:
         x: Scaled features.
-        known: Scaled features of the references.
+        known: Scaled features of the references, or these prepared.
         bandwidth: s_j > 0 of each.
 
     Example:
@@ -46,7 +46,9 @@ def surprise(
                 [5.]])
     """
     ratio = squared_distances(x, known) / bandwidth.square()
-    return ratio.clamp(max=NEVER_ALIKE).log1p()
+    if ratio.requires_grad or torch.compiler.is_exporting():
+        return ratio.clamp(max=NEVER_ALIKE).log1p()
+    return ratio.clamp_(max=NEVER_ALIKE).log1p_()  # there are many entries
 
 
 def degrees(nearest: Float[Tensor, "*rows kept"], orders: Sequence[int]) -> Float[Tensor, "*rows p"]:
