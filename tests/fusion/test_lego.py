@@ -164,12 +164,12 @@ def test_the_price_of_the_weights_is_minus_the_log_of_normal_densities():
         head.bias.fill_(1.0), head.log_a.fill_(2.0), head.weights.copy_(torch.tensor([3.0, 4.0]))
     priors = Priors(orders=0.5, departure=2.0, invariance=7.0, bias=3.0)
     assert value_of(head.penalty(priors)) == pytest.approx(1 / 18 + 4 / 0.5 + 25 / 8)
-    # f = sqrt(2) r without time; S = diag(2, 8) * (1, 1 / 2 of the nodes) -> w' S w / tr S
+    # without time f = sqrt(2) r, so S is proportional to diag(1, 4)
     departure = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
     nodes_of_two = torch.cat([torch.zeros(1, 2, 2), departure], dim=-1)
     usual = head.usual(nodes_of_two)
-    assert usual.size == pytest.approx((2 * 1 + 2 * 4) / 2)
-    quadratic = (2 * 9 + 2 * 4 * 16) / 2 / 5
+    quadratic = (1 * 9 + 4 * 16) / (1 + 4)  # w' S w / tr S
+    assert float((usual.factor @ head.weights.detach()).square().sum()) == pytest.approx(quadratic)
     assert value_of(head.penalty(priors, usual)) == pytest.approx(1 / 18 + 4 / 0.5 + (25 + 7 * quadratic) / 8)
     masked = head.usual(torch.cat([nodes_of_two, torch.full((1, 1, 4), 9.0)], dim=1), torch.tensor([[True, True, False]]))
     assert value_of(head.penalty(priors, masked)) == pytest.approx(value_of(head.penalty(priors, usual)))
@@ -376,14 +376,14 @@ def test_what_is_wrong_with_a_modality_costs_that_modality_only():
     [
         ({"references": 0}, "'references' parameter of LegoFusion"),
         ({"kept": 0}, "'kept' parameter of LegoFusion"),
-        ({"orders": ()}, "must name at least one power"),
+        ({"orders": ()}, "must list at least one power"),
         ({"orders": (0,)}, "'orders' parameter of LegoFusion"),
         ({"bandwidth_exponent": 1.5}, "'bandwidth_exponent' parameter of LegoFusion"),
         ({"pseudo_videos": -1.0}, "'pseudo_videos' parameter of LegoFusion"),
         ({"time_context": -1.0}, "'time_context' parameter of LegoFusion"),
         ({"window": 0}, "'window' parameter of LegoFusion"),
         ({"operator": "free"}, "'operator' parameter of LegoFusion must be one of 'fixed', 'learned'"),
-        ({"operator": "learned", "form": "cubic"}, "'form' parameter of GraphOperator"),
+        ({"operator": "learned", "form": "cubic"}, "'form' parameter of LegoFusion"),
         ({"units": {"flow": 1}}, "units names 'flow', which is no modality"),
         ({"units": {"text": 1}, "most_novel": 0}, "'most_novel' parameter of LegoFusion"),
         ({"units": {"text": 1, "motion": 1}, "operator": "learned"}, "a learned operator needs a modality of whole segments"),
