@@ -168,7 +168,7 @@ def test_the_price_of_the_weights_is_minus_the_log_of_normal_densities():
     departure = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
     nodes_of_two = torch.cat([torch.zeros(1, 2, 2), departure], dim=-1)
     usual = head.usual(nodes_of_two)
-    assert usual.size == pytest.approx((2 * 1 + 2 * 4) / 2)
+    torch.testing.assert_close(usual.factor.T @ usual.factor, torch.tensor([[0.2, 0.0], [0.0, 0.8]]))
     quadratic = (2 * 9 + 2 * 4 * 16) / 2 / 5
     assert value_of(head.penalty(priors, usual)) == pytest.approx(1 / 18 + 4 / 0.5 + (25 + 7 * quadratic) / 8)
     masked = head.usual(torch.cat([nodes_of_two, torch.full((1, 1, 4), 9.0)], dim=1), torch.tensor([[True, True, False]]))
