@@ -170,6 +170,7 @@ def test_the_price_of_the_weights_is_minus_the_log_of_normal_densities():
     usual = head.usual(nodes_of_two)
     quadratic = (1 * 9 + 4 * 16) / (1 + 4)  # w' S w / tr S
     assert float((usual.factor @ head.weights.detach()).square().sum()) == pytest.approx(quadratic)
+    torch.testing.assert_close(usual.factor.T @ usual.factor, torch.tensor([[0.2, 0.0], [0.0, 0.8]]))
     assert value_of(head.penalty(priors, usual)) == pytest.approx(1 / 18 + 4 / 0.5 + (25 + 7 * quadratic) / 8)
     masked = head.usual(torch.cat([nodes_of_two, torch.full((1, 1, 4), 9.0)], dim=1), torch.tensor([[True, True, False]]))
     assert value_of(head.penalty(priors, masked)) == pytest.approx(value_of(head.penalty(priors, usual)))
