@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..graph.distances import Points, prepare
 from ..graph.readings import surprise
 from ..graph.references import local_bandwidths, spacings
 
@@ -55,7 +56,7 @@ def column_scales(rows: Iterator[Float[Tensor, "r d"]], videos: int, pseudo_vide
 
 
 class KnownNormals(nn.Module):
-    """Reference units of one modality, all buffers.
+    """Reference units of one modality, all buffers; those that follow from others are not stored.
 
     Args:
         width: D.
@@ -67,6 +68,9 @@ class KnownNormals(nn.Module):
     references: Tensor  # (K, D), as extracted
     bandwidth: Tensor  # (K,)
     common: Tensor
+    point_centre: Tensor  # (1, D): what distances to references / near need
+    point_rows: Tensor  # (K, D)
+    point_squares: Tensor  # (K,)
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -76,6 +80,9 @@ class KnownNormals(nn.Module):
         self.register_buffer("references", torch.zeros(0, width))
         self.register_buffer("bandwidth", torch.ones(0))
         self.register_buffer("common", torch.ones(()))
+        self.register_buffer("point_centre", torch.zeros(1, width), persistent=False)
+        self.register_buffer("point_rows", torch.zeros(0, width), persistent=False)
+        self.register_buffer("point_squares", torch.zeros(0), persistent=False)
 
     def fit_scales(self, scales: Scales) -> None:
         """Set the scales of the columns."""
@@ -83,8 +90,9 @@ class KnownNormals(nn.Module):
 
     def fit_references(self, units: Float[Tensor, "k d"], videos: Int[Tensor, " k"], exponent: float) -> None:
         """Keep the references, and the bandwidth of each from its distance to those of other videos."""
-        self.references = units.clone()
+        self.references = units.to(self.near, copy=True)
         self.bandwidth, self.common = local_bandwidths(spacings(units / self.near, videos), exponent)
+        self._prepare()
 
     def add_references(self, units: Float[Tensor, "k d"], videos: Int[Tensor, " k"], exponent: float) -> None:
         """Know more normal units; those that were known before keep their bandwidth."""
@@ -95,15 +103,21 @@ class KnownNormals(nn.Module):
         spacing = spacings(units / self.near, videos, known / self.near, known_videos)
         bandwidth, _ = local_bandwidths(spacing, exponent, self.common)
         self.references, self.bandwidth = known, torch.cat([self.bandwidth, bandwidth])
+        self._prepare()
 
     def surprise(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows k"]:
         """-log of the relation to every reference."""
-        return surprise(x / self.near, self.references / self.near, self.bandwidth)
+        return surprise(x / self.near, Points(self.point_centre, self.point_rows, self.point_squares), self.bandwidth)
 
     def require_fitted(self) -> None:
         """Raise ``DataError`` where there is no reference yet."""
         if not self.references.shape[-2]:
             raise DataError("the fusion knows no normal segment yet", fix="call fit_statistics with training videos first")
+
+    def _prepare(self) -> None:
+        """Scale and centre the references once for all distances to them."""
+        points = prepare(self.references / self.near)
+        self.point_centre, self.point_rows, self.point_squares = points.centre, points.rows, points.squares
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name in self.sized:
@@ -111,6 +125,7 @@ class KnownNormals(nn.Module):
             if stored is not None and stored.ndim == buffer.ndim:
                 setattr(self, name, buffer.new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._prepare()
 
 
 def normal_rows(

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .distances import squared_distances
+from .distances import Points, squared_distances
 
 NEVER_ALIKE = 1e30  # d^2 / s^2 from which nothing is told apart any more: a degree of 34.5
 TRUNCATED_AT = 4.0  # standard deviations of the Gaussian over time
@@ -31,13 +31,13 @@ LEAST_MEAN = 1e-35
 
 
 def surprise(
-    x: Float[Tensor, "*rows d"], known: Float[Tensor, "k d"], bandwidth: Float[Tensor, " k"]
+    x: Float[Tensor, "*rows d"], known: Float[Tensor, "k d"] | Points, bandwidth: Float[Tensor, " k"]
 ) -> Float[Tensor, "*rows k"]:
     """u_ij = log(1 + |x_i - y_j|^2 / s_j^2), the negative log of the relation of rows to references.
 
     Args:
         x: Scaled features.
-        known: Scaled features of the references.
+        known: Scaled features of the references, or these prepared.
         bandwidth: s_j > 0 of each.
 
     Example:
