@@ -3,6 +3,8 @@
     python benchmarks/faithfulness.py               planted bags, three kinds, seeds 10 to 12
     python benchmarks/faithfulness.py PED2          a Ped2 dataset folder (weak split), nodes of test anomalies
 
+Explained are the terms of an operator: on planted bags that of the smallest readable model, on Ped2 that of the paper's
+reading. (The parts of the default are those of a linear head: gradient x input of its readings is the parts themselves.)
 Explained are abnormal nodes (spans: bags). What is replaced becomes the nearest known normal node's. Stored as
 benchmarks/results/faithfulness-planted.json or -ped2.json.
 """
@@ -48,7 +50,7 @@ from lego_fusion.explain.faithfulness import (
     summarise_cases,
 )
 from lego_fusion.explain.shapley import contributions
-from lego_fusion.explain.terms import Terms, explain_nodes, mean_sorted_row, operator_terms
+from lego_fusion.explain.terms import Terms, explain_nodes, mean_row, mean_sorted_row
 from lego_fusion.fusion.attention import CrossAttention
 
 Graphs = dict[str, Tensor]
@@ -83,15 +85,15 @@ class Setting:
 
     def replaced(self, bag: Graphs) -> Graphs:
         """What stands for what is taken away."""
-        ranked = self.replacement == "typical" and not self.attends  # of graphs, whose rows the head sorts
+        ranked = self.replacement == "typical" and self.detector.fusion.row_order == "sorted"
         return replacement_for(bag, self.replacement, normal=self.normal, ranked=ranked)
 
 
 def term_parts(detector: Detector, inputs: Graphs, normal: Graphs) -> Any:
     fusion: Any = detector.fusion
-    known = mean_sorted_row(operator_terms(fusion.operator, normal, square=False))
-    terms = operator_terms(fusion.operator, inputs, square=False)
-    return explain_nodes(terms, known, detector.head.first, detector.head.second)
+    ranked, base = fusion.row_order == "sorted", planted.terms(fusion, normal)
+    known = mean_sorted_row(base) if ranked else mean_row(base)
+    return explain_nodes(planted.terms(fusion, inputs), known, detector.head.first, detector.head.second, ranked=ranked)
 
 
 def importances(setting: Setting, method: str, video: int, node: int | None, detector: Detector, draw: int) -> np.ndarray:
@@ -191,7 +193,7 @@ def planted_agreement(data: planted.Planted, setting: Setting) -> tuple[dict[str
     explained = term_parts(setting.detector, setting.inputs, setting.normal)
     orders = order_shares(explained)
     fusion: Any = setting.detector.fusion
-    base = operator_terms(fusion.operator, setting.normal, square=False)
+    base = planted.terms(fusion, setting.normal)
     head = setting.detector.head
     dropped = contributions(
         lambda present: node_auc(logits_within(explained_terms(setting), base, head.first, head.second, present), truth),
@@ -232,7 +234,7 @@ def planted_agreement(data: planted.Planted, setting: Setting) -> tuple[dict[str
 
 def explained_terms(setting: Setting) -> Terms:
     fusion: Any = setting.detector.fusion
-    return operator_terms(fusion.operator, setting.inputs, square=False)
+    return planted.terms(fusion, setting.inputs)
 
 
 def support_shares(explained: Any) -> dict[tuple[str, ...], float]:
@@ -262,12 +264,11 @@ def planted_setting(kind: Any, seed: int, method: str) -> tuple[planted.Planted,
     attends = method == "attention"
     if attends:
         training = training.model_copy(update={"operator_order_decay": 0.0, "steps": 600, "learning_rate": 3e-3})
-    fusion = CrossAttention(data.widths, seed=seed) if attends else planted.lego(data, seed)
+    fusion = CrossAttention(data.widths, seed=seed) if attends else planted.readable(data, seed)
     detector = planted.trained(fusion, data, training)
     inputs, normal = data.test.inputs, data.normal.inputs
     if not attends:
-        lego: Any = fusion
-        inputs, normal = lego.relations(inputs), lego.relations(normal)
+        inputs, normal = fusion.inputs(inputs), fusion.inputs(normal)
     with torch.no_grad():
         auc = node_auc(detector(inputs, cached=not attends).logits, data.truth)
     cases = [(v, n, data.test.videos[v]) for v, n in data.truth.nonzero().tolist()][:12]
@@ -278,11 +279,11 @@ def run_planted(seeds: Iterable[int]) -> dict[str, Any]:
     rows, facts = [], []
     for kind in KINDS:
         for seed in seeds:
-            data, setting, auc = planted_setting(kind, seed, "lego")
+            data, setting, auc = planted_setting(kind, seed, "readable")
             agreement, found = planted_agreement(data, setting)
             facts.append({"kind": kind, "seed": seed, "auc": auc, **found})
             print(kind, seed, facts[-1], flush=True)
-            rows += [(kind, seed, one) for one in measure("lego", setting, METHODS, agreement)]
+            rows += [(kind, seed, one) for one in measure("operator", setting, METHODS, agreement)]
             _, other, other_auc = planted_setting(kind, seed, "attention")
             facts[-1]["attention_auc"] = other_auc
             names = ("attention", "gradient x input", "integrated gradients", "random")
@@ -298,16 +299,14 @@ def run_ped2(path: Path, replacement: str) -> dict[str, Any]:
     train = bags.named(split.train)
     normal = train.select((~train.labels).nonzero()[:, 0])
     records = []
-    for method in ("lego", "cross-attention"):
+    for method in ("lego-paper", "cross-attention"):
         detector = run_method(dataset, bags, split, names, method, TrainingConfig()).detector
         if detector is None:
             raise TypeError(method)
         detector.eval()
-        attends = method != "lego"
+        attends = method != "lego-paper"
         fusion: Any = detector.fusion
-        inputs, known = (
-            (test.inputs, normal.inputs) if attends else (fusion.relations(test.inputs), fusion.relations(normal.inputs))
-        )
+        inputs, known = (test.inputs, normal.inputs) if attends else (fusion.inputs(test.inputs), fusion.inputs(normal.inputs))
         cases = abnormal_nodes(dataset, test, detector, inputs, not attends)
         setting = Setting(detector, inputs, known, cases, attends, 3, replacement)
         explanations = ("attention", "gradient x input", "integrated gradients", "random") if attends else METHODS

@@ -61,7 +61,7 @@ def scored_by(detector: Detector, test: Bags) -> Callable[[Mapping[str, Tensor]]
 def shapley() -> list[dict[str, Any]]:
     """Exact Shapley values of three modalities on as many videos as Ped2 tests, with and without intervals."""
     train, test = made_bags(PED2_VIDEOS[0], 0), made_bags(PED2_VIDEOS[1], 1)
-    fusion = LegoFusion(PED2, nodes=NODES)
+    fusion = LegoFusion(PED2)
     fit_statistics(fusion, train)
     model = scored_by(Detector(fusion), test)
     normal = train.select((~train.labels).nonzero()[:, 0]).inputs

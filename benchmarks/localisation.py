@@ -3,7 +3,7 @@
     python benchmarks/localisation.py DATASET MASKS [--resplits 10] [--videos FOLDER --figure FILE]
 
 DATASET holds motion-cells, MASKS one <video>.npz with ``mask`` (frames, height, width) per abnormal video. Nothing is trained
-for this: a cell's novelty depends on the reference units alone. Stored as benchmarks/results/localisation.json.
+for this: a cell's novelty depends on the known normal cells alone. Stored as benchmarks/results/localisation.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lego_fusion.detect.localise import heat_maps
 from lego_fusion.detect.novelty import nearest_unit_distances
 from lego_fusion.detect.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
 from lego_fusion.detect.protocol import Split, make_default_fusion, own_split, resplits
-from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.base import Fusion
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
 from lego_fusion.report.figures import heat_map
@@ -35,19 +35,15 @@ METHODS = ("lego", "nearest-cells", "speed")
 SHOWN = (("test_02", 100), ("test_04", 60), ("test_01", 90), ("test_12", 120))  # bicycle, cart, and two more
 
 
-def fitted(dataset: Dataset, split: Split) -> tuple[LegoFusion, Bags]:
-    """LEGO on motion cells with the statistics and references of a split, and the training bags."""
+def fitted(dataset: Dataset, split: Split) -> tuple[Fusion, Bags]:
+    """LEGO on motion cells with what it knows of a split's normal videos, and the training bags."""
     train = load_bags(dataset, [CELLS], split.train)
     fusion = make_default_fusion("lego", {CELLS: dataset.modalities[CELLS]})
-    if not isinstance(fusion, LegoFusion):
-        raise TypeError(type(fusion))
     fit_statistics(fusion, train)
     return fusion, train
 
 
-def maps(
-    dataset: Dataset, fusion: LegoFusion, train: Bags, video: str
-) -> dict[str, Float[np.ndarray, "snippets rows columns"]]:
+def maps(dataset: Dataset, fusion: Fusion, train: Bags, video: str) -> dict[str, Float[np.ndarray, "snippets rows columns"]]:
     """Heat of every cell of every snippet, by method; ``speed`` is its root mean square speed, nothing more."""
     grid = dataset.modalities[CELLS].grid or (1, 1)
     stored = np.array(dataset.features(CELLS, video))

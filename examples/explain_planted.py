@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lego_fusion import Dataset, Manifest, TrainingConfig, train_run, write_dataset, write_features
+from lego_fusion import Dataset, Manifest, train_run, write_dataset, write_features
 from lego_fusion.data.annotations import Interval
 from lego_fusion.data.dataset import DatasetConfig, VideoRecord
+from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.explainer import Explainer
-from lego_fusion.detect.explanation import explain_operator
+from lego_fusion.detect.explanation import reading_weights
 from lego_fusion.report.cards import save_cards
 from lego_fusion.report.words import headline
 
@@ -57,8 +58,11 @@ def main(cards: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = plant(Path(folder) / "data")
         run = Path(folder) / "run"
-        train_run(dataset, run, nodes=20, training=TrainingConfig(steps=60))
-        print("The operator:", explain_operator([run], dataset).sentences[0])
+        train_run(dataset, run, nodes=20)
+        weights = reading_weights(load_detector(run)[0])
+        if weights is not None:
+            print("It lives in the", weights.world)
+            print("What labels taught about the way normals are left:", weights.departure)
         explainer = Explainer(run, dataset)
         explanations = [explainer.explain(record.video) for record in dataset.select(split="test")]
         for one in explanations:

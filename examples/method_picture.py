@@ -49,7 +49,8 @@ def main() -> None:
         for weight, column in zip(weights[0, 0], columns[0, 0], strict=True):
             width = 6 * float(weight / weights.max())
             plane.plot(*zip(place, points[column].tolist(), strict=True), color=COLOURS[name], alpha=0.25, lw=width, zorder=1)
-        plane.annotate("", place, expected.tolist(), arrowprops={"arrowstyle": "-|>", "color": COLOURS[name], "lw": 2}, zorder=5)
+        arrow = {"arrowstyle": "-|>", "color": COLOURS[name], "lw": 2}
+        plane.annotate("", place, expected.tolist(), arrowprops=arrow, zorder=5)
         plane.scatter(*expected, marker="x", s=50, color=COLOURS[name], zorder=5)
         plane.scatter(*place, s=70, color=COLOURS[name], zorder=6, label=f"{name} segment, x")
         heights[name] = float(((readings.degree - fusion.frozen.centre) / fusion.frozen.spread).sum())

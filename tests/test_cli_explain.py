@@ -57,7 +57,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
                 values[3:6] += 3 * (np.eye(3)[1] - np.eye(3)[0])
             write_features(root / "data", name, one.video, values)
     for seed in (0, 1):
-        train_run(Dataset.open(root / "data"), root / f"seed-{seed}", nodes=8, training=TrainingConfig(steps=20, seed=seed))
+        given = {"nodes": 8, "training": TrainingConfig(steps=20, seed=seed)}
+        train_run(Dataset.open(root / "data"), root / f"seed-{seed}", **given)
+        train_run(Dataset.open(root / "data"), root / f"paper-{seed}", method="lego-paper", **given)
     return root / "data", [root / "seed-0", root / "seed-1"]
 
 
@@ -123,16 +125,32 @@ def test_json_is_one_document_and_captions_are_read(made: tuple[Path, list[Path]
     assert "<script>" not in Path(told["files"]["pages"][0]).read_text()
 
 
-def test_without_a_video_the_operator_is_told(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+def test_without_a_video_the_weights_are_told(made: tuple[Path, list[Path]]) -> None:
     data, runs = made
-    told = run("explain", runs[0], "--data", data).stdout
+    told = run("explain", runs[0], "--data", data)
+    assert "seed-0 lives in the known world: how unlike the known normal segments" in told.stdout
+    assert "degree, order 2" in told.stdout
+    assert "no learned operator" not in told.stderr
+    document = json.loads(run("explain", *runs, "--data", data, "--json").stdout)
+    assert set(document["weights"]) == {"seed-0", "seed-1"}
+    weights = document["weights"]["seed-0"]
+    assert weights == document["weights"]["seed-1"]  # nothing is random
+    assert weights["alpha"] == 0.0
+    assert set(weights["degrees"]) == {"motion", "text"}
+
+
+def test_without_a_video_the_operator_is_told(made: tuple[Path, list[Path]]) -> None:
+    data = made[0]
+    papers = [data.parent / "paper-0", data.parent / "paper-1"]
+    told = run("explain", papers[0], "--data", data).stdout
     assert "of the variation of the fused graph" in told
     assert "deviation" not in told
-    both = run("explain", *runs, "--data", data).stdout
+    both = run("explain", *papers, "--data", data).stdout
     assert "deviation" in both
-    assert "seed-1 (seed 1):" in both
-    document = json.loads(run("explain", *runs, "--data", data, "--json").stdout)
+    assert "paper-1 (seed 1):" in both
+    document = json.loads(run("explain", *papers, "--data", data, "--json").stdout)
     assert document["seeds"] == ["0", "1"]
+    assert document["weights"] == {}
     assert sum(document["variance_by_order"].values()) == pytest.approx(1, abs=1e-6)
 
 
@@ -149,20 +167,21 @@ def test_what_modalities_contribute_is_told_of_every_model(made: tuple[Path, lis
     train_run(Dataset.open(data), tmp_path / "concat", method="concat", nodes=8, training=training)
     told = run("explain", tmp_path / "concat", "--data", data)
     assert "contributes" in told.stdout
-    assert "has no operator whose terms can be read" in told.stderr
+    assert "has no learned operator whose terms can be read" in told.stderr
     blind = Path(shutil.copytree(data, tmp_path / "blind"))
     dataset = Dataset.open(blind)
     write_dataset(blind, dataset.config, [one for one in dataset.videos if one.split == "train"])
     told = run("explain", runs[0], "--data", blind)
     assert "is not measured: no video is in the split 'test'" in told.stderr
-    assert "no operator" in refused("explain", tmp_path / "concat", "--data", data, "--evolution")
+    assert "no learned operator" in refused("explain", tmp_path / "concat", "--data", data, "--evolution")
     assert "nothing can be said of this run" in refused("explain", tmp_path / "concat", "--data", blind)
 
 
 def test_a_run_with_snapshots_tells_how_its_operator_came_about(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'lego-fusion[report]'")
     data, runs = made
-    train_run(Dataset.open(data), tmp_path / "run", nodes=8, training=TrainingConfig(steps=10, snapshot_every=4))
+    training = TrainingConfig(steps=10, snapshot_every=4)
+    train_run(Dataset.open(data), tmp_path / "run", method="lego-paper", nodes=8, training=training)
     for number, flag in enumerate(((), ("--evolution",))):
         out = tmp_path / str(number)
         told = run("explain", tmp_path / "run", "--data", data, "--out", out, *flag).stdout
@@ -174,8 +193,8 @@ def test_a_run_with_snapshots_tells_how_its_operator_came_about(made: tuple[Path
         assert sum(map(float, line.split(",")[1:])) == pytest.approx(1, abs=1e-4)
     told = json.loads(run("explain", tmp_path / "run", "--data", data, "--out", out, "--json").stdout)
     last = {name: line[-1] for name, line in told["evolution"]["run"]["by_modalities"].items()}
-    assert last == pytest.approx({key: share for key, share in told["variance_by_support"].items() if key != "constant"})
-    missing = refused("explain", runs[0], "--data", data, "--evolution")
+    assert last == pytest.approx(told["variance_by_support"])
+    missing = refused("explain", data.parent / "paper-0", "--data", data, "--evolution")
     assert "kept no snapshots" in missing
     assert "--snapshots STEPS" in missing
     assert "--evolution is of a run" in refused("explain", runs[0], "odd", "--data", data, "--evolution")

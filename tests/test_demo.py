@@ -1,8 +1,10 @@
 """The demo on small scenes: its table agrees with the scores it leaves, and it is taken up where it stopped."""
 
 import csv
+import dataclasses
 import functools
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -60,6 +62,42 @@ def test_the_table_agrees_with_the_scores_it_leaves(done: demo.Demo) -> None:
     assert len(list(done.scores.iterdir())) == 6
 
 
+def test_it_says_whether_lego_is_first(done: demo.Demo) -> None:
+    """In numbers of the records: the best of the others, the lead, and its paired interval."""
+    micro = {one.fusion: one for one in done.results if one.metric == "micro_auc"}
+    others = {name: one.value for name, one in micro.items() if name != "lego"}
+    best, extra = max(others, key=lambda name: others[name]), micro["lego"].extra
+    assert extra["against"] == best and extra["lead"] == pytest.approx(micro["lego"].value - others[best])
+    assert extra["lead_low"] <= extra["lead"] <= extra["lead_high"]
+    assert f"{100 * extra['lead']:+.1f} points of micro AUC" in done.standing and best in done.standing
+
+
+@pytest.mark.parametrize(
+    ("lead", "low", "high", "said"),
+    [
+        (
+            0.05,
+            0.01,
+            0.09,
+            r"lego is first by more than the paired interval: \+5\.0 .*\[\+1\.0, \+9\.0\] against concat, the best",
+        ),
+        (0.05, -0.01, 0.09, r"lego is first, but not by more than the paired interval: \+5\.0 .*0 is inside.*too few"),
+        (-0.02, -0.04, 0.01, r"lego is not first: -2\.0 .*against concat; 0 is inside.*too few"),
+        (-0.05, -0.09, -0.01, r"lego is not first: -5\.0 .*against concat; on these scenes that is a difference"),
+        (0.05, None, None, r"lego against concat: \+5\.0 .*without an interval"),
+    ],
+)
+def test_the_sentence_follows_the_numbers(
+    done: demo.Demo, lead: float, low: float | None, high: float | None, said: str
+) -> None:
+    extra = {"against": "concat", "lead": lead} | ({} if low is None else {"lead_low": low, "lead_high": high})
+    results = tuple(
+        one.model_copy(update={"extra": extra}) if (one.fusion, one.metric) == ("lego", "micro_auc") else one
+        for one in done.results
+    )
+    assert re.match(said, dataclasses.replace(done, results=results).standing)
+
+
 def test_it_leaves_a_model_a_picture_and_an_example(done: demo.Demo) -> None:
     assert (done.model / "model.safetensors").is_file()
     assert done.curves.read_bytes().startswith(b"\x89PNG")
@@ -101,7 +139,16 @@ def test_the_command_prints_one_table(done: demo.Demo) -> None:
     numbers = ["--videos", "12", "--seeds", "1", "--seed", "3"]
     shown = CliRunner().invoke(app, ["demo", "--out", str(done.folder), *numbers])
     assert shown.exit_code == 0
-    for word in ("method", "parameters", "micro AUC", "training s", "lego", "flow-energy", "next: lego-fusion score"):
+    for word in (
+        "method",
+        "parameters",
+        "micro AUC",
+        "training s",
+        "lego",
+        "flow-energy",
+        "paired interval",
+        "next: lego-fusion score",
+    ):
         assert word in shown.stdout
     told = CliRunner().invoke(app, ["demo", "--out", str(done.folder), *numbers, "--json"])
     document = json.loads(told.stdout)

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from .data.files import read_text
 from .data.synthetic import render_scenes
 from .detect.bags import load_bags
 from .detect.evaluation import evaluate_runs, measure_runs
-from .detect.protocol import own_split, run_method, scored_videos
+from .detect.protocol import draws_at_random, own_split, run_method, scored_videos
 from .detect.runs import VideoScores, score_dataset, train_run
 from .detect.train import TrainingConfig
 from .errors import DataError, MissingExtraError, check_int
 from .extract.motion import Motion
 from .extract.run import extract_dataset
 from .extract.text import Text
+from .measure.detection import micro_auc
+from .measure.intervals import paired_difference
 from .measure.result import Result, load_results, save_results
+from .measure.scored import ScoredVideo
 from .measure.smoothing import SMOOTHING
 from .report.figures import score_curves
 from .report.scores import save_score_table
@@ -47,8 +50,8 @@ class Demo:
 
     Args:
         folder: Where everything is.
-        results: Each method's metrics.
-        model: Run folder of LEGO with the first seed.
+        results: Each method's metrics; LEGO's micro AUC holds its paired difference to the best other one.
+        model: Run folder of LEGO.
         scores: Folder with one table of scores per test video.
         curves: Picture of some test videos' scores with their ground truth.
         records: The results as JSON lines.
@@ -64,6 +67,31 @@ class Demo:
     records: Path
     example: Path
     reused: bool
+
+    @property
+    def standing(self) -> str:
+        """Whether LEGO is first by more than the paired interval, and if not, why, in one sentence."""
+        lego = next(one for one in self.results if (one.fusion, one.metric) == ("lego", "micro_auc"))
+        other, lead = lego.extra["against"], 100 * float(str(lego.extra["lead"]))
+        if "lead_low" not in lego.extra:
+            return f"lego against {other}: {lead:+.1f} points of micro AUC, without an interval: there are too few test videos"
+        low, high = (100 * float(str(lego.extra[f"lead_{end}"])) for end in ("low", "high"))
+        numbers = f"{lead:+.1f} points of micro AUC, 95 % paired interval [{low:+.1f}, {high:+.1f}]"
+        if low > 0:
+            return f"lego is first by more than the paired interval: {numbers} against {other}, the best of the others"
+        few = "so these test videos are too few to tell the two apart"
+        if lead > 0:
+            return f"lego is first, but not by more than the paired interval: {numbers} against {other}; 0 is inside, {few}"
+        why = "on these scenes that is a difference" if high < 0 else f"0 is inside, {few}"
+        return f"lego is not first: {numbers} against {other}; {why}"
+
+
+@dataclass
+class _Measured:
+    """Records, and the test videos as each method's runs score them."""
+
+    results: list[Result] = field(default_factory=list)
+    runs: dict[str, list[list[ScoredVideo]]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -82,13 +110,13 @@ def run_demo(
 ) -> Demo:
     """Render scenes, extract motion and text, train LEGO and Concat, measure them beside two references that learn nothing.
 
-    Half of the videos train, half test; intervals are over test videos and training seeds. A demo that was stopped goes on
-    where it was, a finished one is only read.
+    Half of the videos train, half test; intervals are over test videos and training seeds. LEGO draws nothing at random: one
+    training is its answer. A demo that was stopped goes on where it was, a finished one is only read.
 
     Args:
         folder: Where to write; made if it is not there.
         videos: Scenes, at least 8.
-        seeds: Training seeds per method.
+        seeds: Training seeds of a method that draws at random.
         seed: Of the scenes.
         workers: Processes that decode; each starts Python anew, so a script needs ``if __name__ == "__main__"``.
         progress: Makes a progress bar for what is being done; call it with how many of how many are done.
@@ -106,9 +134,11 @@ def run_demo(
     if not reused:
         _check_installed()
         dataset = _features(folder, videos, seed, workers, progress)
-        results = [*_learned(folder, dataset, seeds, progress), *_unlearned(dataset)]
+        measured = _Measured()
+        _learned(measured, folder, dataset, seeds, progress)
+        _unlearned(measured, dataset)
         _scores_and_curves(folder, dataset)
-        save_results(records, results)
+        save_results(records, _with_lead(measured))
     dataset = Dataset.open(folder / "dataset")
     example = dataset.select(split="test", label="abnormal")[0].video
     return Demo(
@@ -174,19 +204,44 @@ def _features(folder: Path, videos: int, seed: int, workers: int, progress: Prog
     return report.dataset
 
 
-def _learned(folder: Path, dataset: Dataset, seeds: int, progress: ProgressBar) -> list[Result]:
-    results: list[Result] = []
+def _learned(measured: _Measured, folder: Path, dataset: Dataset, seeds: int, progress: ProgressBar) -> None:
+    counts = {method: seeds if draws_at_random(method, TrainingConfig()) else 1 for method in METHODS}
+    numbers = itertools.count(1)
     with progress("training LEGO and Concat") as tell:
-        for number, method in enumerate(METHODS):
-            runs = [_run_folder(folder, method, seed) for seed in range(seeds)]
+        for method, count in counts.items():
+            runs = [_run_folder(folder, method, seed) for seed in range(count)]
             for seed, run in enumerate(runs):
                 _train(dataset, run, method, seed)
-                tell(number * seeds + seed + 1, len(METHODS) * seeds)
+                tell(next(numbers), sum(counts.values()))
             seconds = [load_results(run / "results.jsonl")[0].train_seconds for run in runs]
             known = [one for one in seconds if one is not None]
             mean = sum(known) / len(known) if known else None
-            results += evaluate_runs(runs, dataset, train_seconds=mean).results
-    return results
+            measured.results += evaluate_runs(runs, dataset, train_seconds=mean).results
+            measured.runs[method] = [_scored(run, dataset) for run in runs]
+
+
+def _scored(run: Path, dataset: Dataset) -> list[ScoredVideo]:
+    videos = [record.video for record in dataset.select(split="test")]
+    scored = score_dataset(run, dataset, videos)
+    return [
+        ScoredVideo.from_frames(one.video, one.logits, dataset.frame_labels(one.video))
+        for one in scored
+        if one.logits is not None  # always: they come from a detector
+    ]
+
+
+def _with_lead(measured: _Measured) -> list[Result]:
+    """The records, with what LEGO is ahead of the best other method, on the same test videos, in that of its micro AUC."""
+    micro = {one.fusion: one.value for one in measured.results if one.metric == "micro_auc"}
+    other = max((name for name in micro if name != "lego"), key=lambda name: micro[name])
+    lead: dict[str, Any] = {"against": other, "lead": micro["lego"] - micro[other]}
+    try:
+        found = paired_difference(measured.runs["lego"], measured.runs[other], micro_auc)
+        lead |= {"lead_low": found.low, "lead_high": found.high}
+    except DataError:  # too few test videos for an interval
+        pass
+    ours = ("lego", "micro_auc")
+    return [one.model_copy(update={"extra": lead}) if (one.fusion, one.metric) == ours else one for one in measured.results]
 
 
 def _train(dataset: Dataset, run: Path, method: str, seed: int) -> None:
@@ -199,15 +254,16 @@ def _train(dataset: Dataset, run: Path, method: str, seed: int) -> None:
     save_results(run / "results.jsonl", evaluate_runs([run], dataset, train_seconds=seconds).results)
 
 
-def _unlearned(dataset: Dataset) -> list[Result]:
+def _unlearned(measured: _Measured, dataset: Dataset) -> None:
     split = own_split(dataset)
     bags = load_bags(dataset, MODALITIES, (*split.train, *split.test))
-    results: list[Result] = []
     for method in REFERENCES:
         modalities = MODALITIES if method == "nearest-neighbours" else ("motion",)
         run = run_method(dataset, bags, split, modalities, method, TrainingConfig())
-        measured = measure_runs(
-            [scored_videos(dataset, run.node_scores, smoothing=SMOOTHING)],
+        scored = scored_videos(dataset, run.node_scores, smoothing=SMOOTHING)
+        measured.runs[method] = [scored]
+        found = measure_runs(
+            [scored],
             dataset=dataset.name,
             split="test",
             modalities=modalities,
@@ -218,8 +274,7 @@ def _unlearned(dataset: Dataset) -> list[Result]:
             parameters=0,
             score_seconds=run.score_seconds,
         )
-        results += measured.results
-    return results
+        measured.results += found.results
 
 
 def _scores_and_curves(folder: Path, dataset: Dataset) -> None:

@@ -13,7 +13,8 @@ pytest.importorskip("av", reason="needs PyAV: pip install 'lego-fusion[video]'")
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install 'lego-fusion[video]'")
 
 from lego_fusion.data.scene_captions import write_captions  # noqa: E402
-from lego_fusion.data.scene_script import View, runs_of, write_scene  # noqa: E402
+from lego_fusion.data.scene_places import Place  # noqa: E402
+from lego_fusion.data.scene_script import KINDS, View, runs_of, write_scene  # noqa: E402
 from lego_fusion.data.synthetic import ANOMALY_KINDS, render_scenes  # noqa: E402
 from lego_fusion.data.video import VideoReader, probe_video  # noqa: E402
 from lego_fusion.errors import DataError, MissingExtraError, ParameterError  # noqa: E402
@@ -269,6 +270,10 @@ def test_an_interrupted_set_has_no_labels(tmp_path):
         ({"videos": 3, "abnormal": 0.3}, "must give both normal and abnormal videos"),
         ({"kinds": ()}, "must give both normal and abnormal videos"),
         ({"kinds": ("slow",)}, "'kinds' parameter.*'fast', 'wrong_way', 'large'"),
+        ({"camera_spread": 1.5}, "'camera_spread' parameter"),
+        ({"camera_seed": -1}, "'camera_seed' parameter"),
+        ({"coverage": (0.5, 0.5)}, "'coverage' parameter.*least, most"),
+        ({"coverage": (0.5, 1.5)}, "'coverage' parameter"),
         ({"mention_rates": {"slow": 0.5}}, "'mention_rates' parameter"),
         ({"mention_rates": {"fast": 2.0}}, "'mention_rates' parameter"),
         ({"false_mention_rate": -0.1}, "'false_mention_rate' parameter"),
@@ -301,3 +306,101 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
     """At a size and length at which the encoder's look-ahead gave others in one case of four."""
     files = [render_scenes(tmp_path / str(turn), videos=2, seed=3).videos[1].path.read_bytes() for turn in range(4)]
     assert files == files[:1] * 4
+
+
+def empty_view(video):
+    return np.median(pictures(video), axis=0)
+
+
+def test_with_a_spread_every_video_has_a_camera_of_its_own_and_the_camera_seed_keeps_it(tmp_path):
+    settings = {"videos": 4, "people": (0, 0), "noise": 0.0, "kinds": ["fast"], "frames": (16, 16), "size": (80, 120)}
+    first = render_scenes(tmp_path / "first", seed=1, camera_spread=1.0, **settings)
+    again = render_scenes(tmp_path / "again", seed=1, camera_spread=1.0, **settings)
+    later = render_scenes(tmp_path / "later", seed=2, camera_seed=1, camera_spread=1.0, **settings)
+    one = render_scenes(tmp_path / "one", seed=1, **settings)
+    assert [video.path.read_bytes() for video in first.videos] == [video.path.read_bytes() for video in again.videos]
+    sets = {"first": first, "later": later, "one": one}
+    views = {name: [empty_view(video) for video in scenes.videos[::2]] for name, scenes in sets.items()}
+    exposure = 20 + 8  # between videos, and what light and the codec add: the same for a camera, whoever passes
+    other = np.abs(views["first"][0] - views["first"][1]).mean()
+    same = [np.abs(a - b).mean() for a, b in zip(views["first"], views["later"], strict=True)]
+    assert other > max(same)
+    assert max(same) < exposure
+    corrected = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(views["first"], views["later"], strict=True)]
+    assert min(corrected) > 0.98
+    assert np.corrcoef(*(view.ravel() for view in views["first"]))[0, 1] < 0.95
+    assert np.corrcoef(*(view.ravel() for view in views["one"]))[0, 1] > 0.98
+
+
+def test_places_lie_between_the_walkway_and_one_drawn_freely():
+    for seed in range(50):
+        near, far = (Place.draw(np.random.default_rng(seed), spread) for spread in (0.1, 1.0))
+        assert Place.draw(np.random.default_rng(seed), 0.0) == Place()
+        for place in (near, far):
+            rows = (place.horizon, place.wall_foot, place.path_top, *place.lanes[1][:2], place.middle, *place.lanes[0][:2])
+            assert np.all(np.diff([*rows, place.path_bottom]) > 0)  # from the horizon down
+            assert place.lanes[0][2] == -place.lanes[1][2]
+        assert abs(np.log(near.pace)) == pytest.approx(0.1 * abs(np.log(far.pace)))
+        assert near.horizon - Place.horizon == pytest.approx(0.1 * (far.horizon - Place.horizon))
+    drawn = [Place.draw(np.random.default_rng(seed), 1.0) for seed in range(200)]
+    assert {place.usual for place in drawn} == {"walker", "cyclist", "cart"}
+    assert 70 < sum(place.lanes[0][2] == -1 for place in drawn) < 130
+    assert min(place.pace for place in drawn) < 0.85 < 1.4 < max(place.pace for place in drawn)
+
+
+@pytest.mark.parametrize("usual", ["walker", "cyclist", "cart"])
+@pytest.mark.parametrize("kind", [*KINDS, None])
+def test_what_is_unusual_depends_on_the_place(usual, kind):
+    place = Place(usual=usual, pace=1.5, lanes=((0.68, 0.92, -1), (0.45, 0.57, 1)))
+    view = View(96, 144, 5.0, place)
+    figures = {"fast": {"runner", "cyclist"} if usual == "walker" else {usual}, "wrong_way": {usual}, "large": {"cart"}}
+    figures["out_of_place"] = {"walker", "cyclist", "cart"} - {usual}
+    for seed in range(5):
+        scene = write_scene(view, 500, 4, kind, np.random.default_rng(seed), coverage=(0.04, 0.12))
+        ways = {actor.facing * (1 if actor.y.mean() / 96 > 0.62 else -1) for actor in scene.people}
+        assert {actor.figure for actor in scene.people} == {usual}
+        assert ways == {-1}
+        if kind is None:
+            assert not scene.abnormal.any()
+            continue
+        assert 0.04 <= scene.abnormal.mean() <= 0.12
+        for actor in scene.anomalies:
+            pace = np.abs(np.diff(actor.x)).mean() / actor.body.mean() * 5 / 0.82 / 1.5
+            against = actor.facing * (1 if actor.y.mean() / 96 > 0.62 else -1) > 0
+            assert against == (kind == "wrong_way")
+            assert (pace > 2) == (kind == "fast")
+            assert actor.figure in figures[kind]
+
+
+def test_captions_speak_of_what_is_usual_there():
+    for usual, word in (("cyclist", "cyclist"), ("cart", "small cart")):
+        view, rng = View(96, 144, 5.0, Place(usual=usual)), np.random.default_rng(0)
+        scene = write_scene(view, 300, 4, None, rng)
+        captions = [
+            one for one in write_captions(view, scene, rng, mention_rate=0.0, false_mention_rate=0.0) if "mpty" not in one
+        ]
+        assert captions
+        seen = [one for one in captions if "Nobody" not in one]
+        assert all(word in one for one in seen)
+        assert not any("pedestrian" in one or "walking" in one for one in seen)
+
+
+def test_an_anomaly_that_no_figure_can_be_is_refused_and_not_looked_for_without_end():
+    view = View(96, 144, 5.0)
+    with pytest.raises(ParameterError, match=r"no anomaly of kind 'wrong_way' .*coverage=\(0\.021, 0\.029\) of 100 frames"):
+        write_scene(view, 100, 0, "wrong_way", np.random.default_rng(0), coverage=(0.021, 0.029))
+
+
+@pytest.mark.parametrize(
+    ("kind", "people", "anomalies", "abnormal", "columns"),
+    [
+        ("fast", 5, 1, ((16, 52),), -6185.773),
+        ("wrong_way", 5, 1, ((29, 96),), -4102.585),
+        ("large", 5, 1, ((31, 96),), 12525.542),
+        (None, 5, 0, (), -7807.793),
+    ],
+)
+def test_the_scripts_of_one_camera_stay_what_they_were_before_there_were_others(kind, people, anomalies, abnormal, columns):
+    scene = write_scene(View(160, 240, 10.0), 96, 3, kind, np.random.default_rng(7))
+    assert (len(scene.people), len(scene.anomalies), runs_of(scene.abnormal)) == (people, anomalies, abnormal)
+    assert sum(actor.x.sum() for actor in (*scene.people, *scene.anomalies)) == pytest.approx(columns, abs=1e-3)

@@ -1,5 +1,7 @@
 """Videos as bags: what is in them, by whom they are found, and what does not change their scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,19 +18,24 @@ from lego_fusion.detect.bags import (
     mean_over_crops,
     scoring_inputs,
     training_inputs,
+    without_graphs,
 )
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.train import predict
-from lego_fusion.errors import DataError
+from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 
 WIDTHS = {"motion": 3, "text": 2}
 FUSIONS = {
-    "references": lambda: LegoFusion(WIDTHS, nodes=5, references=4),
-    "nodes": lambda: LegoFusion(WIDTHS, nodes=5, references=0),
-    "propagate": lambda: LegoFusion(WIDTHS, nodes=5, references=4, rows="propagate"),
-    "own features": lambda: LegoFusion(WIDTHS, nodes=5, references=4, own_features=True),
+    "lego": lambda: LegoFusion(WIDTHS),
+    "few references": lambda: LegoFusion(WIDTHS, references=4, time_context=0.0),
+    "learned operator": lambda: LegoFusion(WIDTHS, operator="learned"),
+    "causal": lambda: LegoFusion(WIDTHS, window=3),
+    "lego-paper": lambda: PaperFusion(WIDTHS, nodes=5),
+    "propagate": lambda: PaperFusion(WIDTHS, nodes=5, rows="propagate"),
+    "own features": lambda: PaperFusion(WIDTHS, nodes=5, own_features=True),
     "concat": lambda: Concat(WIDTHS),
 }
 every_fusion = pytest.mark.parametrize("make", FUSIONS.values(), ids=FUSIONS)
@@ -164,17 +171,76 @@ def test_crops_are_averaged_per_video():
 
 
 @every_fusion
-def test_inputs_are_graphs_where_they_can_be_cached(make):
-    fusion, bags = make(), made_bags()
+@pytest.mark.parametrize("crops", [1, 3])
+def test_inputs_are_those_of_the_frozen_stage_where_there_is_one(make, crops):
+    fusion, bags = make(), made_bags(crops=crops)
     fit_statistics(fusion, bags)
-    for prepare in (training_inputs, scoring_inputs):
-        inputs = prepare(fusion, bags)
-        assert inputs.videos == bags.videos and torch.equal(inputs.labels, bags.labels)
-        assert list(inputs.inputs) == list(fusion.modalities)
+    expected = {
+        training_inputs: fusion.training_inputs(bags.inputs, bags.bag_labels, bags.video_ids, crops=crops),
+        scoring_inputs: fusion.inputs(bags.inputs, crops=crops),
+    }
+    for prepare, wanted in expected.items():
+        found = prepare(fusion, bags)
+        assert found.videos == bags.videos and torch.equal(found.labels, bags.labels)
+        assert list(found.inputs) == list(fusion.modalities)
+        assert found.crops == (1 if fusion.pools_crops else crops)
+        assert len(next(iter(found.inputs.values()))) == 6 * found.crops
         if is_cached(fusion):
-            assert all(tensor.shape == (6, 5, fusion.columns) for tensor in inputs.inputs.values())
+            assert all(torch.equal(found.inputs[name], wanted[name]) for name in WIDTHS)
         else:
-            assert all(torch.equal(inputs.inputs[name], bags.inputs[name]) for name in WIDTHS)
+            assert all(torch.equal(found.inputs[name], bags.inputs[name]) for name in WIDTHS)
+
+
+@pytest.mark.parametrize("crops", [3, 10])
+def test_the_readings_of_a_video_are_the_mean_over_its_crops(crops):
+    """Each crop is read alone against what all of them led to, and padding of streams is one mask a video."""
+    fusion, bags = LegoFusion(WIDTHS, window=3), made_bags(crops=crops)
+    mask = torch.arange(5).expand(6 * crops, 5) < 4
+    bags = replace(bags, mask=mask, window=3)
+    fit_statistics(fusion, bags)
+    found = scoring_inputs(fusion, bags)
+    assert found.mask.shape == (6, 5) and found.bag_labels.shape == (6,)
+    for name in WIDTHS:
+        alone = torch.stack(
+            [fusion.inputs({m: x[c::crops] for m, x in bags.inputs.items()}, mask[::crops])[name] for c in range(crops)]
+        )
+        torch.testing.assert_close(found.inputs[name], alone.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_modality_set_to_zero_is_a_typical_normal_segment():
+    """What is left out adds nothing to any logit, whatever the weights, and the others add what they did."""
+    fusion, train = LegoFusion(WIDTHS), made_bags()
+    fit_statistics(fusion, train)
+    detector, test = Detector(fusion).eval(), made_bags(videos=4, seed=1)
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    inputs = scoring_inputs(fusion, test)
+    left = without_graphs(fusion, inputs, ["text"])
+    assert not left.inputs["text"].any() and torch.equal(left.inputs["motion"], inputs.inputs["motion"])
+    parts = [detector.reading_head.parts(fusion.forward_inputs(one.inputs).nodes) for one in (inputs, left)]
+    for field in ("degree", "inside"):
+        whole, without = (getattr(one, field) for one in parts)
+        assert (
+            torch.equal(whole[:, :, 0], without[:, :, 0])
+            and not without[:, :, 1].any()
+            and (field == "inside" or whole[:, :, 1].any())
+        )
+    assert torch.equal(parts[0].departure[..., :3], parts[1].departure[..., :3]) and not parts[1].departure[..., 3:].any()
+    with pytest.raises(DataError, match="modality 'audio' is missing"):
+        without_graphs(fusion, inputs, ["audio"])
+    with pytest.raises(ParameterError, match="'drop-term' needs a fusion with graphs"):
+        without_graphs(Concat(WIDTHS), test, ["text"])
+
+
+def test_frozen_inputs_are_not_made_twice():
+    fusion, bags = LegoFusion(WIDTHS), made_bags()
+    fit_statistics(fusion, bags)
+    frozen = replace(scoring_inputs(fusion, bags), related=True)
+    for prepare in (training_inputs, scoring_inputs):
+        assert all(torch.equal(prepare(fusion, frozen).inputs[name], frozen.inputs[name]) for name in WIDTHS)
+    with pytest.raises(ParameterError, match="the fusion 'concat' reads features, and these bags hold graphs"):
+        scoring_inputs(Concat(WIDTHS), frozen)
 
 
 @every_fusion
@@ -216,11 +282,9 @@ def test_crops_of_one_video_never_serve_it_as_references():
     """Crop 1 of each video is crop 0 once more: were crops taken for videos, each would meet its own copy."""
     single = made_bags(videos=6)
     twice = Bags(single.videos, single.labels, 2, {name: x.repeat_interleave(2, dim=0) for name, x in single.inputs.items()})
-    fusion = LegoFusion(WIDTHS, nodes=5, references=8)
+    fusion = LegoFusion(WIDTHS, kept=1)
     fit_statistics(fusion, twice)
     normal = ~twice.bag_labels
-    inputs = training_inputs(fusion, twice).inputs
-    nearest = torch.stack([inputs[name] for name in WIDTHS]).amin(0)[normal].amax(-1)  # alike in every modality
-    assert nearest.max() < 0.9999
-    met = torch.stack([scoring_inputs(fusion, twice).inputs[name] for name in WIDTHS]).amin(0)[normal].amax(-1)
-    assert (met > 0.9999).sum() == 2 * 8, "without cross-fitting every reference meets both of its crops"
+    crossed = fusion.readings(twice.inputs, video_ids=twice.video_ids).degree[normal]
+    met = fusion.readings(twice.inputs).degree[normal]
+    assert met.max() < 1e-3 < 0.03 < crossed.min(), "without cross-fitting every segment meets itself"

@@ -18,15 +18,17 @@ from lego_fusion.errors import CheckpointError
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.temporal import MTN
 
 WIDTHS = {"motion": 4, "text": 3}
 N = 6
 FUSIONS: dict[str, Callable[[], Fusion]] = {
-    "references": lambda: LegoFusion(WIDTHS, nodes=N, references=5, relations={"motion": "gaussian", "text": "cosine"}),
-    "copies": lambda: LegoFusion(WIDTHS, nodes=N, references=500),
-    "dot": lambda: LegoFusion(WIDTHS, nodes=N, references=5, relations="dot", form="all-pairs", order={"motion": 1, "text": 3}),
-    "paper": lambda: LegoFusion.paper(WIDTHS, nodes=N),
+    "lego": lambda: LegoFusion(WIDTHS),
+    "few references": lambda: LegoFusion(WIDTHS, references=5, orders=(1, 3), window=4),
+    "learned operator": lambda: LegoFusion(WIDTHS, operator="learned", order=3),
+    "dot": lambda: PaperFusion(WIDTHS, nodes=N, relations="dot", form="all-pairs", order={"motion": 1, "text": 3}),
+    "paper": lambda: PaperFusion(WIDTHS, nodes=N, relations={"motion": "gaussian", "text": "cosine"}, centre=True),
     "concat": lambda: Concat(WIDTHS),
     "mtn": lambda: MTN(WIDTHS, join="add"),
 }
@@ -66,7 +68,7 @@ def run_config(detector: Detector) -> RunConfig:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    detector = made_detector(FUSIONS["references"])
+    detector = made_detector(FUSIONS["dot"])
     save_detector(tmp_path, detector, run_config(detector))
     return tmp_path
 
@@ -120,7 +122,7 @@ def test_saving_again_replaces_both(saved):
 
 
 def test_the_order_of_modalities_is_kept(tmp_path):
-    fusion = LegoFusion(dict(reversed(WIDTHS.items())), nodes=N, references=0, form="full")
+    fusion = PaperFusion(dict(reversed(WIDTHS.items())), nodes=N, form="full")
     detector = Detector(fusion)
     save_detector(tmp_path, detector, run_config(detector))
     assert load_detector(tmp_path)[0].fusion.operator.names == ("text", "motion")
@@ -151,7 +153,7 @@ def test_an_empty_file(saved):
 
 
 def test_weights_of_another_model(saved, tmp_path):
-    other = made_detector(FUSIONS["references"], hidden=9)
+    other = made_detector(FUSIONS["dot"], hidden=9)
     save_detector(tmp_path / "other", other, run_config(other))
     weights = (tmp_path / "other" / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(weights)
@@ -176,7 +178,38 @@ def test_weights_that_lack_a_tensor_or_have_one_too_many(saved, change):
 @pytest.mark.parametrize("version", [0, FORMAT + 1, "1", None])
 def test_another_version(saved, version):
     change_config(saved, lambda content: content.update(format=version))
-    refused(saved, rf"saved by another version.*expected format {FORMAT}, got format {version}.*train again with this version")
+    refused(
+        saved,
+        rf"saved by another version.*expected format {FORMAT}, got format {version}.*"
+        "train again into a new folder: lego-fusion train DATASET RUN",
+    )
+
+
+def test_a_run_of_the_former_default_is_refused_with_the_command_that_trains_again(saved):
+    """As it was written then: other arguments of the fusion under the same name, and a calibrated head."""
+    fusion = {
+        "kind": "lego",
+        "config": {"modalities": WIDTHS, "nodes": N, "references": 32, "rows": "sorted", "noise_gate": True},
+    }
+    change_config(saved, lambda content: content.update(format=1, detector={"fusion": fusion, "head": {"hidden": 32}}))
+    command = "lego-fusion train DATASET RUN --fusion lego --modalities motion,text"
+    refused(
+        saved, rf"saved by another version.*expected format {FORMAT}, got format 1.*train again into a new folder: {command}"
+    )
+    change_config(saved, lambda content: content.update(detector="lego"))
+    refused(saved, r"train again into a new folder: lego-fusion train DATASET RUN\.$")
+
+
+def test_a_third_reading_is_saved_with_its_switch(tmp_path):
+    """It is a buffer and two parameters that are learned only where it is used."""
+    detector = made_detector(FUSIONS["lego"])
+    for used in (True, False):
+        detector.reading_head.use_own_world(used)
+        save_detector(tmp_path / str(used), detector, run_config(detector))
+        loaded, _ = load_detector(tmp_path / str(used))
+        assert bool(loaded.reading_head.own_world) == used
+        assert torch.equal(loaded(features(2, seed=3)).logits, detector(features(2, seed=3)).logits)
+        assert loaded.parameter_count() == detector.parameter_count()
 
 
 def test_a_list_is_no_configuration(saved):

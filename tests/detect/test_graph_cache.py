@@ -19,15 +19,27 @@ from lego_fusion.detect.protocol import own_split, run_method
 from lego_fusion.detect.runs import train_run
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import CheckpointError, DataError, ParameterError
+from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 
 NAMES = ("motion", "text")
 SHORT = TrainingConfig(steps=4)
 
 
-def made_fusion(**options) -> LegoFusion:
-    relations = {"motion": "gaussian", "text": "cosine"}
-    return LegoFusion({"motion": 3, "text": 5}, **{"nodes": 8, "references": 6, "relations": relations, **options})
+WIDTHS = {"motion": 3, "text": 5}
+
+
+def made_fusion(**options) -> Fusion:
+    return LegoFusion(WIDTHS, **options)
+
+
+def paper_fusion(**options) -> Fusion:
+    return PaperFusion(WIDTHS, nodes=8, **options)
+
+
+def learned_fusion(**options) -> Fusion:
+    return LegoFusion(WIDTHS, operator="learned", **options)
 
 
 @pytest.fixture
@@ -39,32 +51,42 @@ def folder(planted: Dataset, tmp_path: Path) -> Dataset:
 def graphs_of(dataset: Dataset, **options):
     split = own_split(dataset)
     fusion = options.pop("fusion", None) or made_fusion()
-    return cached_graphs(dataset, fusion, split.train, split.test, **options)
+    return cached_graphs(dataset, fusion, split.train, split.test, nodes=8, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"references": 0}, {"nearest": 3}])
-def test_graphs_are_those_made_without_a_cache(folder: Dataset, options: dict) -> None:
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (made_fusion, {}),
+        (made_fusion, {"references": 20}),
+        (learned_fusion, {}),
+        (paper_fusion, {}),
+        (paper_fusion, {"nearest": 3}),
+    ],
+)
+def test_graphs_are_those_made_without_a_cache(folder: Dataset, make: Callable[..., Fusion], options: dict) -> None:
     split = own_split(folder)
     bags = load_bags(folder, NAMES, (*split.train, *split.test), nodes=8)
-    fusion = made_fusion(**options)
+    fusion = make(**options)
     fit_statistics(fusion, bags.named(split.train))
     expected = training_inputs(fusion, bags.named(split.train)), scoring_inputs(fusion, bags.named(split.test))
-    first, fitted = graphs_of(folder, fusion=made_fusion(**options)), made_fusion(**options)
+    first, fitted = graphs_of(folder, fusion=make(**options)), make(**options)
     again = graphs_of(folder, fusion=fitted)
     assert (first.built, again.built) == (True, False)
     for graphs in (first, again):
         assert graphs.training.videos == split.train
         for name in NAMES:
             assert torch.equal(graphs.training.inputs[name], expected[0].inputs[name])
-            assert torch.equal(graphs.others.inputs[name], expected[1].inputs[name])
+            torch.testing.assert_close(graphs.others.inputs[name], expected[1].inputs[name])  # made one video at a time
         assert torch.equal(graphs.training.labels, expected[0].labels)
     # what is not in the cache meets the same references
     for name, graph in scoring_inputs(fitted, bags.named(split.test)).inputs.items():
-        assert torch.equal(graph, expected[1].inputs[name])
+        torch.testing.assert_close(graph, expected[1].inputs[name], rtol=0, atol=0)
 
 
 def test_float16_takes_half_the_room_and_is_near(folder: Dataset) -> None:
     full, half = graphs_of(folder), graphs_of(folder, dtype="float16")
+    assert full.path.stat().st_size > half.path.stat().st_size
     assert full.path.name != half.path.name
     for name in NAMES:
         assert half.training.inputs[name].dtype == torch.float32
@@ -72,20 +94,39 @@ def test_float16_takes_half_the_room_and_is_near(folder: Dataset) -> None:
     assert torch.equal(graphs_of(folder, dtype="float16").training.inputs["text"], half.training.inputs["text"])
 
 
-def test_order_form_and_seed_share_one_file_and_other_relations_do_not(folder: Dataset) -> None:
-    first = graphs_of(folder)
-    same = graphs_of(folder, fusion=made_fusion(order=5, form="full", seed=7, rows="ordered"))
+@pytest.mark.parametrize(
+    ("make", "learned", "frozen"),
+    [
+        (paper_fusion, {"order": 5, "form": "joint", "seed": 7, "rows": "sorted"}, {"centre": True}),
+        (learned_fusion, {"order": 3, "form": "full", "seed": 7}, {"kept": 2}),
+        (made_fusion, {"seed": 7}, {"bandwidth_exponent": 0.0}),
+    ],
+)
+def test_what_is_learned_shares_one_file_and_other_relations_do_not(
+    folder: Dataset, make: Callable[..., Fusion], learned: dict, frozen: dict
+) -> None:
+    first = graphs_of(folder, fusion=make())
+    fusion = make(**learned)
+    started = {name: x.detach().clone() for name, x in fusion.named_parameters()}
+    same = graphs_of(folder, fusion=fusion)
     assert same.path == first.path
     assert not same.built
-    other = graphs_of(folder, fusion=made_fusion(centre=False))
+    assert all(torch.equal(x, started[name]) for name, x in fusion.named_parameters()), "of another start"
+    other = graphs_of(folder, fusion=make(**frozen))
     assert other.built
     assert other.path != first.path
 
 
-def test_crops_and_several_threads(write_planted: Callable[..., Dataset], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "crops"), [(paper_fusion, 3), (learned_fusion, 3), (made_fusion, 1)])
+def test_crops_and_several_threads(
+    write_planted: Callable[..., Dataset], tmp_path: Path, make: Callable[..., Fusion], crops: int
+) -> None:
+    """Readings of known normals are one bag a video, the mean over its crops."""
     dataset = write_planted(tmp_path / "crops", crops=3)
-    one, two = graphs_of(dataset, threads=1, cache=tmp_path / "a"), graphs_of(dataset, threads=2, cache=tmp_path / "b")
-    assert one.training.crops == 3
+    one = graphs_of(dataset, fusion=make(), threads=1, cache=tmp_path / "a")
+    two = graphs_of(dataset, fusion=make(), threads=2, cache=tmp_path / "b")
+    assert one.training.crops == one.others.crops == crops
+    assert len(one.training.inputs["text"]) == crops * len(one.training.videos)
     assert all(torch.equal(one.training.inputs[name], two.training.inputs[name]) for name in NAMES)
 
 
@@ -136,8 +177,8 @@ def test_what_changes_no_graph_builds_nothing_again(folder: Dataset) -> None:
 
 def test_a_cache_of_other_settings_is_refused_with_the_difference(folder: Dataset) -> None:
     path = graphs_of(folder).path
-    with pytest.raises(CheckpointError, match=r"relations\.centre: True there, False here"):
-        graphs_of(folder, fusion=made_fusion(centre=False), cache=path)
+    with pytest.raises(CheckpointError, match=r"relations\.kept: 3 there, 2 here"):
+        graphs_of(folder, fusion=made_fusion(kept=2), cache=path)
     with pytest.raises(CheckpointError, match="dtype: float32 there, float16 here"):
         graphs_of(folder, dtype="float16", cache=path)
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -178,7 +219,7 @@ def test_a_type_too_small_for_the_relations_is_refused(folder: Dataset) -> None:
         path = folder.feature_file("motion", name)
         np.save(path, np.load(path) * np.float32(1e5))
     with pytest.raises(DataError, match=r"relations leave the range of the type .*'motion'.*float32"):
-        graphs_of(folder, fusion=made_fusion(relations="dot"), dtype="float16")
+        graphs_of(folder, fusion=paper_fusion(relations="dot"), dtype="float16")
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -190,7 +231,8 @@ def test_an_unknown_type_is_refused(folder: Dataset) -> None:
 def test_no_training_video_and_one_node(folder: Dataset) -> None:
     with pytest.raises(DataError, match="there is no training video to relate"):
         cached_graphs(folder, made_fusion(), ())
-    assert graphs_of(folder, fusion=made_fusion(nodes=1)).training.inputs["text"].shape[1:] == (1, 5)
+    one = cached_graphs(folder, made_fusion(), own_split(folder).train, nodes=1)
+    assert one.training.inputs["text"].shape[1:] == (1, 2 * 2 + 5) and one.others is None
 
 
 def test_a_missing_feature_file_is_named(folder: Dataset) -> None:

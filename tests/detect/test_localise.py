@@ -73,32 +73,38 @@ def test_the_odd_cell_is_found_where_it_is(dataset, bags, fusion):
                 assert traced.units[0, node, 0] == cell and traced.places[0, node, 0].tolist() == [cell // 3, cell % 3]
 
 
-def test_a_row_is_the_mean_over_the_units_that_are_traced(bags, fusion):
-    """What is shown is what was scored."""
-    relation = fusion.unit_relation("words")
-    relation.most_novel = 2
+def test_what_is_traced_is_what_was_scored(bags, fusion):
+    """Other units of a node can be anything: neither its degree nor its departure change."""
+    known = fusion.known_units("words")
+    known.most_novel = 2
     x = bags.inputs["words"]
-    rows, traced = relation.unit_rows(x), trace_nodes(fusion, bags, "words")
-    graph = fusion.relations(bags.inputs)["words"].sort(dim=-1, descending=True).values
-    relation.most_novel = 8
-    assert traced.places is None
+    traced = trace_nodes(fusion, bags, "words")
+    before = fusion.readings(bags.inputs)
+    kept = torch.zeros(*x.shape[:3], dtype=torch.bool)
     for bag in range(5):
         for node in range(10):
             chosen = [unit for unit in traced.units[bag, node].tolist() if unit >= 0]
             assert len(chosen) == min(2, int(x[bag, node, :, -1].sum()))
-            expected = rows[bag, node, chosen].mean(0) if chosen else torch.zeros(rows.shape[-1])
-            torch.testing.assert_close(graph[bag, node], expected, rtol=1e-4, atol=1e-5)
+            kept[bag, node, chosen] = True
+    assert traced.places is None
+    assert bool((traced.novelty[traced.units < 0] == 0).all())
+    gone = torch.where(kept[..., None], x, torch.zeros_like(x))
+    after = fusion.readings({**bags.inputs, "words": gone})
+    known.most_novel = 8
+    torch.testing.assert_close(after.degree[:, :, 2], before.degree[:, :, 2], equal_nan=True)
+    torch.testing.assert_close(after.units["words"], before.units["words"])
 
 
-def test_novelty_is_one_minus_the_nearest_and_zero_where_absent(dataset, fusion):
+def test_novelty_is_one_minus_the_mean_of_the_nearest_and_zero_where_absent(dataset, fusion):
     stored = dataset.features("words", "v0")
     novelty = unit_novelty(fusion, "words", stored)
-    relation = fusion.unit_relation("words")
+    known = fusion.known_units("words")
     for t in range(5):
         for u in range(5):
-            row = relation.relate(torch.from_numpy(np.array(stored[t, u, :-1]))[None, None], relation.references[:1])
-            expected = 1 - float(row.max()) if stored[t, u, -1] else 0.0
-            assert novelty[t, u] == pytest.approx(expected, abs=1e-5)
+            squared = ((torch.from_numpy(np.array(stored[t, u, :-1])) - known.references[0]) / known.near).square().sum(-1)
+            relation = 1 / (1 + squared / known.bandwidth[0].square())
+            expected = 1 - float(relation.topk(3).values.mean()) if stored[t, u, -1] else 0.0
+            assert novelty[t, u] == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_cannot_be_located_is_refused(dataset, bags, fusion):
@@ -106,8 +112,10 @@ def test_what_cannot_be_located_is_refused(dataset, bags, fusion):
         heat_maps(fusion, dataset, "words", "v0")
     with pytest.raises(ParameterError, match="'motion' is not read unit by unit"):
         trace_nodes(fusion, bags, "motion")
-    with pytest.raises(ParameterError, match="only LEGO relates units to units: got the fusion 'concat'"):
+    with pytest.raises(
+        ParameterError, match=r"units are not related to known normal ones .*'cells'.*: got the fusion 'concat'"
+    ):
         trace_nodes(Concat({"cells": 2}), bags, "cells")
     paper = make_default_fusion("lego-paper", {"cells": MANIFESTS["cells"]}, nodes=10)
-    with pytest.raises(ParameterError, match="units are novel to reference units"):
+    with pytest.raises(ParameterError, match=r"units are not related to known normal ones .*: got the fusion 'lego-paper'"):
         trace_nodes(paper, bags, "cells")

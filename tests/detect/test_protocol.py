@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lego_fusion.data.annotations import Interval
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
-from lego_fusion.data.manifest import Manifest
 from lego_fusion.detect.bags import Bags, load_bags
 from lego_fusion.detect.protocol import (
     LEARNED,
@@ -19,11 +18,11 @@ from lego_fusion.detect.protocol import (
     Split,
     divided_sources,
     division_warnings,
+    draws_at_random,
     frame_scores,
     hold_out,
     make_default_fusion,
     own_split,
-    relation_for,
     resplits,
     run_method,
     scored_videos,
@@ -32,6 +31,7 @@ from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.registry import FUSIONS, make_plain_fusion
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 
@@ -275,7 +275,7 @@ def test_every_method_scores_every_test_video(planted, bags, method, modalities)
     for scores in result.node_scores.values():
         assert scores.shape == (N,) and scores.dtype == torch.float64 and torch.isfinite(scores).all()
     if method in LEARNED:
-        assert result.parameters == sum(p.numel() for p in result.detector.parameters()) > 0
+        assert result.parameters == sum(p.numel() for p in result.detector.parameters() if p.requires_grad) > 0
         assert list(result.detector.fusion.modalities) == list(modalities)
     else:
         assert result.detector is None and result.parameters == 0
@@ -318,18 +318,19 @@ def test_a_test_video_is_scored_alike_alone(planted, bags, method):
 @pytest.mark.parametrize("method", THOROUGHLY)
 def test_watching_shows_start_and_end_and_changes_nothing(planted, bags, method):
     watched = run(planted, bags, method, watch_test=True)
-    assert list(watched.watched) == [0, 5, 10, 12]
+    looks = list(watched.watched)
+    assert looks == [0, 5, 10, 12] if method != "lego" else looks[:2] == [0, 10]
     assert same_weights(watched, run(planted, bags, method))
     untrained = run(planted, bags, method, TrainingConfig(steps=0))
     assert same_scores(watched.watched[0], untrained.node_scores)
-    assert same_scores(watched.watched[12], watched.node_scores), "what is reported is the last step, never the best"
+    assert same_scores(watched.watched[looks[-1]], watched.node_scores), "what is reported is the last step, never the best"
 
 
 def test_the_last_step_is_reported_though_an_earlier_one_is_better_on_test(planted, bags):
     """Trained on turned labels, the scores of the test videos get better by chance and then worse again."""
     turned = Bags(bags.videos, ~bags.labels, 1, bags.inputs)
-    config = TrainingConfig(steps=60, learning_rate=3e-3, prior=0.0, check_every=10)
-    result = run(planted, turned, "lego", config, watch_test=True)
+    config = TrainingConfig(steps=60, learning_rate=3e-3, check_every=10)
+    result = run(planted, turned, "concat", config, watch_test=True)
     by_step = {step: micro_auc(scored_videos(planted, scores)) for step, scores in result.watched.items()}
     reported = micro_auc(scored_videos(planted, result.node_scores))
     assert reported == by_step[60] < max(by_step.values())
@@ -346,7 +347,7 @@ def test_seeds_decide_a_run(planted, bags, method):
     first, again = run(planted, bags, method), run(planted, bags, method)
     other = run(planted, bags, method, QUICK.model_copy(update={"seed": 1}))
     assert same_weights(first, again) and same_scores(first.node_scores, again.node_scores)
-    assert not same_weights(first, other)
+    assert same_weights(first, other) == (method == "lego"), "which draws nothing at random"
 
 
 def test_normal_only_never_sees_an_abnormal_video(planted, bags):
@@ -368,25 +369,27 @@ def test_a_killed_run_goes_on(planted, bags, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(planted, bags, "lego", config, checkpoint=checkpoint, on_step=kill)
+        run(planted, bags, "lego-paper", config, checkpoint=checkpoint, on_step=kill)
     steps: list[int] = []
-    resumed = run(planted, bags, "lego", config, checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
+    resumed = run(planted, bags, "lego-paper", config, checkpoint=checkpoint, on_step=lambda step, _: steps.append(step))
     assert steps == list(range(7, 13))
-    assert same_weights(resumed, run(planted, bags, "lego", config))
+    assert same_weights(resumed, run(planted, bags, "lego-paper", config))
 
 
 def test_default_fusions(planted):
     manifests = {name: planted.modalities[name] for name in MODALITIES}
     lego = make_default_fusion("lego", manifests, nodes=N)
-    assert isinstance(lego, LegoFusion) and lego.wanted_references > 0 and lego.start_direction() is not None
+    assert isinstance(lego, LegoFusion) and lego.config() == LegoFusion({"motion": 3, "text": 5}).config()
+    streamed = make_default_fusion("lego", manifests, nodes=N, window=N)
+    assert streamed.one_pass and not lego.one_pass
     paper = make_default_fusion("lego-paper", manifests, nodes=N)
-    assert isinstance(paper, LegoFusion) and paper.wanted_references == 0 and paper.config()["zero_order"] == "identity"
+    assert isinstance(paper, PaperFusion) and paper.config()["zero_order"] == "identity"
     assert isinstance(make_default_fusion("concat", manifests), Concat)
     for fusion in (lego, paper):
         assert fusion.modalities == {"motion": 3, "text": 5}
 
 
-@pytest.mark.parametrize("kind", sorted(set(FUSIONS) - {"lego"}))
+@pytest.mark.parametrize("kind", sorted(set(FUSIONS) - {"lego", "lego-paper"}))
 def test_every_baseline_is_a_method_with_default_arguments(planted, kind):
     assert kind in LEARNED
     manifests = {name: planted.modalities[name] for name in MODALITIES}
@@ -394,15 +397,13 @@ def test_every_baseline_is_a_method_with_default_arguments(planted, kind):
     assert fusion.config() == make_plain_fusion(kind, {"motion": 3, "text": 5}, seed=4).config()
 
 
-def test_the_relation_follows_the_nature_of_a_feature():
-    """Where magnitude is the signal the relation must feel it: a vector and its double are not alike."""
-    x = torch.tensor([[[1.0, 2.0], [2.0, 4.0], [0.5, 3.0], [3.0, 1.0]]])
-    for nature in ("magnitude", "direction"):
-        manifest = Manifest(modality="m", extractor="e", version="1", width=2, nature=nature)
-        fusion = LegoFusion({"m": 2}, nodes=4, references=0, centre=False, relations=relation_for(manifest))
-        fusion.fit_statistics({"m": x}, torch.tensor([False]), torch.tensor([0]))
-        similarity = fusion.relations({"m": x})["m"][0, 0, 1].item()
-        assert similarity < 0.99 if nature == "magnitude" else similarity == pytest.approx(1)
+def test_what_draws_nothing_at_random_runs_once():
+    quick = TrainingConfig()
+    assert not draws_at_random("lego", quick) and not any(draws_at_random(method, quick) for method in UNLEARNED)
+    assert all(draws_at_random(method, quick) for method in LEARNED if method != "lego")
+    permuted = TrainingConfig(modality_dropout=0.2, modality_removal="permute")
+    assert draws_at_random("lego", permuted) and not draws_at_random("nearest-neighbours", permuted)
+    assert not draws_at_random("lego", TrainingConfig(modality_dropout=0.2)), "the expected loss"
 
 
 def test_errors_of_a_run(planted, bags):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lego_fusion.data.dataset import Dataset
+from lego_fusion.detect.bags import load_bags
 from lego_fusion.detect.calibration import calibrate_run
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.event_evaluation import UNCALIBRATED
@@ -16,7 +17,7 @@ from lego_fusion.detect.model_card import model_card
 from lego_fusion.detect.reading import Reader, coefficient_tables
 from lego_fusion.detect.runs import score_dataset, train_run
 from lego_fusion.detect.train import TrainingConfig
-from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 
 NODES = 12
 VIDEO = "test_abnormal_0"
@@ -34,16 +35,51 @@ def runs(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def test_the_head_says_of_the_fused_graph_what_the_reading_says(runs: dict[str, Path], planted: Dataset) -> None:
-    reader = Reader(runs["lego"], planted)
+    reader = Reader(runs["lego-paper"], planted)
     (reading,) = reader.dataset_videos(planted, [VIDEO])
     assert reading.fused is not None
-    rows = np.sort(reading.fused, axis=1)[:, ::-1].copy()  # the head sees each row from most to least alike
     with torch.no_grad():
-        logits = reader.detector.head(torch.from_numpy(rows)[None])[0].double().numpy()
+        logits = reader.detector.head(torch.from_numpy(reading.fused)[None])[0].double().numpy()
     assert np.allclose(logits, reading.logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["lego", "lego-paper"])
+def test_what_segments_receive_is_what_was_expected_of_them(runs: dict[str, Path], planted: Dataset) -> None:
+    """The weights that are shown, times the features of the known segments that they belong to, are what the model expects."""
+    reader = Reader(runs["lego"], planted)
+    (reading,) = reader.dataset_videos(planted, [VIDEO])
+    assert reading.fused is not None
+    assert reading.known == len(reader.config.references) > len(reading.columns)
+    places = {(str(one["video"]), one["start_frame"]): place for place, one in enumerate(reader.config.references)}
+    columns = [places[one.video, one.start_frame] for one in reading.columns]
+    fusion = reader.detector.fusion
+    bags = load_bags(planted, ["motion", "text"], [VIDEO], nodes=NODES)
+    found = fusion.readings(bags.inputs)  # type: ignore[operator]
+    for name, known in fusion.known_segments().items():
+        expected = (found.weights[0, :, :, None] * known.references[found.columns[0]]).sum(1)
+        shown = torch.from_numpy(reading.fused) @ known.references[columns]
+        assert torch.allclose(shown, expected, atol=1e-5)
+        relation = torch.exp(-known.surprise(bags.inputs[name]))[0][:, columns]
+        assert np.allclose(reading.graphs[name], relation, atol=1e-6)
+    assert np.allclose(reading.fused.sum(1), 1.0, atol=1e-6)
+
+
+def test_of_many_known_segments_those_are_shown_that_the_video_receives_most_from(
+    runs: dict[str, Path], planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = Reader(runs["lego"], planted).dataset_videos(planted, [VIDEO])
+    monkeypatch.setattr("lego_fusion.detect.reading.MOST_COLUMNS", 5)
+    monkeypatch.setattr("lego_fusion.detect.reading._ROWS_AT_ONCE", 7)  # more than one piece
+    (some,) = Reader(runs["lego"], planted).dataset_videos(planted, [VIDEO])
+    assert whole.fused is not None
+    assert some.fused is not None
+    most = np.sort(np.argsort(-whole.fused.sum(0), kind="stable")[:5])
+    assert [whole.columns[column] for column in most] == list(some.columns)
+    assert np.allclose(some.fused, whole.fused[:, most], atol=1e-6)
+    assert np.allclose(some.graphs["text"], whole.graphs["text"][:, most], atol=1e-6)
+    assert some.known == whole.known
+
+
+@pytest.mark.parametrize("method", ["lego", "lego-paper", "fixed"])
 def test_parts_add_up_to_the_logit_above_the_typical_normal_segment(
     runs: dict[str, Path], planted: Dataset, method: str
 ) -> None:
@@ -51,7 +87,7 @@ def test_parts_add_up_to_the_logit_above_the_typical_normal_segment(
     assert set(reading.parts) == {"motion", "text"} == set(reading.graphs)
     assert reading.baseline is not None
     constant = reading.logits - reading.baseline - sum(reading.parts.values())
-    if method == "lego":  # in the paper's reading the identity has a term of its own, which belongs to no modality
+    if method != "lego-paper":  # in the paper's reading the identity has a term of its own, which belongs to no modality
         assert np.allclose(constant, 0, atol=1e-4)
     assert np.isfinite(constant).all()
 
@@ -81,6 +117,7 @@ def test_segments_cover_the_video_and_columns_are_the_references(runs: dict[str,
     assert {graph.shape for graph in reading.graphs.values()} == {(NODES, len(reading.columns))}
     (square,) = Reader(runs["lego-paper"], planted).dataset_videos(planted, [VIDEO])
     assert square.columns == square.segments
+    assert square.known == 0
 
 
 def test_segments_of_a_fixed_duration_are_read_as_many_as_there_are(runs: dict[str, Path], planted: Dataset) -> None:
@@ -92,11 +129,12 @@ def test_segments_of_a_fixed_duration_are_read_as_many_as_there_are(runs: dict[s
     assert reading.segments[-1].end_frame == frames
     assert reading.scores.logits is not None
     assert np.allclose(reading.logits, reading.scores.logits[[one.start_frame for one in reading.segments]])
-    assert reading.parts == {}
-    assert "equal spans" in reader.notes[0]
+    assert len(reading.parts["text"]) == len(reading.segments)
+    assert reader.notes == []
     (windows,) = Reader(runs["fixed-paper"], planted).dataset_videos(planted, [VIDEO])
     assert windows.graphs == {}  # every segment has a window of its own
     assert windows.fused is None
+    assert windows.parts == {}
 
 
 def test_a_baseline_has_no_graphs(runs: dict[str, Path], planted: Dataset) -> None:
@@ -107,22 +145,26 @@ def test_a_baseline_has_no_graphs(runs: dict[str, Path], planted: Dataset) -> No
     assert len(reading.logits) == NODES
 
 
-def test_without_the_training_videos_the_parts_are_left_out(
+def test_without_the_training_videos_the_parts_of_the_papers_reading_are_left_out(
     runs: dict[str, Path], planted: Dataset, write_planted: Callable[..., Dataset], tmp_path: Path
 ) -> None:
-    assert "--data" in Reader(runs["lego"]).notes[0]
+    assert "--data" in Reader(runs["lego-paper"]).notes[0]
     other = write_planted(tmp_path / "other", train=(1, 1), test=(1, 1))
-    reader = Reader(runs["lego"], other)
+    reader = Reader(runs["lego-paper"], other)
     (reading,) = reader.dataset_videos(other, [VIDEO])
     assert reading.parts == {}
     assert reading.fused is not None
     assert "left out" in reader.notes[0]
+    reader = Reader(runs["lego"], other)  # holds what it knows itself
+    (reading,) = reader.dataset_videos(other, [VIDEO])
+    assert set(reading.parts) == {"motion", "text"}
+    assert reader.notes == Reader(runs["lego"]).notes == []
 
 
 @pytest.mark.parametrize("form", ["joint", "all-pairs"])
 def test_coefficients_are_those_by_which_the_operator_fuses(form: str) -> None:
     names = {"a": 2, "b": 3, "c": 4}
-    fusion = LegoFusion(names, nodes=4, references=0, order=2, form=form)  # type: ignore[arg-type]
+    fusion = PaperFusion(names, nodes=4, order=2, form=form, zero_order="ones")  # type: ignore[arg-type]
     tables = {(one.rows, one.columns): one.values for one in coefficient_tables(Detector(fusion))}
     assert set(tables) == {("a", "b"), ("a", "c"), ("b", "c")}
     constant = {name: torch.full((1, 4, 4), value) for name, value in (("a", 2.0), ("b", 3.0), ("c", 0.0))}
@@ -130,7 +172,7 @@ def test_coefficients_are_those_by_which_the_operator_fuses(form: str) -> None:
         fused = float(fusion.operator.eval()(constant)[0, 0, 0])  # R_c = 0 leaves the terms without c
     powers = np.outer([2.0**p for p in range(3)], [3.0**q for q in range(3)])
     assert float((tables["a", "b"] * powers).sum()) == pytest.approx(fused, rel=1e-4)
-    alone = LegoFusion({"a": 2}, nodes=4, references=0, order=3)
+    alone = PaperFusion({"a": 2}, nodes=4, order=3)
     (table,) = coefficient_tables(Detector(alone))
     assert (table.rows, table.columns, table.values.shape) == ("", "a", (1, 4))
 
@@ -147,6 +189,10 @@ def test_the_card_says_what_a_model_was_and_was_not_tried_on(runs: dict[str, Pat
     assert "fixed" not in card["Model"]["segments"]
     assert model_card(runs["fixed"])["Model"]["segments"].startswith("2 snippets each")
     assert model_card(runs["lego"])["Trained on"]["videos"] == "10"  # labels are in the dataset alone
+    assert card["Model"]["world"].startswith("known world")
+    assert "seed" not in card["Model"]["training"]
+    assert "world" not in model_card(runs["concat"])["Model"]
+    assert "seed 0" in model_card(runs["concat"])["Model"]["training"]
 
 
 def test_the_card_tells_the_promise_and_suspects(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ CONFIG = TrainingConfig(steps=10, learning_rate=1e-2, checkpoint_every=3, snapsh
 
 
 def train(dataset: Dataset, folder: Path, config: TrainingConfig = CONFIG, **options):
-    return train_run(dataset, folder, training=config, nodes=8, **options)
+    return train_run(dataset, folder, **{"method": "lego-paper", "training": config, "nodes": 8, **options})
 
 
 def bytes_of(run: Path) -> dict[int, bytes]:
@@ -85,3 +85,18 @@ def test_bad_input_is_named(finished, tmp_path):
     shutil.rmtree(run / "snapshots")
     with pytest.raises(CheckpointError, match=r"there is no snapshot of step 4.*got none.*train with --snapshots STEPS"):
         load_snapshot(run, 4)
+
+
+def test_the_default_keeps_its_start_and_its_end_and_what_lies_between(planted, tmp_path):
+    """Of a fit of ten iterations between two looks; the last one is the weights that were kept."""
+    asked = CONFIG.model_copy(update={"iterations": 30})
+    train(planted, tmp_path / "run", asked, method="lego")
+    train(planted, tmp_path / "start", CONFIG.model_copy(update={"steps": 0, "snapshot_every": None}), method="lego")
+    steps = list(list_snapshots(tmp_path / "run"))
+    assert steps[0] == 0 and len(steps) > 2 and all(step % 10 == 0 for step in steps)
+    for step, run in ((0, "start"), (steps[-1], "run")):
+        expected, found = load_detector(tmp_path / run)[0].state_dict(), load_snapshot(tmp_path / "run", step)[0].state_dict()
+        assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
+    train(planted, tmp_path / "plain", asked.model_copy(update={"snapshot_every": None}), method="lego")
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("run", "plain")]
+    assert weights[0] == weights[1]

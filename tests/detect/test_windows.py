@@ -40,7 +40,7 @@ def ragged(lengths: tuple[int, ...] = (7, 4, 9, 6), *, seed: int = 0) -> Bags:
 
 
 def make_detector(method: str, bags: Bags) -> Detector:
-    fusion = make_default_fusion(method, MANIFESTS, nodes=WINDOW, seed=1)
+    fusion = make_default_fusion(method, MANIFESTS, nodes=WINDOW, seed=1, window=WINDOW)
     fit_statistics(fusion, bags)
     return Detector(fusion, seed=1).eval()
 
@@ -111,7 +111,7 @@ def test_training_without_a_missing_segment_is_training_on_bags_of_n() -> None:
     losses = []
     for one in (bags, plain):
         detector = make_detector("lego", one)
-        settings = TrainingConfig(steps=5, smoothness=0.1, sparsity=0.1, degree_variance=0.5)
+        settings = TrainingConfig(smoothness=0.1, sparsity=0.1)
         losses.append([step["loss"] for step in fit(detector, one, settings).history])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -164,7 +164,7 @@ def test_the_described_references_are_those_of_the_model(planted: Dataset, tmp_p
     assert isinstance(detector.fusion, LegoFusion)
     for place, reference in enumerate(config.references):
         row = planted.features("motion", reference["video"])[reference["start_frame"] // 8]
-        np.testing.assert_allclose(detector.fusion.relation["motion"].references[place], row, rtol=1e-6)
+        np.testing.assert_allclose(detector.fusion.known_normals("motion").references[place], row, rtol=1e-6)
 
 
 def test_a_run_of_fixed_segments_is_measured_beside_one_of_equal_spans(planted: Dataset, tmp_path: Path) -> None:

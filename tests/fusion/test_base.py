@@ -26,8 +26,15 @@ def test_what_a_fusion_does_unless_it_says_otherwise():
     fusion = Plain({"motion": 2})
     features = {"motion": torch.ones(1, 3, 2)}
     assert fusion.fit_statistics(features, torch.tensor([False]), torch.tensor([0])) is None
-    assert fusion.start_direction() is None
-    assert fusion.balance_start({"motion": torch.ones(1, 3, 3)}) is None
+    frozen = fusion.inputs(features, crops=1), fusion.training_inputs(features, torch.tensor([False]), torch.tensor([0]))
+    assert all(found["motion"] is features["motion"] for found in frozen), "the features themselves"
+    assert torch.equal(fusion.forward_inputs(frozen[0]).nodes, fusion(features).nodes)
+    shown = {"motion": torch.zeros(1, 3, 2)}
+    found = fusion.training_inputs(features, torch.tensor([False]), torch.tensor([0]), shown=shown)
+    assert found["motion"] is shown["motion"]
+    flags = (fusion.has_frozen_stage, fusion.knows_training, fusion.pools_crops, fusion.one_pass, fusion.draws_at_random)
+    assert flags == (False, True, False, False, True)
+    assert fusion.make_head() is None and fusion.frozen_config() == {}
     assert fusion(features).graph is None
     assert fusion.state_dict() == {}
 

@@ -21,7 +21,9 @@ def test_every_fusion_is_made_from_modalities_alone(kind):
 
 
 def test_an_unknown_name_lists_those_that_exist():
-    with pytest.raises(ParameterError, match=r"must be one of 'lego', 'lego-paper', 'concat', 'add', .*'mtn'.*Got 'atention' instead"):
+    with pytest.raises(
+        ParameterError, match=r"must be one of 'lego', 'lego-paper', 'concat', 'add', .*'mtn'.*Got 'atention' instead"
+    ):
         make_fusion("atention", {"modalities": {"motion": 4}})
 
 

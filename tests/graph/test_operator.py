@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 
 import pytest
 import torch
@@ -504,3 +505,49 @@ def test_shares_of_the_modalities_by_hand():
     assert operator.modality_shares({"a": 0 * a, "b": 0 * b}) == {"a": 0.0, "b": 0.0}
     with pytest.raises(ParameterError, match="shares are defined for expansion='hadamard' with zero_order='ones'"):
         GraphOperator(["a", "b"], zero_order="identity").modality_shares({"a": a, "b": b})
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("form", ["rank1", "joint"])
+def test_a_start_of_the_product_is_the_product_of_first_powers(count, form):
+    names = [f"m{number}" for number in range(count)]
+    operator = GraphOperator(names, 2, form, start="product", noise=0.0)
+    graphs = {name: torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(place)) for place, name in enumerate(names)}
+    expected = torch.ones(2, 3, 4)
+    for graph in graphs.values():
+        expected = expected * graph
+    torch.testing.assert_close(operator(graphs, square=False), expected)
+    dense = operator.dense_coefficients().detach()
+    assert float(dense[(1,) * count]) == pytest.approx(1.0)
+    assert float(dense.abs().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_an_operator_is_the_product_only_where_nothing_can_change_it():
+    operator = GraphOperator(["a", "b"], 1, "rank1", start="product", noise=0.0)
+    assert not operator.is_product, "its factors are learned"
+    operator.requires_grad_(False)
+    assert operator.is_product
+    assert not GraphOperator(["a", "b"], 1, "rank1").requires_grad_(False).is_product
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_log_entries_of_a_product_are_the_sum_of_logarithms_far_below_the_range_of_floats(count):
+    names = [f"m{number}" for number in range(count)]
+    operator = GraphOperator(names, 1, "rank1", start="product", noise=0.0).requires_grad_(False)
+    surprises = {name: torch.tensor([[0.0, 0.5, 200.0, math.inf]]) for name in names}
+    assert operator.log_entries(surprises).tolist() == [[0.0, -0.5 * count, -200.0 * count, -math.inf]]
+
+
+def test_log_entries_of_a_learned_operator_are_the_logarithm_of_its_polynomial():
+    """1/4 + R_a R_b / 2, by hand; where no graph has an entry there is none, and what is not positive is far below."""
+    operator = GraphOperator(["a", "b"], 1, "full")
+    dense = torch.tensor([[0.25, 0.0], [0.0, 0.5]])
+    with torch.no_grad():
+        for parameter in operator.parameters():
+            parameter.copy_(dense.view_as(parameter))
+    a, b = torch.tensor([[[1.0, 0.5, 0.2]]]), torch.tensor([[[0.4, 0.5, 1.0]]])
+    found = operator.log_entries({"a": -a.log(), "b": -b.log()})
+    torch.testing.assert_close(found, (0.25 + a * b / 2).log())
+    nowhere = torch.full((1, 1, 3), math.inf)
+    assert operator.log_entries({"a": nowhere, "b": nowhere}).tolist() == [[[-math.inf] * 3]]
+    assert bool(operator.log_entries({"a": nowhere, "b": -b.log()}).isfinite().all())

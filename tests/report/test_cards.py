@@ -10,9 +10,11 @@ import pytest
 
 from lego_fusion.data.dataset import VideoRecord
 from lego_fusion.detect.event_records import (
+    ColumnPart,
     Counterfactual,
     EventExplanation,
     HeatMap,
+    KnownRelation,
     NearestNormal,
     Parts,
     RelationPart,
@@ -111,6 +113,21 @@ def explanation(video: str = "door", *, events: int = 1, exact: bool = True) -> 
     )
 
 
+def of_known_normals(*, own: float = 0.0) -> VideoExplanation:
+    """As the default explains itself: readings, columns, and known segments in place of relations inside the video."""
+    one = explanation()
+    event = one.events[0]
+    readings = {"degree": 4.0 - own, "own video": own, "departure": 1.5, "near in time": 0.5}
+    supports = {("motion",): 5.0, ("text",): 1.0}
+    columns = (ColumnPart("motion", 3, "speed_peak", 1.2, 0.4), ColumnPart("text", 7, "column 7", -0.3, -0.1))
+    parts = Parts(4.0, -2.0, {"motion": 5.0, "text": 1.0}, supports, {1: 3.0, 2: 1.0}, 1e-8, readings, columns, 1.1)
+    known = [KnownRelation(None, Segment("calm_2", 16 * n, 16 * n + 16), 0.4 - 0.1 * n) for n in range(4)]
+    known += [KnownRelation("motion", Segment("calm_3", 0, 16), 0.015)]
+    event = replace(event, parts=parts, peak_parts=parts, relations=(), other_relations=0.0, known=tuple(known))
+    world = "own world (alpha = 0.90): how unlike the rest" if own else "known world: how unlike the known normal segments"
+    return replace(one, events=(event,), world=world)
+
+
 def picture(height: int = 24, width: int = 36) -> np.ndarray:
     return np.full((height, width, 3), 90, np.uint8)
 
@@ -132,6 +149,15 @@ def test_a_modality_that_is_near_a_known_normal_is_not_said_to_be_unlike_all() -
     assert "although a normal segment much like it is known" in headline(one, near)
     against = replace(one.events[0].parts, by_modality={"motion": 7.0, "text": -1.0})  # type: ignore[type-var]
     assert "text speaks against it" in headline(one, replace(near, parts=against))
+
+
+def test_in_its_own_world_it_is_unlike_the_rest_of_its_video() -> None:
+    one = of_known_normals(own=3.5)
+    assert "it moves unlike the rest of its own video" in headline(one, one.events[0])
+    one = of_known_normals()
+    assert "it moves unlike any known normal segment" in headline(one, one.events[0])
+    near = replace(one.events[0], nearest=tuple(replace(n, unusual=0.2) for n in one.events[0].nearest))
+    assert "as abnormal training videos do, although a normal segment much like it is known" in headline(one, near)
 
 
 def test_without_terms_the_headline_tells_the_score_without_the_modality() -> None:
@@ -188,6 +214,42 @@ def test_the_completeness_gap_and_the_settings_are_on_the_page() -> None:
     assert "completeness gap" in text
     assert "1e-08 logits" in text
     assert "typical: its relations are replaced" in text
+
+
+def test_readings_columns_and_known_segments_stand_on_the_card() -> None:
+    pytest.importorskip("cv2", reason="pip install 'lego-fusion[video]'")
+    one = of_known_normals()
+    pictures = Pictures({segment: picture() for segment in one.shown_segments()})
+    page = Page(video_page(one, pictures))
+    for told in ("degree", "near in time", "speed_peak", "column 7", "+1.2", "−0.3", "The departure adds +2.0 logits in all"):
+        assert told in page.text
+    assert "Judged in the known world: how unlike the known normal segments" in page.text
+    assert "calm_3, frames 0 to 15" in page.text  # of motion, in the table
+    assert "0.015" in page.text
+    images = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert sum(alt.startswith("Compared with") for alt in images) == 3
+    assert not any("calm_3" in alt for alt in images)
+    assert "own video" not in page.text
+    assert "own video" in Page(video_page(of_known_normals(own=3.5), None)).text
+    card = json.loads(json.dumps(card_document(one, one.events[0]), allow_nan=False))
+    assert card["parts"]["by_reading"]["departure"] == 1.5
+    assert card["parts"]["columns"][0]["name"] == "speed_peak"
+    assert card["known"][0] == {
+        "modality": None,
+        "segment": {"video": "calm_2", "start_frame": 0, "end_frame": 16},
+        "value": 0.4,
+    }
+    assert one.document()["world"] == one.world
+
+
+def test_small_parts_of_columns_are_one_sentence() -> None:
+    one = of_known_normals()
+    parts = one.events[0].parts
+    assert parts is not None
+    small = replace(parts, columns=tuple(replace(column, part=0.001) for column in parts.columns))
+    text = Page(video_page(replace(one, events=(replace(one.events[0], parts=small),)), None)).text
+    assert "No single column adds 0.005 or more." in text
+    assert "speed_peak" not in text
 
 
 def test_a_video_without_an_event_says_so() -> None:

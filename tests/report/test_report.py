@@ -20,6 +20,7 @@ from lego_fusion.data.dataset import Dataset, write_videos
 from lego_fusion.data.synthetic import render_scenes
 from lego_fusion.detect.event_records import Segment
 from lego_fusion.detect.events import EventRule
+from lego_fusion.detect.explanation import ReadingWeights
 from lego_fusion.detect.reading import CoefficientTable, VideoReading
 from lego_fusion.detect.runs import VideoScores
 from lego_fusion.errors import DataError, MissingExtraError
@@ -53,6 +54,7 @@ def reading(video: str = "door", rows: int = 4, *, graphs: bool = True, events: 
         graphs={"motion": random.uniform(-1, 1, shape).astype(np.float32)} if graphs else {},
         fused=random.uniform(-1, 1, shape).astype(np.float32) if graphs else None,
         columns=tuple(Segment("calm", 8 * n, 8 * n + 8) for n in range(6)) if graphs else (),
+        known=40 if graphs else 0,
         parts={"motion": logits + 2} if graphs else {},
         baseline=-2.0 if graphs else None,
     )
@@ -182,6 +184,20 @@ def test_metrics_have_their_unit_interval_and_protocol() -> None:
     assert "Nothing was measured" in Page(report_page(report())).text
 
 
+def test_what_was_learned_is_a_table_with_the_world_it_lives_in() -> None:
+    degrees, sizes = {"motion": (1.5, 0.75), "fused graph": (1.0, 1.0)}, {"motion": 0.625}
+    own = {"motion": (1.125, 0.5)}
+    weights = ReadingWeights(
+        ("motion", "fused graph"), (1, 2), degrees, own, sizes, {"motion": 0.25}, 0.9, f"own world {NASTY}"
+    )
+    page = Page(report_page(report(weights=weights, coefficients=())))
+    assert "What was learned" in page.text
+    assert f"It lives in the own world {NASTY}." in page.text
+    for told in ("1.50", "0.75", "0.62", "0.25", "own video, order 2", "1.12"):
+        assert told in page.text
+    assert "What was learned" not in Page(report_page(report())).text
+
+
 # What is drawn
 
 
@@ -193,6 +209,7 @@ def test_the_curve_comes_back_from_its_steps() -> None:
     assert video["peaks"] == [2]
     assert video["threshold"] == 0.0
     assert video["parts"] == {"motion": [0.0, 0.0, 7.0, 0.0]}
+    assert (video["known"], video["columns"][1]) == (40, "calm, frames 8 to 15")
 
 
 def test_graphs_come_back_to_half_a_level() -> None:
@@ -332,10 +349,10 @@ def test_a_video_file_is_shown_with_pictures_and_without_a_dataset(tmp_path: Pat
     video = dataset.select(split="test", label="abnormal")[0]
     file, out = tmp_path / "src" / "videos" / f"{video.video}.mp4", tmp_path / "out.html"
     told = run(tmp_path / "run", "--video", file, "--out", out)
-    assert "what each modality adds is left out" in told.stderr
+    assert "what each modality adds is left out" not in told.stderr  # the run holds what it knows of normals
     alone = Page(out.read_text()).data["videos"][0]
     assert len(alone["pictures"]) == len(alone["moments"]) == dataset.rows(video.video)
-    assert alone["parts"] == {}
+    assert list(alone["parts"]) == ["motion"]
     assert alone["truth"]  # intervals.csv beside the video's folder
     told = run(tmp_path / "run", "--video", file, "--data", tmp_path / "data", "--out", out, "--no-images")
     page = Page(out.read_text())

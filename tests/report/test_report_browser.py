@@ -1,5 +1,6 @@
 """The page as a person meets it, in a real browser: hover, choose a moment, dark, narrow; nothing is asked of a network."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ def test_it_opens_on_the_peak_without_a_complaint_or_a_request(browser: Any, pag
     assert 3 <= shown(browser)[0] <= 5  # frames 24 to 47 are abnormal, in segments of 8
     assert 3 <= peak <= 5
     assert len(browser.run("[...document.querySelectorAll('#graphs .js-plotly-plot')].map(() => 1)")) == 3
-    assert browser.run("document.querySelectorAll('#operator .js-plotly-plot').length") == 1
+    assert browser.run("document.querySelectorAll('#operator').length") == 0  # nothing of it is learned
+    assert "What was learned" in browser.run("document.body.textContent")
+    titles = "[...document.querySelectorAll('#graphs .js-plotly-plot')].map((one) => one.layout.xaxis.title.text)"
+    assert all(re.fullmatch(r"known normal segments, \d+ of 32", title) for title in browser.run(titles))
     assert browser.complaints() == []
     assert [url for url in browser.fetched() if not url.startswith("data:")] == [page.as_uri()]
 
@@ -135,10 +139,11 @@ def test_a_telephone_shows_it_without_scrolling_sideways(browser: Any, page: Pat
     assert browser.complaints() == []
 
 
-def test_baselines_and_models_of_a_stream_are_shown_without_a_complaint(browser: Any, made: Any, tmp_path: Path) -> None:
-    for method, graphs in (("concat", 0), ("fixed", 3)):
+def test_other_models_are_shown_without_a_complaint(browser: Any, made: Any, tmp_path: Path) -> None:
+    for method, graphs, operators in (("concat", 0, 0), ("fixed", 3, 0), ("paper", 3, 1)):
         report = run_report(made.run(method), Dataset.open(made.data), videos=["odd"])
         browser.open(save_report(tmp_path / f"{method}.html", report, Pictures()))
         assert browser.run("document.querySelectorAll('#graphs .js-plotly-plot').length") == graphs
+        assert browser.run("document.querySelectorAll('#operator .js-plotly-plot').length") == operators
         browser.run("document.getElementById('theme').click()")
         assert browser.complaints() == []

@@ -16,7 +16,7 @@ from .terminal import as_text, one_line_errors, print_json, progress, remark
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; a finished one is shown again.")] = Path("demo-output"),
     videos: Annotated[int, typer.Option(help="Scenes to render, half of them for training.")] = 40,
-    seeds: Annotated[int, typer.Option(help="Training seeds per method.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Training seeds of a method that draws at random.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 7,
     workers: Annotated[int, typer.Option(help="Processes; 0 takes one per processor.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -38,9 +38,11 @@ def demo(
         remark(f"the demo took {time.perf_counter() - started:.0f} s")
     files = as_text({"model": done.model, "scores": done.scores, "curves": done.curves, "records": done.records})
     if json:
-        print_json({"folder": str(out), "results": [one.model_dump(mode="json") for one in done.results], **files})
+        results = [one.model_dump(mode="json") for one in done.results]
+        print_json({"folder": str(out), "results": results, "standing": done.standing, **files})
         return
     print_comparison(done.results)
+    typer.echo(done.standing)
     for name, path in files.items():
         typer.echo(f"{name}: {path}")
     typer.echo(f"next: lego-fusion score {done.example} --model {done.model}")

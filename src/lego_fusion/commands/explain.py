@@ -49,8 +49,9 @@ def explain(
     """Say why videos score as they do: which modality, compared with which known-normal segments, and what without it.
 
     Writes a page per video that any browser shows, without a server, and a JSON file per event. Without a video it says what
-    the operator of the run does and what each modality contributes to the AUC on the test videos; of several runs that differ
-    in their seed, also how much the coefficients vary; of a run with snapshots, how the operator came about.
+    the run has learned (weights of its readings, or coefficients of its operator) and what each modality contributes to the AUC
+    on the test videos; of several runs that differ in their seed, also how much the coefficients vary; of a run with
+    snapshots, how the operator came about.
 
     Example: lego-fusion explain my-run door_07 --data my-dataset
     """
@@ -111,7 +112,7 @@ def _explained(
     found = []
     with progress("explaining") as tell:
         explainer = Explainer(run, dataset)
-        normal = [one for one in dataset.videos if one.video in explainer.normal.videos and one.video not in texts]
+        normal = [one for one in dataset.videos if one.video in explainer.normal_videos and one.video not in texts]
         texts |= captions_of(normal, captions, sole=sole, required=False)
         for number, record in enumerate(records):
             found.append(with_captions(explainer.explain(record.video, threshold=threshold, removal=removal), texts))

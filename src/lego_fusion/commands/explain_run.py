@@ -1,4 +1,4 @@
-"""``explain`` without a video: what the operator does, what modalities contribute, and how the operator came about."""
+"""``explain`` without a video: what was learned, what modalities contribute, and how an operator came about."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .terminal import print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
-    from ..detect.explanation import CoefficientRow, OperatorExplanation
+    from ..detect.explanation import CoefficientRow, OperatorExplanation, ReadingWeights
     from ..explain.evolution import ShareHistory
     from ..explain.shapley import Contributions
 
@@ -22,30 +22,37 @@ _MOST_ROWS, _MOST_STEPS = 12, 12
 
 
 def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution: bool, json: bool) -> None:
-    """Say what the operator of runs does, what each modality contributes on the test videos, and how the operator changed."""
-    from ..detect.explanation import explain_operator, operator_history
+    """Say what runs have learned, what each modality contributes on the test videos, and how an operator changed."""
+    from ..detect.checkpoint import load_detector
+    from ..detect.explanation import explain_operator, operator_history, reading_weights
     from ..detect.snapshots import list_snapshots
     from ..errors import ParameterError
 
     notes: list[str] = []
     operator: OperatorExplanation | None = None
+    read = {run.name: reading_weights(load_detector(run)[0]) for run in runs}
+    weights = {name: one for name, one in read.items() if one is not None}
     try:
         operator = explain_operator(runs, dataset)
     except ParameterError as error:  # another model: what modalities contribute can be said all the same
-        notes.append(str(error))
+        if not weights:
+            notes.append(str(error))
     followed = runs if evolution else [run for run in runs if operator is not None and list_snapshots(run)]
     histories = {run: operator_history(run, dataset) for run in followed}
     found = _contributions(runs, dataset, notes)
-    if operator is None and found is None:
+    if operator is None and found is None and not weights:
         raise ParameterError("nothing can be said of this run without a video", got=notes[-1], fix="explain videos")
     files = [file for run, history in histories.items() for file in _save_history(out, run.name, history, notes)]
     if json:
         document: dict[str, Any] = operator.document() if operator is not None else {}
+        document["weights"] = {name: one.document() for name, one in weights.items()}
         document["contributions"] = None if found is None else {"metric": "micro AUC", "split": "test", **found.document()}
         document["evolution"] = {run.name: _history_document(history) for run, history in histories.items()}
         print_json(document | {"notes": notes, "files": [str(file) for file in files]})
         return
     warn(notes)
+    for name, one in weights.items():
+        _print_weights(name, one)
     if operator is not None:
         _print_operator(operator)
     if found is not None:
@@ -54,6 +61,19 @@ def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution
         _print_history(run.name, history)
     if files:
         typer.echo(f"written: {', '.join(map(str, files))}")
+
+
+def _print_weights(run: str, found: ReadingWeights) -> None:
+    typer.echo(f"{run} lives in the {found.world}")
+    headings = ["", *(f"degree, order {order}" for order in found.orders), "departure"]
+    headings += [f"own video, order {order}" for order in found.orders] if found.own else []
+    rows = []
+    for row in found.rows:
+        sizes = [found.departure.get(row)]
+        own = found.own.get(row, (None,) * (len(found.orders) if found.own else 0))
+        rows.append((row, *("" if value is None else f"{value:.3f}" for value in (*found.degrees[row], *sizes, *own))))
+    print_table(headings, rows)
+    typer.echo("degrees start at a weight of 1, departures at 0; a departure's weight is the length over its columns")
 
 
 def _contributions(runs: Sequence[Path], dataset: Dataset, notes: list[str]) -> Contributions | None:

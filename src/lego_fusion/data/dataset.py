@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import DataError
@@ -235,7 +235,7 @@ class Dataset:
 
     def features(
         self, modality: str, video: str, *, check: bool = True, finite: bool = True
-    ) -> Float32[np.ndarray, "rows width"] | Float32[np.ndarray, "rows crops width"]:
+    ) -> Float[np.ndarray, "rows width"] | Float[np.ndarray, "rows crops width"]:
         """Features of one video in one modality, mapped into memory.
 
         Args:
@@ -247,7 +247,7 @@ class Dataset:
 
         Returns:
             Shape (T, D), or (T, C, D) where the manifest says C > 1, or (T, U, D + 1) where it names finer units, the last
-            column being their presence (``data.units``); read-only.
+            column being their presence (``data.units``); float32 or float16, as stored; read-only.
 
         Raises:
             DataError: If a name is unknown, or the file is missing, truncated, of another type, width, number of crops

@@ -88,13 +88,13 @@ def form_problems(values: Array, manifest: Manifest, rows: int, where: str) -> I
         rows: T that the video's number of frames asks for.
         where: Modality and video, for the messages.
     """
-    if values.dtype != np.float32:
+    if values.dtype not in (np.dtype(np.float16), np.dtype(np.float32)):
         yield (
             "dtype",
             DataError(
                 "wrong number type of features",
                 where=where,
-                expected="float32",
+                expected="float32 or float16",
                 got=values.dtype,
                 fix="write the features with values.astype('float32')",
             ),

@@ -193,7 +193,7 @@ def _by_times(times: Array, source_rows: int, rows: int, stride: int, where: str
 
 
 def read_rows(values: Array, spans: Spans | None) -> Array:
-    """Average spans of rows; rows with one crop lose that axis, and any floating-point type becomes float32.
+    """Average spans of rows; rows with one crop lose that axis, and any floating-point type but float16 becomes float32.
 
     Args:
         values: Features as stored, shape (T', D) or (T', C, D).
@@ -210,4 +210,5 @@ def read_rows(values: Array, spans: Spans | None) -> Array:
         values = values[:, 0]
     if spans is not None:
         values = np.stack([values[first:end].mean(axis=0, dtype=np.float64) for first, end in spans])
-    return values.astype(np.float32) if values.dtype.kind == "f" and values.dtype != np.float32 else values
+    small = values.dtype in (np.dtype(np.float16), np.dtype(np.float32))
+    return values.astype(np.float32) if values.dtype.kind == "f" and not small else values

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from .scene_script import ANOMALY_KINDS, SEEN, Actor, Figure, Scene, View
+from .scene_places import Figure
+from .scene_script import ANOMALY_KINDS, SEEN, Actor, Scene, View
 
 _Choice = TypeVar("_Choice")
 
@@ -45,6 +46,14 @@ _MENTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 _FIGURES: dict[str, tuple[Figure, ...]] = {"fast": ("runner", "cyclist"), "wrong_way": ("walker",), "large": ("cart",)}
+_ON_FOOT = ("Someone is on foot among them.", "A pedestrian walks where they ride.", "One of them walks.")
+_UNLIKE = ("One of them does not move like the others.", "One passes differently from the rest.")
+_RIDING = (("pedestrian path", "cycle path"), ("pedestrian", "cyclist"), ("people", "cyclists"), ("person", "cyclist"))
+_DRIVING = (("pedestrian path", "lane"), ("pedestrian", "small cart"), ("people", "small carts"), ("person", "small cart"))
+_TRAFFIC: dict[Figure, tuple[tuple[str, str], ...]] = {  # words of the captions above, where others than walkers are usual
+    "cyclist": (*_RIDING, ("walking", "riding")),
+    "cart": (*_DRIVING, ("walking", "driving")),
+}
 
 
 def write_captions(
@@ -80,6 +89,8 @@ def _describe(view: View, scene: Scene, moment: int, rng: np.random.Generator) -
         return _pick(_EMPTY, rng)
     count = _pick(next(words for most, words in _COUNTS if len(present) <= most), rng)
     sentence = _pick(_SENTENCES, rng).format(count=count, Count=count.capitalize(), way=_way(present))
+    for walkers, others in _TRAFFIC.get(view.place.usual, ()):
+        sentence = sentence.replace(walkers, others)
     if any(not actor.moving[moment] for actor in present) and rng.random() < 0.5:
         sentence += " " + _pick(_PAUSE, rng)
     elif rng.random() < 0.35:
@@ -98,7 +109,10 @@ def _mention(view: View, scene: Scene, moment: int, rng: np.random.Generator) ->
     """Name the anomaly in view; where there is none, any figure that could be one."""
     inside = [actor.figure for actor in scene.anomalies if actor.visible(view.width)[moment] >= SEEN]
     figures = inside or _FIGURES[_pick(ANOMALY_KINDS, rng)]
-    return _pick(_MENTIONS[_pick(figures, rng)], rng)
+    figure, usual = _pick(figures, rng), view.place.usual
+    if usual == "walker":
+        return _pick(_MENTIONS[figure], rng)
+    return _pick(_UNLIKE if figure == usual else _ON_FOOT if figure == "walker" else _MENTIONS[figure], rng)
 
 
 def _pick(choices: Sequence[_Choice], rng: np.random.Generator) -> _Choice:

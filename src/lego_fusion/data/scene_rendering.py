@@ -13,10 +13,10 @@ from jaxtyping import Float
 
 from ..errors import MissingExtraError
 from .scene_figures import Brush, Canvas, Look, draw_cart, draw_cyclist, draw_person
-from .scene_script import HORIZON, Actor, Scene, View
+from .scene_places import Place
+from .scene_script import Actor, Scene, View
 
 _SUPERSAMPLING = 2
-_WALL_FOOT, _PATH_TOP, _PATH_BOTTOM = 0.27, 0.37, 0.955  # rows of the background, fractions of its height
 _NOISE_MARGIN = 32
 _IRON = (70.0, 74.0, 78.0)
 
@@ -36,7 +36,7 @@ class SceneRenderer:
         self.background = draw_background(self._brush, view, rng)
         grains = rng.normal(128, noise, (view.height + _NOISE_MARGIN, view.width + _NOISE_MARGIN, 3))
         self._grains = np.clip(np.round(grains), 0, 255).astype(np.uint8)
-        self._post = (float(rng.uniform(0.15, 0.85)) * view.width, 0.625 * view.height)
+        self._post = (float(rng.uniform(0.15, 0.85)) * view.width, view.place.middle * view.height)
 
     def pictures(self, scene: Scene, rng: np.random.Generator) -> Iterator[Canvas]:
         """Yield the RGB pictures of a scene, the farthest figures drawn first."""
@@ -76,6 +76,8 @@ class SceneRenderer:
 
     def _expose(self, canvas: Canvas, gain: float, exposure: float, rng: np.random.Generator) -> Canvas:
         """Apply light, exposure and a sheet of noise, shifted at random, in one pass."""
+        if self._view.place.light != Place.light:
+            canvas = self._brush.cv2.multiply(canvas, (*self._view.place.light, 0.0))
         top, left = rng.integers(_NOISE_MARGIN, size=2)
         grains = self._grains[top : top + self._view.height, left : left + self._view.width]
         exposed: Canvas = self._brush.cv2.addWeighted(canvas, gain, grains, 1.0, exposure - 128)
@@ -85,49 +87,51 @@ class SceneRenderer:
 def draw_background(brush: Brush, view: View, rng: np.random.Generator) -> Canvas:
     """Draw the empty view: a building, a hedge, a paved walkway in perspective, and a strip of grass."""
     height, width = view.height * _SUPERSAMPLING, view.width * _SUPERSAMPLING
-    cv2 = brush.cv2
+    cv2, place = brush.cv2, view.place
     picture = np.empty((height, width, 3), dtype=np.float32)
     rows = np.arange(height, dtype=np.float32)[:, None] / height
-    picture[:] = np.array((168, 160, 146)) - 30 * (rows[..., None] - _PATH_TOP)
+    picture[:] = np.array(place.paving) - 30 * (rows[..., None] - place.path_top)
     canvas = picture.astype(np.uint8)
-    _pave(brush, canvas)
-    canvas[: int(_WALL_FOOT * height)] = (150, 132, 116)
-    _front(brush, canvas, rng)
-    canvas[int(_WALL_FOOT * height) : int(_PATH_TOP * height)] = (74, 92, 58)
-    canvas[int(_PATH_BOTTOM * height) :] = (86, 104, 62)
+    _pave(brush, canvas, place)
+    canvas[: int(place.wall_foot * height)] = place.wall
+    _front(brush, canvas, place, rng)
+    canvas[int(place.wall_foot * height) : int(place.path_top * height)] = place.hedge
+    canvas[int(place.path_bottom * height) :] = place.grass
     picture = canvas.astype(np.float32)
-    rough = 0.03 + 0.1 * ((rows > _WALL_FOOT) & (rows < _PATH_TOP)) + 0.08 * (rows > _PATH_BOTTOM)
+    rough = 0.03 + 0.1 * ((rows > place.wall_foot) & (rows < place.path_top)) + 0.08 * (rows > place.path_bottom)
     picture *= (1 + rough * _texture(cv2, (height, width), rng, (2, 5)))[..., None]
     picture *= (1 + 0.05 * _texture(cv2, (height, width), rng, (40, 110)))[..., None]
-    _kerb(picture)
+    _kerb(picture, place)
     small: Any = cv2.resize(picture, (view.width, view.height), interpolation=cv2.INTER_AREA)
     background: Canvas = np.clip(np.round(small), 0, 255).astype(np.uint8)
     return background
 
 
-def _pave(brush: Brush, canvas: Canvas) -> None:
+def _pave(brush: Brush, canvas: Canvas, place: Place) -> None:
     """Draw the joints between slabs: rows that crowd towards the horizon, columns that meet on it."""
     height, width = canvas.shape[:2]
-    horizon = HORIZON * height
-    joint = (140.0, 132.0, 119.0)
+    horizon = place.horizon * height
+    red, green, blue = place.paving
+    joint = (red - 28.0, green - 28.0, blue - 27.0)
     for depth in np.arange(1.0, 5.0, 0.28):
         row = horizon + (height - horizon) / depth
         brush.line(canvas, [(0.0, row), (float(width), row)], 1.0, joint)
     for column in np.arange(-3.0, 4.0, 0.3):
         foot = (0.5 + column) * width
         brush.line(canvas, [(0.5 * width, horizon), (foot, float(height))], 1.0, joint)
-    middle = 0.625 * height
+    middle = place.middle * height
     for start in np.arange(0.0, width, 0.11 * width):
         brush.line(canvas, [(start, middle), (start + 0.06 * width, middle)], 0.01 * height, (206.0, 198.0, 168.0))
 
 
-def _front(brush: Brush, canvas: Canvas, rng: np.random.Generator) -> None:
+def _front(brush: Brush, canvas: Canvas, place: Place, rng: np.random.Generator) -> None:
     """Draw the building: a ledge, a row of windows, one door."""
     height, width = canvas.shape[:2]
     canvas[int(0.012 * height) : int(0.024 * height)] = (122, 106, 94)
-    step, door = width / 8, int(rng.integers(8))
-    for number in range(8):
-        bottom, base = (_WALL_FOOT * height, (92, 66, 50)) if number == door else (0.185 * height, (88, 102, 114))
+    step, door = width / place.windows, int(rng.integers(place.windows))
+    for number in range(place.windows):
+        sill = (place.wall_foot - 0.085) * height
+        bottom, base = (place.wall_foot * height, (92, 66, 50)) if number == door else (sill, (88, 102, 114))
         red, green, blue = np.array(base) * rng.uniform(0.75, 1.2)
         for inset, colour in ((0.0, (196.0, 188.0, 174.0)), (0.006 * height, (float(red), float(green), float(blue)))):
             left, right = (number + 0.2) * step + inset, (number + 0.8) * step - inset
@@ -135,10 +139,10 @@ def _front(brush: Brush, canvas: Canvas, rng: np.random.Generator) -> None:
             brush.polygon(canvas, [(left, top), (right, top), (right, foot), (left, foot)], colour)
 
 
-def _kerb(picture: Float[np.ndarray, "h w 3"]) -> None:
+def _kerb(picture: Float[np.ndarray, "h w 3"], place: Place) -> None:
     height = len(picture)
-    for place in (_PATH_TOP, _PATH_BOTTOM):
-        row, thickness = int(place * height), max(1, int(0.012 * height))
+    for edge in (place.path_top, place.path_bottom):
+        row, thickness = int(edge * height), max(1, int(0.012 * height))
         picture[row : row + thickness] = 0.4 * picture[row : row + thickness] + 0.6 * 186
         picture[row + thickness : row + 2 * thickness] *= 0.8
 

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-Figure = Literal["walker", "runner", "cyclist", "cart"]
-ANOMALY_KINDS = ("fast", "wrong_way", "large")
+from ..errors import ParameterError
+from .scene_places import Figure, Place
 
-HORIZON = 0.12  # heights are fractions of the picture's height, from the top
-BODY_PER_DEPTH = 0.42  # body height per distance of the feet below the horizon
+ANOMALY_KINDS = ("fast", "wrong_way", "large")
+KINDS = (*ANOMALY_KINDS, "out_of_place")
+
 WALKING_PACE = 0.82  # body heights per second: 1.4 m/s for 1.7 m
 STRIDE = 0.85  # body heights per full cycle of two steps
-LANES = ((0.68, 0.92, 1), (0.45, 0.57, -1))  # feet between these heights, walking right (1) or left (-1)
 WIDTHS: dict[Figure, float] = {"walker": 0.44, "runner": 0.6, "cyclist": 1.1, "cart": 1.9}  # in body heights
 SEEN = 0.2  # an object counts as visible when this fraction of its width is inside the picture
 COVERAGE = (0.25, 0.9)  # fraction of an abnormal video's frames that are abnormal
+_TRIES = 1000
+_OUT_OF_PLACE: dict[Figure, tuple[Figure, ...]] = {
+    "walker": ("cyclist", "cart"),
+    "cyclist": ("walker", "cart"),
+    "cart": ("walker", "cyclist"),
+}
+
+_Rows = TypeVar("_Rows", float, np.ndarray)
 
 
 @dataclass(frozen=True)
 class View:
-    """The fixed camera: picture height and width in pixels, frames per second."""
+    """The fixed camera: picture height and width in pixels, frames per second, and where it stands."""
 
     height: int
     width: int
     fps: float
+    place: Place = field(default_factory=Place)
 
-    def body_height(self, feet: float) -> float:
+    def body_height(self, feet: _Rows) -> _Rows:
         """Pixels from head to feet of a person whose feet are at this row: larger lower in the picture."""
-        return BODY_PER_DEPTH * (feet - HORIZON * self.height)
+        return self.place.body_per_depth * (feet - self.place.horizon * self.height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +100,28 @@ class _Walk:
     stop: tuple[int, int] = (0, 0)
 
 
-def write_scene(view: View, frames: int, people: int, kind: str | None, rng: np.random.Generator) -> Scene:
-    """Script one video: a flow of people in two lanes, and an anomaly of the given kind or none."""
+def write_scene(
+    view: View,
+    frames: int,
+    people: int,
+    kind: str | None,
+    rng: np.random.Generator,
+    *,
+    coverage: tuple[float, float] = COVERAGE,
+    intruders: tuple[int, int] = (1, 1),
+) -> Scene:
+    """Script one video: a flow of people in two lanes, and an anomaly of the given kind or none.
+
+    An anomaly covers a part of the frames within ``coverage``, with ``intruders`` (fewest, most) figures at a time.
+
+    Raises:
+        ParameterError: If no anomaly as short or as long as ``coverage`` asks for comes about.
+    """
     crowd = _crowd(view, frames, people, rng)
-    anomalies, abnormal = _anomalies(view, frames, kind, rng) if kind else ((), np.zeros(frames, dtype=bool))
+    anomalies: tuple[Actor, ...] = ()
+    abnormal = np.zeros(frames, dtype=bool)
+    if kind:
+        anomalies, abnormal = _anomalies(view, frames, kind, coverage, intruders, rng)
     turn = rng.uniform(0, 2 * np.pi) + np.arange(frames) / view.fps * 2 * np.pi / rng.uniform(15, 40)
     light = 1 + rng.uniform(0.01, 0.05) * np.sin(turn)
     return Scene(crowd, anomalies, light, float(rng.uniform(-10, 10)), abnormal)
@@ -117,6 +144,7 @@ def _crowd(view: View, frames: int, people: int, rng: np.random.Generator) -> tu
     places = people
     while places > 0:
         together = min(places, int(rng.choice([1, 2, 3], p=[0.8, 0.15, 0.05])))
+        together = together if view.place.usual == "walker" else 1
         places -= together
         walk = _pedestrian(view, rng)
         walk = replace(walk, entry=-rng.uniform(0, 1) * _crossing(view, walk))
@@ -129,19 +157,20 @@ def _crowd(view: View, frames: int, people: int, rng: np.random.Generator) -> tu
 
 def _pedestrian(view: View, rng: np.random.Generator) -> _Walk:
     """An ordinary walker; now and then a tall, a brisk or a pausing one, which is normal too."""
-    lane = int(rng.integers(len(LANES)))
-    low, high, direction = LANES[lane]
+    place = view.place
+    lane = int(rng.integers(len(place.lanes)))
+    low, high, direction = place.lanes[lane]
     scale = 1.22 if rng.random() < 0.05 else float(np.clip(rng.normal(1, 0.06), 0.85, 1.15))
     pace = 1.5 if rng.random() < 0.05 else float(rng.uniform(0.8, 1.2))
     stop = (0, 0)
     if rng.random() < 0.1:
         stop = (int(rng.uniform(0, 12) * view.fps), int(rng.uniform(1.5, 5) * view.fps))
-    return _Walk("walker", lane, float(rng.uniform(low, high)), direction, pace, scale, 0.0, stop)
+    return _Walk(place.usual, lane, float(rng.uniform(low, high)), direction, pace * place.pace, scale, 0.0, stop)
 
 
 def _group(view: View, walk: _Walk, together: int, rng: np.random.Generator) -> list[_Walk]:
     """People who walk together: same pace, a step behind and beside each other."""
-    low, high, _ = LANES[walk.lane]
+    low, high, _ = view.place.lanes[walk.lane]
     members = [walk]
     for place in range(1, together):
         feet = float(np.clip(walk.feet + rng.uniform(-0.04, 0.04), low, high))
@@ -151,33 +180,60 @@ def _group(view: View, walk: _Walk, together: int, rng: np.random.Generator) -> 
 
 
 def _anomalies(
-    view: View, frames: int, kind: str, rng: np.random.Generator
+    view: View,
+    frames: int,
+    kind: str,
+    coverage: tuple[float, float],
+    intruders: tuple[int, int],
+    rng: np.random.Generator,
 ) -> tuple[tuple[Actor, ...], Bool[np.ndarray, " frames"]]:
-    """Draw anomalies of one kind, one after another, until they cover a fair part of the video."""
-    while True:
-        covered = rng.uniform(0.3, 0.85) * frames
-        walk = _intruder(kind, rng)
+    """Draw anomalies of one kind, one after another, until they cover the part of the video that is asked for."""
+    margin = min(0.05, (coverage[1] - coverage[0]) / 10)
+    for _ in range(_TRIES):
+        covered = rng.uniform(coverage[0] + margin, coverage[1] - margin) * frames
+        walk = _intruder(view, kind, rng)
         entry = rng.uniform(-0.4 * _crossing(view, walk), frames - covered)
-        end, actors = entry + covered, []
-        while entry < end:
-            actors.append(_act(view, frames, replace(walk, entry=entry), rng))
-            entry += _crossing(view, walk) + rng.uniform(0, 1) * view.fps
-            walk = _intruder(kind, rng)
+        actors = _succession(view, frames, kind, replace(walk, entry=entry), entry + covered, rng)
+        for _ in range(intruders[0] - 1 if intruders[0] == intruders[1] else int(rng.integers(*intruders))):
+            walk = replace(_intruder(view, kind, rng), entry=entry + rng.uniform(0, 0.3) * covered)
+            actors += _succession(view, frames, kind, walk, entry + covered, rng)
         abnormal = np.any([actor.visible(view.width) >= SEEN for actor in actors], axis=0)
-        if COVERAGE[0] <= abnormal.mean() <= COVERAGE[1]:
+        if abnormal.any() and coverage[0] <= abnormal.mean() <= coverage[1]:
             return tuple(actor for actor in actors if actor.visible(view.width).any()), abnormal
+    raise ParameterError(
+        f"no anomaly of kind '{kind}' covers such a part of the video: figures cross the picture one after another",
+        expected="a part in which one can cross it, in whole frames",
+        got=f"coverage={coverage} of {frames} frames",
+        fix="give longer videos or a wider 'coverage'",
+    )
 
 
-def _intruder(kind: str, rng: np.random.Generator) -> _Walk:
-    lane = int(rng.integers(len(LANES)))
-    low, high, direction = LANES[lane]
+def _succession(view: View, frames: int, kind: str, walk: _Walk, end: float, rng: np.random.Generator) -> list[Actor]:
+    """One intruder after another, the last of whom enters before ``end``."""
+    actors, entry = [], walk.entry
+    while entry < end:
+        actors.append(_act(view, frames, replace(walk, entry=entry), rng))
+        entry += _crossing(view, walk) + rng.uniform(0, 1) * view.fps
+        walk = _intruder(view, kind, rng)
+    return actors
+
+
+def _intruder(view: View, kind: str, rng: np.random.Generator) -> _Walk:
+    place = view.place
+    lane = int(rng.integers(len(place.lanes)))
+    low, high, direction = place.lanes[lane]
     feet, scale = float(rng.uniform(low, high)), float(rng.uniform(0.92, 1.08))
+    figure: Figure = place.usual
     if kind == "fast":
-        figure: Figure = "runner" if rng.random() < 0.5 else "cyclist"
-        return _Walk(figure, lane, feet, direction, float(rng.uniform(2.5, 4)), scale, 0.0)
-    if kind == "wrong_way":
-        return _Walk("walker", lane, feet, -direction, float(rng.uniform(0.8, 1.2)), scale, 0.0)
-    return _Walk("cart", lane, feet, direction, float(rng.uniform(0.9, 1.3)), scale, 0.0)
+        hurried: Figure = "runner" if rng.random() < 0.5 else "cyclist"
+        figure, pace = hurried if place.usual == "walker" else place.usual, float(rng.uniform(2.5, 4))
+    elif kind == "wrong_way":
+        direction, pace = -direction, float(rng.uniform(0.8, 1.2))
+    else:
+        figure, pace = "cart", float(rng.uniform(0.9, 1.3))
+        if kind == "out_of_place":
+            figure = _OUT_OF_PLACE[place.usual][int(rng.integers(2))]
+    return _Walk(figure, lane, feet, direction, pace * place.pace, scale, 0.0)
 
 
 def _pixels_per_frame(view: View, walk: _Walk) -> float:
@@ -198,7 +254,7 @@ def _act(view: View, frames: int, walk: _Walk, rng: np.random.Generator) -> Acto
     elapsed = np.where(elapsed < first, elapsed, np.maximum(elapsed - pause, first))
     sway = 0.006 * np.sin(elapsed / view.fps * rng.uniform(0.3, 0.9) + rng.uniform(0, 2 * np.pi))
     y = (walk.feet + sway) * view.height
-    body = walk.scale * BODY_PER_DEPTH * (y - HORIZON * view.height)
+    body = walk.scale * view.body_height(y)
     start = -WIDTHS[walk.figure] * walk.scale * view.body_height(walk.feet * view.height) / 2
     way = start + elapsed * _pixels_per_frame(view, walk)
     x = way if walk.direction > 0 else view.width - way

@@ -71,7 +71,7 @@ def to_segments(features: Array, segments: int) -> Float[np.ndarray, "segments .
         segments: N, number of segments, at least 1.
 
     Returns:
-        Segment features, shape (N, ...), float32.
+        Segment features, shape (N, ...), float32; of float16 features float16, which they came in.
 
     Raises:
         DataError: If there is no snippet.
@@ -83,7 +83,7 @@ def to_segments(features: Array, segments: int) -> Float[np.ndarray, "segments .
     if features.ndim == 0 or features.shape[0] == 0:
         raise DataError("there are no snippets to average", expected="at least one row", got=f"shape {features.shape}")
     bounds = segment_bounds(features.shape[0], segments)
-    result = np.empty((segments, *features.shape[1:]), np.float32)
+    result = np.empty((segments, *features.shape[1:]), np.float16 if features.dtype == np.float16 else np.float32)
     for segment, (first, end) in enumerate(zip(bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1), strict=True)):
         result[segment] = features[first:end].mean(axis=0, dtype=np.float64)  # several times as fast as np.add.reduceat
     return result

@@ -14,11 +14,14 @@ import numpy as np
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from .scene_captions import write_captions
+from .scene_places import Place
 from .scene_rendering import SceneRenderer, encode
-from .scene_script import ANOMALY_KINDS, View, runs_of, write_scene
+from .scene_script import ANOMALY_KINDS, COVERAGE, KINDS, View, runs_of, write_scene
 
 NORMAL = "normal"
-DEFAULT_MENTION_RATES: Mapping[str, float] = MappingProxyType({"fast": 0.7, "wrong_way": 0.4, "large": 0.7})
+DEFAULT_MENTION_RATES: Mapping[str, float] = MappingProxyType(
+    {"fast": 0.7, "wrong_way": 0.4, "large": 0.7, "out_of_place": 0.7}
+)
 _OWNER = "render_scenes"
 
 
@@ -32,7 +35,7 @@ class SceneVideo:
         captions: JSON list of one caption per frame.
         label: ``"normal"`` or ``"abnormal"``.
         split: ``"train"`` or ``"test"``.
-        kind: ``"normal"``, or the kind of anomaly: ``"fast"``, ``"wrong_way"`` or ``"large"``.
+        kind: ``"normal"``, or the kind of anomaly: ``"fast"``, ``"wrong_way"``, ``"large"`` or ``"out_of_place"``.
         frames: Number of frames.
         intervals: Abnormal frames as half-open spans.
     """
@@ -79,13 +82,19 @@ class _Settings:
     train: float
     noise: float
     false_mention_rate: float
+    coverage: tuple[float, float]
+    intruders: tuple[int, int]
+    camera_spread: float
+    camera_seed: int
     mention_rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_int(self.videos, "videos", _OWNER, low=2)
         check_int(self.seed, "seed", _OWNER, low=0)
+        check_int(self.camera_seed, "camera_seed", _OWNER, low=0)
         _check_pair(self.frames, "frames", low=16, high=100_000)
         _check_pair(self.people, "people", low=0, high=100)
+        _check_pair(self.intruders, "intruders", low=1, high=100)
         for side in _pair(self.size, "size"):
             if check_int(side, "size", _OWNER, low=64, high=4096) % 2:
                 raise ParameterError(f"The 'size' parameter of {_OWNER} must be even in both sides. Got {self.size}")
@@ -93,12 +102,16 @@ class _Settings:
             raise ParameterError(f"The 'size' parameter of {_OWNER} must be (height, width). Got {self.size}")
         check_number(self.fps, "fps", _OWNER, low=1.0, high=120.0)
         check_number(self.noise, "noise", _OWNER, low=0.0, high=50.0)
-        for name in ("abnormal", "train", "false_mention_rate"):
+        for name in ("abnormal", "train", "false_mention_rate", "camera_spread"):
             check_number(getattr(self, name), name, _OWNER, low=0.0, high=1.0)
+        for part in _pair(self.coverage, "coverage"):
+            check_number(part, "coverage", _OWNER, low=0.0, high=1.0)
+        if not self.coverage[0] < self.coverage[1]:
+            raise ParameterError(f"The 'coverage' parameter of {_OWNER} must be (least, most). Got {self.coverage}")
         for kind in self.kinds:
-            check_choice(kind, "kinds", _OWNER, ANOMALY_KINDS)
+            check_choice(kind, "kinds", _OWNER, KINDS)
         for kind, rate in self.mention_rates.items():
-            check_choice(kind, "mention_rates", _OWNER, ANOMALY_KINDS)
+            check_choice(kind, "mention_rates", _OWNER, KINDS)
             check_number(rate, "mention_rates", _OWNER, low=0.0, high=1.0)
         if not self.kinds or not 0 < _picked(self.videos, self.abnormal) < self.videos:
             raise ParameterError(
@@ -122,15 +135,24 @@ def render_scenes(
     noise: float = 2.0,
     mention_rates: Mapping[str, float] = DEFAULT_MENTION_RATES,
     false_mention_rate: float = 0.03,
+    coverage: tuple[float, float] = COVERAGE,
+    intruders: tuple[int, int] = (1, 1),
+    camera_spread: float = 0.0,
+    camera_seed: int | None = None,
     on_video: Callable[[SceneVideo], None] | None = None,
 ) -> SceneSet:
-    """Render videos of people on a walkway under one fixed camera, some with an anomaly, with captions and labels.
+    """Render videos of people on a walkway under fixed cameras, some with an anomaly, with captions and labels.
 
     People walk right in the near lane and left in the far one; lower in the picture they are larger and faster. How many
     there are, the light and the exposure differ between videos; some people pause, hurry or are tall, which is normal.
-    An abnormal video holds one kind of anomaly in 25 to 90 % of its frames: ``fast`` (runners or cyclists at 2.5 to 4
+    An abnormal video holds one kind of anomaly in ``coverage`` of its frames: ``fast`` (runners or cyclists at 2.5 to 4
     times walking pace), ``wrong_way`` (a walker against the lane) or ``large`` (a cart at walking pace). A frame is
     abnormal where at least a fifth of the object's width is inside the picture, whether or not somebody hides it.
+
+    With a ``camera_spread`` above 0 every video has a camera of its own: viewing angle and nearness, building and colours,
+    light, ways of the lanes, usual pace, and what the place is for (walkers, cyclists or carts). An anomaly is then what is
+    unusual *there*: 2.5 to 4 times the place's pace, against its lanes, or, ``out_of_place``, another sort of figure than
+    its traffic. What is unusual before one camera is usual before another.
 
     Writes ``videos/<name>.mp4``, ``captions/<name>.json``, ``labels.csv`` (video, label, split, class) and
     ``intervals.csv`` (video, start_frame, end_frame, class); labels last, so that their presence means a whole set.
@@ -143,13 +165,18 @@ def render_scenes(
         frames: Fewest and most frames of a video, from 16.
         size: Height and width in pixels, even, from 64.
         fps: Frames per second, in [1, 120].
-        seed: Of everything, the camera's background too.
+        seed: Of everything, the cameras too unless ``camera_seed`` is given.
         people: Fewest and most ordinary people at a time.
-        kinds: Kinds of anomaly, taken in turn.
+        kinds: Kinds of anomaly, taken in turn: ``"fast"``, ``"wrong_way"``, ``"large"``, ``"out_of_place"``.
         train: Fraction of each label in the ``train`` split, in [0, 1].
         noise: Standard deviation of the sensor noise in grey levels.
         mention_rates: Chance that a caption of an abnormal moment mentions it, by kind; absent kinds as the default.
         false_mention_rate: Chance that a caption of a normal moment mentions an anomaly.
+        coverage: Least and most of an abnormal video's frames that are abnormal, in [0, 1].
+        intruders: Fewest and most figures that make an anomaly at a time: one person, or a crowd.
+        camera_spread: How far the cameras differ, in [0, 1]: 0 is one camera for all videos, 1 cameras drawn freely
+            (``scene_places.Place.draw``).
+        camera_seed: Of the cameras: video i of another set with this camera seed is seen by the same camera. None: ``seed``.
         on_video: Called with each video when it is written, for progress.
 
     Returns:
@@ -181,16 +208,20 @@ def render_scenes(
         train=train,
         noise=noise,
         false_mention_rate=false_mention_rate,
+        coverage=coverage,
+        intruders=intruders,
+        camera_spread=camera_spread,
+        camera_seed=seed if camera_seed is None else camera_seed,
         mention_rates={**DEFAULT_MENTION_RATES, **mention_rates},
     )
     folder = Path(folder)
     labels, intervals = folder / "labels.csv", folder / "intervals.csv"
     _prepare(folder, videos, (labels, intervals))
-    view = View(size[0], size[1], float(fps))
-    renderer = SceneRenderer(view, np.random.SeedSequence(seed), noise=noise)
+    camera = _camera(settings, 0)
     rendered = []
     for index in range(videos):
-        rendered.append(_render(folder, settings, index, view, renderer))
+        camera = _camera(settings, index) if camera_spread else camera
+        rendered.append(_render(folder, settings, index, *camera))
         if on_video is not None:
             on_video(rendered[-1])
     spans = [(video.name, *span, video.kind) for video in rendered for span in video.intervals]
@@ -200,13 +231,26 @@ def render_scenes(
     return SceneSet(folder, tuple(rendered), labels, intervals)
 
 
+def _camera(settings: _Settings, index: int) -> tuple[View, SceneRenderer]:
+    """The camera of video ``index``; with no spread, the one camera of the set."""
+    if settings.camera_spread:
+        drawn, seed = np.random.SeedSequence(settings.camera_seed, spawn_key=(index, 3)).spawn(2)
+        place = Place.draw(np.random.default_rng(drawn), settings.camera_spread)
+    else:
+        place, seed = Place(), np.random.SeedSequence(settings.camera_seed)
+    view = View(*settings.size, float(settings.fps), place)
+    return view, SceneRenderer(view, seed, noise=settings.noise)
+
+
 def _render(folder: Path, settings: _Settings, index: int, view: View, renderer: SceneRenderer) -> SceneVideo:
     seeds = np.random.SeedSequence(settings.seed, spawn_key=(index,)).spawn(3)
     script, grain, words = (np.random.default_rng(seed) for seed in seeds)
     kind, split = _role(settings, index)
     frames = int(script.integers(settings.frames[0], settings.frames[1] + 1))
     people = int(script.integers(settings.people[0], settings.people[1] + 1))
-    scene = write_scene(view, frames, people, None if kind == NORMAL else kind, script)
+    scene = write_scene(
+        view, frames, people, None if kind == NORMAL else kind, script, coverage=settings.coverage, intruders=settings.intruders
+    )
     captions = write_captions(
         view,
         scene,

@@ -88,7 +88,9 @@ def units_to_segments(
         [[1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
     """
     if manifest.grid is not None:
-        mean = to_segments(np.asarray(stored), segments)  # sums of what is there over all snippets, and the share that is there
+        mean = to_segments(
+            np.asarray(stored, np.float32), segments
+        )  # sums of what is there over all snippets, and the share that is there
         share = mean[..., -1:]
         return with_presence(mean[..., :-1] / np.where(share > 0, share, 1.0), share[..., 0] > 0)
     bounds = segment_bounds(len(stored), segments)

@@ -65,6 +65,8 @@ class Bags:
     def select(self, indices: Sequence[int] | Tensor) -> Bags:
         """The bags of some videos, by index, in the order given."""
         videos = torch.as_tensor(indices, dtype=torch.long)
+        if torch.equal(videos.cpu(), torch.arange(len(self.videos))):
+            return self
         bags = (videos[:, None] * self.crops + torch.arange(self.crops)).flatten()
         names = tuple(self.videos[int(index)] for index in videos)
         inputs = {name: tensor[bags] for name, tensor in self.inputs.items()}
@@ -99,7 +101,8 @@ def load_bags(
 ) -> Bags:
     """Resample the features of videos to N segments, reading each file once.
 
-    A modality without crops is repeated for every crop of the others.
+    A modality without crops is repeated for every crop of the others. Features stored as float16 stay so, which halves the
+    memory of a large set: fusions bring them to float32 some bags at a time.
 
     Args:
         dataset: An open dataset folder.
@@ -122,7 +125,7 @@ def load_bags(
         raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))
     crops = counts.pop() if counts else 1
     wholes = {
-        name: torch.empty(len(videos), crops, nodes, dataset.modalities[name].width)
+        name: torch.empty(len(videos), crops, nodes, dataset.modalities[name].width, dtype=_number_type(dataset, name, videos))
         for name in modalities
         if cut is None and not dataset.modalities[name].has_units
     }
@@ -165,11 +168,19 @@ def require_modalities(dataset: Dataset, modalities: Sequence[str]) -> None:
             )
 
 
+def _number_type(dataset: Dataset, modality: str, videos: Sequence[str]) -> torch.dtype:
+    """Of segments: float16 where all files of a modality are."""
+    half = all(dataset.stored_features(modality, video).dtype == np.float16 for video in videos)
+    return torch.float16 if half else torch.float32
+
+
 def _read_segments(dataset: Dataset, modality: str, video: str, cut: Cut) -> Tensor:
     """The segments of one video, from finite features: what is not finite shows in the mean of its segment too."""
     values = dataset.features(modality, video, finite=False)
     segments = cut(values, dataset.modalities[modality])
-    if not bool(segments.sum().isfinite()):  # many times as fast as a look at every number, and never misses one
+    if not bool(
+        segments.sum(dtype=torch.float32).isfinite()
+    ):  # many times as fast as a look at every number, and never misses one
         dataset.features(modality, video)  # raises, and says in which row; very large numbers pass
     return segments
 

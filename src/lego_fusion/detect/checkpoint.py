@@ -23,7 +23,7 @@ from .detector import Detector
 if TYPE_CHECKING:
     from .train import TrainingState
 
-FORMAT = 1
+FORMAT = 2
 
 
 class RunConfig(BaseModel):
@@ -99,7 +99,7 @@ def read_run_config(folder: str | Path) -> RunConfig:
             where=path,
             expected=f"format {FORMAT}",
             got=f"format {found}",
-            fix="train again with this version, or install the version named under 'lego_fusion' in the file",
+            fix=f"train again into a new folder: {_command(content)}",
         )
     try:
         return RunConfig.model_validate(content)
@@ -107,6 +107,16 @@ def read_run_config(folder: str | Path) -> RunConfig:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"the configuration is wrong at '{place}'", where=path, got=first["msg"]) from error
+
+
+def _command(content: Any) -> str:
+    """The command that trains again what a configuration of another version describes, as far as it can be read."""
+    try:
+        names, kind = list(content["manifests"]), content["detector"]["fusion"]["kind"]
+        chosen = f" --fusion {kind} --modalities {','.join(names)}"
+    except (KeyError, TypeError, AttributeError):
+        chosen = ""
+    return f"lego-fusion train DATASET RUN{chosen}"
 
 
 def load_detector(folder: str | Path) -> tuple[Detector, RunConfig]:

@@ -13,7 +13,6 @@ from ..data.dataset import Dataset
 from ..errors import DataError, check_choice
 from ..explain.contributions import model_contributions
 from ..explain.shapley import Contributions
-from ..fusion.lego import LegoFusion
 from ..measure.detection import micro_auc
 from ..measure.scored import ScoredVideo
 from .bags import Bags, is_cached, load_bags, mean_over_crops, scoring_inputs, training_inputs
@@ -66,8 +65,7 @@ def run_contributions(
     detectors = [detector for detector, _ in loaded]
     train = training_bags(config, dataset)
     for detector in detectors:
-        if isinstance(detector.fusion, LegoFusion):
-            require_same_references(detector.fusion, train, dataset.name)
+        require_same_references(detector.fusion, train, dataset.name)
     given: dict[str, Any] = {"quantity": quantity, "draws": draws, "resamples": resamples}
     return detector_contributions(detectors, dataset, train, test, smoothing=config.smoothing, **given)
 
@@ -86,8 +84,8 @@ def detector_contributions(
     """Shapley values, cooperation and interactions of the modalities on test videos, with intervals over videos.
 
     A removed modality is taken from a normal *training* video drawn at random, all removed ones from the same. (To a detector
-    of the unusual, zeros or means are the most unusual input of all.) Where a model has graphs, they are drawn as the head
-    was trained on them: cross-fitted.
+    of the unusual, zeros or means are the most unusual input of all.) Where a model has a frozen stage, what that made of the
+    video is drawn, as the head was trained on it: cross-fitted.
 
     Args:
         detectors: One, or several that differ in their seed; then v is the mean over them.
@@ -103,20 +101,21 @@ def detector_contributions(
         DataError: If there is no normal training video, or detectors that are explained together see different inputs.
     """
     check_choice(quantity, "quantity", "detector_contributions", tuple(QUANTITIES))
-    normal = ~train.bag_labels
-    if not normal.any():
+    if bool(train.labels.all()):
         raise DataError("nothing normal to put in a modality's place", expected="normal training videos")
-    seen = [scoring_inputs(one.fusion, test).inputs for one in detectors]
-    for number, inputs in enumerate(seen):
-        if any(name not in inputs or not torch.equal(inputs[name], values) for name, values in seen[0].items()):
+    seen = [scoring_inputs(one.fusion, test) for one in detectors]
+    inputs = seen[0].inputs
+    for number, other in enumerate(seen):
+        if any(name not in other.inputs or not _same(other.inputs[name], values) for name, values in inputs.items()):
             where = f"model {number + 1} of {len(seen)}"
             raise DataError(
                 "models that are explained together see different inputs", where=where, fix="explain each by itself"
             )
-    background = {name: values[normal] for name, values in training_inputs(detectors[0].fusion, train).inputs.items()}
+    known = training_inputs(detectors[0].fusion, train)
+    background = {name: values[~known.bag_labels] for name, values in known.inputs.items()}
     return model_contributions(
-        [_scored_by(detector, dataset, test, smoothing) for detector in detectors],
-        seen[0],
+        [_scored_by(detector, dataset, seen[0], smoothing) for detector in detectors],
+        inputs,
         micro_auc if quantity == "micro-auc" else abnormal_mean,
         removal="permute",
         background=background,
@@ -140,6 +139,10 @@ def abnormal_mean(scored: Sequence[ScoredVideo]) -> float:
     if frames == 0:
         raise DataError("no frame is abnormal", got=f"{len(scored)} videos")
     return sum(float((one.scores * one.weights)[one.labels].sum()) for one in scored) / frames
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def _scored_by(

@@ -1,8 +1,15 @@
 """What a detector would say of a video if some of its modalities were not there.
 
-Taking a modality's terms out of the operator and putting nothing in their place shifts every logit, so that the score says
-nothing about the video any more. So both removals put the *typical normal segment* in its place, and with all modalities
-removed (nearly) the score of a typical normal segment is left:
+Taking a modality out and putting nothing in its place shifts every logit, so that the score says nothing about the video any
+more. So a removal puts the *typical normal segment* in its place, and with all modalities removed (nearly) the score of a
+typical normal segment is left.
+
+The default reads graphs to known normals by a linear head, and the typical normal segment has readings of zero. Removing
+a modality takes its parts out of the sum and leaves all others: which known segments these are compared with stays. Both
+removals are one; only the degree of a *learned* fused graph needs several modalities: ``typical`` leaves the share of
+those that are there, ``drop-term`` nothing unless all are.
+
+For the paper's reading they differ:
 
 * ``typical``: the modality's relations become those of a typical normal segment. In the j-th column of the row as the head
   sees it stands the mean of what normal training segments have in their j-th column. In interactions, what the other
@@ -10,14 +17,14 @@ removed (nearly) the score of a typical normal segment is left:
 * ``drop-term``: every term of the operator in which the modality has a power of at least 1 takes its typical normal value, so
   that its interactions are typical as well. The sum of what such a removal changes is a sum of the operator's terms.
 
-A model without such terms gets the mean features of normal training segments in the modality's place.
+A model without such parts gets the mean features of normal training segments in the modality's place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,13 +32,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..explain.terms import Terms, mean_row, mean_sorted_row, operator_terms
-from ..fusion.lego import LegoFusion
+from ..fusion.base import Fusion
+from ..graph.operator import GraphOperator
 from .bags import Bags
-from .detector import Detector
+from .detector import Detector, NodeHead
 from .event_records import Removal
+from .node_parts import NodeParts
 from .train import predict_logits
 
-MEANINGS: dict[Removal, str] = {
+PARTS_MEANING = "its readings are those of the typical normal segment; what the other modalities are compared with stays"
+ROW_MEANINGS: dict[Removal, str] = {
     "typical": "its relations are replaced by those of the typical normal segment",
     "drop-term": "the terms of the operator that contain it take their value in the typical normal segment",
 }
@@ -39,11 +49,38 @@ MEAN_MEANING = "its features are replaced by the mean over the segments of norma
 _BAGS_AT_ONCE = 32
 
 
+@runtime_checkable
 class Counterfactuals(Protocol):
     """Logits of one video for sets of modalities that are present."""
 
     def logits(self, present: Bool[np.ndarray, "s m"]) -> Float[Tensor, "s n"]:
         """Segment logits for each row of ``present``, whose columns are the modalities in the fusion's order."""
+
+
+@dataclass(frozen=True)
+class PartsPresent:
+    """For models whose logit is a sum of readable parts: the parts of what is there.
+
+    Args:
+        parts: Of the video.
+        modalities: In the fusion's order.
+        removal: ``"typical"`` counts a part of several modalities by the share of them that is there, ``"drop-term"`` where all
+            are.
+    """
+
+    parts: NodeParts
+    modalities: tuple[str, ...]
+    removal: Removal
+
+    def logits(self, present: Bool[np.ndarray, "s m"]) -> Float[Tensor, "s n"]:
+        """See ``Counterfactuals``."""
+        supports = list(self.parts.by_support().items())
+        belongs = torch.tensor([[name in support for name in self.modalities] for support, _ in supports]).double()  # (G, M)
+        there = torch.from_numpy(present).double() @ belongs.T / belongs.sum(1).clamp_min(1)  # (S, G)
+        there[:, belongs.sum(1) == 0] = 1.0
+        if self.removal == "drop-term":
+            there = (there > 1 - 1e-9).double()
+        return self.parts.baseline + there @ torch.stack([part for _, part in supports])
 
 
 @dataclass(frozen=True)
@@ -59,7 +96,7 @@ class TypicalNormal:
     relations: Mapping[str, Float[Tensor, " k"]]
 
     @classmethod
-    def of(cls, fusion: LegoFusion, graphs: Mapping[str, Float[Tensor, "b n k"]]) -> TypicalNormal:
+    def of(cls, fusion: Fusion, graphs: Mapping[str, Float[Tensor, "b n n"]]) -> TypicalNormal:
         """Average over the nodes of normal bags, a few bags at a time."""
         count = len(next(iter(graphs.values())))
         pieces = []
@@ -76,17 +113,32 @@ class TypicalNormal:
         return cls(Terms(first.names, first.exponents, values), relations)
 
 
-def terms_of(fusion: LegoFusion, graphs: Mapping[str, Float[Tensor, "b n k"]]) -> Terms:
-    """The operator's terms of graphs."""
-    return operator_terms(fusion.operator, graphs, square=not fusion.wanted_references)
+def terms_of(fusion: Fusion, graphs: Mapping[str, Float[Tensor, "b n k"]]) -> Terms:
+    """The terms of a fusion's operator over graphs."""
+    return operator_terms(operator_of(fusion), graphs, square=fusion.relates_within)
 
 
-def is_ranked(fusion: LegoFusion) -> bool:
+def operator_of(fusion: Fusion) -> GraphOperator:
+    """The operator of a fusion that has one."""
+    operator = getattr(fusion, "operator", None)
+    if not isinstance(operator, GraphOperator):  # for the type checker: callers ask for a capability first
+        raise TypeError(type(operator))
+    return operator
+
+
+def node_head(detector: Detector) -> NodeHead:
+    """The head of a detector whose fusion hands on rows."""
+    if not isinstance(detector.head, NodeHead):  # for the type checker: such fusions bring no head of their own
+        raise TypeError(type(detector.head))
+    return detector.head
+
+
+def is_ranked(fusion: Fusion) -> bool:
     """Whether the head sees rows in descending order."""
-    return fusion.rows == "sorted"
+    return fusion.row_order == "sorted"
 
 
-def head_order(fusion: LegoFusion, terms: Terms) -> Tensor:
+def head_order(fusion: Fusion, terms: Terms) -> Tensor:
     """Which column stands at each place of the row that the head sees, (B, N, K)."""
     total = terms.total
     return total.argsort(dim=-1, descending=True) if is_ranked(fusion) else torch.arange(total.shape[-1]).expand_as(total)
@@ -97,7 +149,6 @@ class TypicalRelations:
     """``typical``: relations of removed modalities are those of the typical normal segment."""
 
     detector: Detector
-    fusion: LegoFusion
     graphs: Mapping[str, Float[Tensor, "c n k"]]
     typical: TypicalNormal
     order: Tensor
@@ -111,7 +162,7 @@ class TypicalRelations:
         rows = []
         with torch.no_grad():
             for row in present:
-                kept = dict(zip(self.fusion.modalities, row, strict=True))
+                kept = dict(zip(self.detector.fusion.modalities, row, strict=True))
                 graphs = {name: graph if kept[name] else replaced[name] for name, graph in self.graphs.items()}
                 rows.append(self.detector(graphs, cached=True).logits.mean(0))
         return torch.stack(rows)
@@ -122,7 +173,6 @@ class TypicalTerms:
     """``drop-term``: terms that contain a removed modality take their typical normal value."""
 
     detector: Detector
-    fusion: LegoFusion
     terms: Terms
     typical: TypicalNormal
     order: Tensor
@@ -137,14 +187,14 @@ class TypicalTerms:
             for row in torch.from_numpy(present):
                 dropped = (uses & ~row).any(1)[:, None, None, None]
                 total = torch.where(dropped, baseline, seen).sum(0)
-                total = total.sort(dim=-1, descending=True).values if is_ranked(self.fusion) else total
+                total = total.sort(dim=-1, descending=True).values if is_ranked(self.detector.fusion) else total
                 rows.append(self.detector.head(total).mean(0))
         return torch.stack(rows)
 
 
 @dataclass(frozen=True)
 class MeanFeatures:
-    """For models without terms: features of removed modalities are the mean over normal training segments.
+    """For models without parts: features of removed modalities are the mean over normal training segments.
 
     Args:
         detector: Any.
@@ -164,5 +214,5 @@ class MeanFeatures:
             inputs = {
                 name: values if kept[name] else self.means[name].expand_as(values) for name, values in self.bag.inputs.items()
             }
-            rows.append(predict_logits(self.detector, Bags(self.bag.videos, self.bag.labels, self.bag.crops, inputs))[0])
+            rows.append(predict_logits(self.detector, replace(self.bag, inputs=inputs))[0])
         return torch.stack(rows)

@@ -31,19 +31,42 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class ColumnPart:
+    """What one column of a modality's features adds to a logit.
+
+    Args:
+        modality: Name.
+        column: Its number.
+        name: What its extractor calls it, or ``column <number>``.
+        part: In logits: of the segment's own departure, and of those near in time.
+        moved: How far the segment departs in it from what the known segments lead to expect, in deviations among normals that
+            were bounded and scaled; below 0 where it has less.
+    """
+
+    modality: str
+    column: int
+    name: str
+    part: float
+    moved: float
+
+
+@dataclass(frozen=True)
 class Parts:
     """What a logit is made of, above the logit of the typical normal segment.
 
     logit = baseline + sum of by_support + gap, and the same with by_modality (and the constant, the part of no modality) or
-    by_order instead.
+    by_reading instead.
 
     Args:
         logit: Mean logit of the frames explained.
         baseline: Logit of the typical normal segment.
         by_modality: Part of each modality: its own terms and an equal part of every interaction it is in.
         by_support: Part of the terms of each set of modalities: one's own, and interactions.
-        by_order: Part of the terms of each total order.
+        by_order: Part of the terms of each total order; of degrees, of each power.
         gap: What the parts leave over.
+        by_reading: Part of each reading (``node_parts.READINGS``).
+        columns: The largest parts of single columns, by size, where the model weighs columns.
+        other_columns: Sum of the parts of all other columns.
     """
 
     logit: float
@@ -52,6 +75,9 @@ class Parts:
     by_support: Mapping[Support, float]
     by_order: Mapping[int, float]
     gap: float
+    by_reading: Mapping[str, float] = field(default_factory=dict)
+    columns: tuple[ColumnPart, ...] = ()
+    other_columns: float = 0.0
 
     @property
     def excess(self) -> float:
@@ -65,10 +91,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class RelationPart:
-    """One term of one relation: this segment with that one, in these modalities, at this order.
+    """One term of one relation: this segment with that one of its video, in these modalities, at this order.
 
     Args:
-        other: The reference unit (or, without references, the segment of the same video) of the relation.
+        other: The segment that it is related to.
         powers: Power of each modality of the term.
         part: In logits of the segment.
         similarity: Value of the relation, by modality of the term.
@@ -80,6 +106,22 @@ class RelationPart:
     part: float
     similarity: Mapping[str, float]
     typical: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class KnownRelation:
+    """A known normal segment that an explained segment is compared with.
+
+    Args:
+        modality: In which it is one of the most alike, so that its relation makes the degree; None for the fused graph, where
+            it is one of those whose weighted mean is what was expected.
+        segment: Where it is.
+        value: The relation, in (0, 1]; of the fused graph, the weight: all weights of a segment add up to 1.
+    """
+
+    modality: str | None
+    segment: Segment
+    value: float
 
 
 @dataclass(frozen=True)
@@ -125,8 +167,8 @@ class HeatMap:
 
     Args:
         modality: Name.
-        values: Novelty of each cell, 1 - similarity to the nearest known-normal cell of the same row of the picture; rows from
-            top to bottom, columns from left to right.
+        values: Novelty of each cell, 1 - mean relation to the nearest known-normal cells of the same row of the picture; rows
+            from top to bottom, columns from left to right.
     """
 
     modality: str
@@ -169,6 +211,8 @@ class EventExplanation:
         captions: What is said about ``segment``.
         words: Words that are common in ``segment``'s captions and rare in those of normal training videos.
         heat_maps: Where in the picture ``segment``'s middle frame is unlike known normals, for each modality of cells.
+        known: The known normal segments that ``segment`` is compared with: of the fused graph first, then by modality, the most
+            alike first; empty for models that know none.
     """
 
     span: Span
@@ -186,6 +230,12 @@ class EventExplanation:
     captions: tuple[str, ...] = ()
     words: tuple[Word, ...] = ()
     heat_maps: tuple[HeatMap, ...] = ()
+    known: tuple[KnownRelation, ...] = ()
+
+    @property
+    def received(self) -> list[KnownRelation]:
+        """The known segments of the fused graph."""
+        return [one for one in self.known if one.modality is None]
 
     @property
     def modalities(self) -> list[str]:
@@ -215,6 +265,7 @@ class VideoExplanation:
         removal_meaning: The same in words.
         settings: What the model is, in words by name.
         normal_videos: The normal training videos that it is compared with.
+        world: Which world the model lives in, in words; empty for models that know of one only.
         captions: Texts by segment, for the segments that are shown.
     """
 
@@ -233,6 +284,7 @@ class VideoExplanation:
     removal_meaning: str
     settings: Mapping[str, str]
     normal_videos: tuple[str, ...]
+    world: str = ""
     captions: Mapping[Segment, Sequence[str]] = field(default_factory=dict)
 
     def shown_segments(self) -> list[Segment]:
@@ -242,6 +294,7 @@ class VideoExplanation:
             shown[event.segment] = None
             shown |= dict.fromkeys(one.segment for one in event.nearest)
             shown |= dict.fromkeys(one.other for one in event.relations)
+            shown |= dict.fromkeys(one.segment for one in event.received)
         return list(shown)
 
     def document(self) -> dict[str, Any]:
@@ -249,6 +302,7 @@ class VideoExplanation:
         document: dict[str, Any] = {"video": self.video, "dataset": self.dataset, "run": self.run, "fps": self.fps}
         document |= {"frames": len(self.scores), "threshold": self.threshold, "highest_score": float(self.scores.max())}
         document |= {"removal": self.removal, "removal_meaning": self.removal_meaning, "settings": dict(self.settings)}
+        document["world"] = self.world or None
         document["modalities"] = dict(self.kinds)
         document["events"] = [event_document(event) for event in self.events]
         document["scores"] = self.scores.tolist()
@@ -267,6 +321,7 @@ def event_document(event: EventExplanation) -> dict[str, Any]:
     document["peak_parts"] = None if event.peak_parts is None else _parts_document(event.peak_parts)
     document["relations"] = [{**vars(one), "other": vars(one.other)} for one in event.relations]
     document["other_relations"] = event.other_relations
+    document["known"] = [{**vars(one), "segment": vars(one.segment)} for one in event.known]
     document["nearest"] = [{**vars(one), "segment": vars(one.segment)} for one in event.nearest]
     document["counterfactuals"] = [vars(one) for one in event.counterfactuals]
     document["shapley"] = None if event.shapley is None else dict(event.shapley)
@@ -284,7 +339,9 @@ def _parts_document(parts: Parts) -> dict[str, Any]:
     document["shares"] = {name: parts.share(part) for name, part in parts.by_modality.items()}
     document["by_support"] = {" x ".join(support) or "constant": part for support, part in parts.by_support.items()}
     document["by_order"] = {str(order): part for order, part in parts.by_order.items()}
-    return document
+    document["by_reading"] = dict(parts.by_reading)
+    document["columns"] = [vars(one) for one in parts.columns]
+    return document | {"other_columns": parts.other_columns}
 
 
 def _rounded(value: Any) -> Any:

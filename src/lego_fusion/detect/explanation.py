@@ -15,10 +15,10 @@ from ..errors import CheckpointError, DataError, ParameterError
 from ..explain.evolution import ShareHistory, share_history
 from ..explain.terms import coefficient_spread, summarise_operator, variance_shares
 from ..fusion.base import Fusion
-from ..fusion.lego import LegoFusion
-from .bags import is_cached, training_inputs
+from .bags import training_inputs
 from .checkpoint import RunConfig, load_detector
-from .counterfactual import terms_of
+from .counterfactual import operator_of, terms_of
+from .detector import Detector
 from .event_records import Removal, VideoExplanation
 from .explainer import Explainer, require_same_references, training_bags
 from .runs import require_same_features
@@ -32,8 +32,8 @@ def explain_video(
 ) -> VideoExplanation:
     """Explain every event of a video: which modality, at which order, against which known-normal segments.
 
-    A model of fusion ``lego`` with rows ``sorted`` or ``ordered`` is explained by the exact parts of its terms, in logits above
-    the typical normal segment; every model by its scores without each modality and their Shapley values.
+    A model of method ``lego``, or ``lego-paper`` with rows ``sorted`` or ``ordered``, is explained by the exact parts of its
+    logits above the typical normal segment; every model by its scores without each modality and their Shapley values.
 
     Args:
         run_folder: Run folder, as ``train_run`` writes it.
@@ -43,12 +43,68 @@ def explain_video(
         removal: What stands for a modality that is not there: ``"typical"`` or ``"drop-term"`` (see ``counterfactual``).
 
     Raises:
-        DataError: If the video, a modality or the training videos are not in the dataset.
+        DataError: If the video, a modality or, where the model needs them, the training videos are not in the dataset.
         ParameterError: If ``removal`` is not defined for the model.
 
     Source: terms and their integrated gradients, ``explain.terms``; Shapley values, ``explain.shapley``.
     """
     return Explainer(run_folder, dataset).explain(video, threshold=threshold, removal=removal)
+
+
+@dataclass(frozen=True)
+class ReadingWeights:
+    """What a head that is a sum of readable parts has learned.
+
+    Args:
+        rows: Modalities, and the fused graph where its degree is read.
+        orders: Powers of the degrees.
+        degrees: Weight A of each degree by row, one for each power; 1 is the start, 0 is never reached.
+        own: The same in the graph inside the video, by modality; empty where the own world is not used.
+        departure: Length of the weights of the departure by modality; 0 where labels taught nothing.
+        alpha: Share of the own world, in [0, 1].
+        world: Which world the model lives in, in words.
+    """
+
+    rows: tuple[str, ...]
+    orders: tuple[int, ...]
+    degrees: dict[str, tuple[float, ...]]
+    own: dict[str, tuple[float, ...]]
+    departure: dict[str, float]
+    alpha: float
+    world: str
+
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {**vars(self), "degrees": dict(self.degrees), "own": dict(self.own)}
+
+
+def reading_weights(detector: Detector) -> ReadingWeights | None:
+    """The weights of a detector's head, where it is a sum of readable parts; else None.
+
+    Example:
+        >>> from lego_fusion.fusion.lego import LegoFusion
+        >>> found = reading_weights(Detector(LegoFusion({"motion": 8, "text": 4})))
+        >>> found.degrees, found.departure, found.alpha
+        ({'motion': (1.0, 1.0), 'text': (1.0, 1.0)}, {'motion': 0.0, 'text': 0.0}, 0.0)
+    """
+    head = detector.reading_head
+    if head is None:
+        return None
+    layout = head.layout
+    with torch.no_grad():
+        degrees = dict(zip(layout.rows, map(tuple, head.log_a.exp().tolist()), strict=True))
+        own = dict(zip(layout.inside, map(tuple, head.own_log_a.exp().tolist()), strict=True))
+        parts = head.weights.split(list(layout.widths.values()))
+        lengths = dict(zip(layout.widths, (float(part.norm()) for part in parts), strict=True))
+        return ReadingWeights(
+            layout.rows,
+            layout.orders,
+            degrees,
+            own if bool(head.own_world) else {},
+            lengths,
+            float(head.alpha),
+            head.world,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,13 +163,13 @@ def explain_operator(run_folders: Sequence[str | Path], dataset: Dataset) -> Ope
         dataset: The dataset they were trained on.
 
     Raises:
-        ParameterError: If a run has no graph operator.
+        ParameterError: If a run has no learned graph operator.
         DataError: If the runs differ in modalities or orders, or the dataset is another one.
     """
     if not run_folders:
         raise DataError("there is no run to explain", expected="at least one run folder")
     read = [_read_operator(Path(folder), dataset) for folder in run_folders]
-    operators = [one.fusion.operator for one in read]
+    operators = [operator_of(one.fusion) for one in read]
     spread = coefficient_spread(operators) if len(read) > 1 else None
     exponents = list(read[0].shares)
     rows: list[CoefficientRow] = []
@@ -144,7 +200,7 @@ def explain_operator(run_folders: Sequence[str | Path], dataset: Dataset) -> Ope
 
 @dataclass(frozen=True)
 class _ReadOperator:
-    fusion: LegoFusion
+    fusion: Fusion
     seed: str
     shares: dict[tuple[int, ...], float]
     sentence: str
@@ -159,7 +215,7 @@ def operator_history(run_folder: str | Path, dataset: Dataset) -> ShareHistory:
 
     Raises:
         CheckpointError: If the run kept no snapshots.
-        ParameterError: If it has no graph operator.
+        ParameterError: If it has no learned graph operator.
     """
     folder = Path(run_folder)
     detector, config = load_detector(folder)
@@ -170,8 +226,8 @@ def operator_history(run_folder: str | Path, dataset: Dataset) -> ShareHistory:
         raise CheckpointError("the run kept no snapshots of its training", where=folder, expected="snapshots/", fix=fix)
     require_same_features(config, dataset)
     graphs = _some_graphs(fusion, config, dataset)
-    operators = {step: _readable(load_snapshot(folder, step)[0].fusion, folder).operator for step in steps}
-    return share_history(operators, graphs, square=not fusion.wanted_references)
+    operators = {step: operator_of(load_snapshot(folder, step)[0].fusion) for step in steps}
+    return share_history(operators, graphs, square=fusion.relates_within)
 
 
 def _read_operator(folder: Path, dataset: Dataset) -> _ReadOperator:
@@ -183,23 +239,26 @@ def _read_operator(folder: Path, dataset: Dataset) -> _ReadOperator:
     return _ReadOperator(fusion, str(config.training.get("seed")), variance_shares(terms), summarise_operator(terms))
 
 
-def _some_graphs(fusion: LegoFusion, config: RunConfig, dataset: Dataset) -> dict[str, Tensor]:
+def _some_graphs(fusion: Fusion, config: RunConfig, dataset: Dataset) -> dict[str, Tensor]:
     """Cross-fitted graphs of the training bags, thinned evenly where there are many."""
+    config.require_equal_spans("reading an operator")
     training = training_bags(config, dataset)
     require_same_references(fusion, training, dataset.name)
-    graphs = training_inputs(fusion, training).inputs
+    graphs = fusion.operator_graphs(training_inputs(fusion, training).inputs) or {}
     count = len(next(iter(graphs.values())))
     keep = torch.linspace(0, count - 1, min(count, _MOST_BAGS)).long()
     return {name: graph[keep] for name, graph in graphs.items()}
 
 
-def _readable(fusion: Fusion, folder: Path) -> LegoFusion:
-    if not isinstance(fusion, LegoFusion) or not is_cached(fusion):
+def _readable(fusion: Fusion, folder: Path) -> Fusion:
+    operator = getattr(fusion, "operator", None)
+    learned = operator is not None and any(parameter.requires_grad for parameter in operator.parameters())
+    if not learned or not fusion.has_frozen_stage:
         raise ParameterError(
-            "the model has no operator whose terms can be read",
+            "the model has no learned operator whose terms can be read",
             where=folder,
-            expected="fusion lego (any rows but 'propagate')",
-            got=fusion.kind if not isinstance(fusion, LegoFusion) else f"lego with rows '{fusion.rows}'",
+            expected="method lego-paper (any rows but 'propagate'), or lego with operator 'learned'",
+            got=fusion.kind + (" with a fixed one" if operator is not None and not learned else ""),
             fix="explain videos with it instead: lego-fusion explain RUN VIDEO",
         )
     return fusion

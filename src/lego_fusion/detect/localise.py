@@ -13,9 +13,6 @@ from torch import Tensor
 from ..data.dataset import Dataset
 from ..errors import ParameterError
 from ..fusion.base import Fusion
-from ..fusion.lego import LegoFusion
-from ..fusion.units import UnitRelation
-from ..graph.granularity import NO_NODE, most_novel_units
 from .bags import Bags, seen_by
 from .event_records import HeatMap
 
@@ -26,7 +23,7 @@ class Traced:
 
     Args:
         units: Index of each node's most novel units, most novel first, (B, N, k); -1 where it has fewer.
-        novelty: 1 - similarity to the nearest known unit of each of them, (B, N, k); 0 where there is none.
+        novelty: 1 - mean relation to the nearest known units of each of them, (B, N, k); 0 where there is none.
         places: Row and column of the picture of each of them, (B, N, k, 2), where the units have places; else None.
     """
 
@@ -37,35 +34,33 @@ class Traced:
 
 @torch.no_grad()
 def trace_nodes(fusion: Fusion, bags: Bags, modality: str, grid: tuple[int, int] | None = None) -> Traced:
-    """Find the units whose relations became each node's row: the k most novel ones.
+    """Find the units that speak for each node: its most novel ones.
 
     Args:
-        fusion: A fitted LegoFusion that reads the modality unit by unit, against reference units.
+        fusion: A fitted fusion that relates units of the modality to known ones (``lego``).
         bags: With features.
         modality: Of finer units.
         grid: Rows and columns of the picture that the units fill (``manifest.grid``).
 
     Raises:
-        ParameterError: If the fusion does not read the modality unit by unit, or has no reference units.
+        ParameterError: If the fusion does not read the modality unit by unit, or knows no units.
     """
-    relation = _relation(fusion, modality)
+    known = fusion.known_units(modality)
     x = seen_by(fusion, bags).inputs[modality]
-    rows, present = relation.unit_rows(x), x[..., -1] > 0
-    node = torch.where(present, 0, NO_NODE).flatten(0, 1)
-    count = relation.most_novel if relation.pooling == "novel" else x.shape[2]
-    units = most_novel_units(rows.flatten(0, 1), node, 1, count)[:, 0].reshape(*x.shape[:2], -1)
-    nearest = (1 - rows[..., 0]).gather(-1, units.clamp_min(0))
+    kept = kept_of(fusion)
+    units = known.read(x, (1,), kept).units
+    nearest = known.unit_novelty(x, kept).gather(-1, units.clamp_min(0)).masked_fill(units < 0, 0.0)
     places = None if grid is None else torch.stack([units.div(grid[1], rounding_mode="floor"), units % grid[1]], dim=-1)
     if places is not None:
-        places = places.masked_fill((units == NO_NODE)[..., None], NO_NODE)
-    return Traced(units, nearest.masked_fill(units == NO_NODE, 0.0), places)
+        places = places.masked_fill((units < 0)[..., None], -1)
+    return Traced(units, nearest, places)
 
 
 @torch.no_grad()
 def unit_novelty(
     fusion: Fusion, modality: str, stored: Float[np.ndarray, "snippets units width_and_1"]
 ) -> Float[np.ndarray, "snippets units"]:
-    """How unlike every known-normal unit each unit of each snippet is: 1 - similarity to the nearest; 0 where absent.
+    """How unlike the known-normal units each unit of each snippet is: 1 - mean relation to the nearest; 0 where absent.
 
     Args:
         fusion: As for ``trace_nodes``.
@@ -73,9 +68,9 @@ def unit_novelty(
         stored: Units of every snippet as ``Dataset.features`` gives them, (T, U, D + 1). Snippets, not segments: a heat map
             loses nothing to resampling.
     """
-    relation = _relation(fusion, modality)
-    x = torch.from_numpy(np.array(stored)).to(relation.references)[None]
-    novelty = (1 - relation.unit_rows(x)[..., 0]).masked_fill(x[..., -1] == 0, 0.0)
+    known = fusion.known_units(modality)
+    x = torch.from_numpy(np.array(stored)).to(known.references)[None]
+    novelty = known.unit_novelty(x, kept_of(fusion))
     return np.asarray(novelty[0].cpu().numpy(), dtype=np.float64)
 
 
@@ -111,11 +106,6 @@ def heat_map_at(fusion: Fusion, dataset: Dataset, modality: str, video: str, fra
     return HeatMap(modality, tuple(tuple(map(float, row)) for row in at))
 
 
-def _relation(fusion: Fusion, modality: str) -> UnitRelation:
-    if not isinstance(fusion, LegoFusion):
-        kind = f"the fusion '{fusion.kind}'"
-        raise ParameterError("only LEGO relates units to units", got=kind, fix="train with fusion lego on finer units")
-    relation = fusion.unit_relation(modality)
-    if not fusion.wanted_references:
-        raise ParameterError("units are novel to reference units", got="references=0", fix="use a model with reference units")
-    return relation
+def kept_of(fusion: Fusion) -> int:
+    """Nearest known units that the novelty of a unit is the mean over."""
+    return int(fusion.config().get("kept", 1))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data.dataset import Dataset, VideoRecord
+from ..fusion.reading_head import ReadingHead
 from ..measure.result import Result
 from .calibration import ALL_CAMERAS, read_calibration
 from .checkpoint import RunConfig, load_detector
+from .detector import Detector
 from .evaluation import selection_of
 from .event_evaluation import UNCALIBRATED
 from .runs import read_method
@@ -41,7 +44,7 @@ def model_card(
     known = {one.video: one for one in dataset.videos} if dataset is not None and same else {}
     records = [known[video] for video in trained if video in known]
     return {
-        "Model": _model(folder, config, detector.parameter_count()),
+        "Model": _model(folder, config, detector),
         "Trained on": _training(config, trained, records),
         "Labels": _labels(config),
         "Measured on": _measured(results),
@@ -61,18 +64,28 @@ _LIMITS = {
 }
 
 
-def _model(folder: Path, config: RunConfig, parameters: int) -> dict[str, str]:
+def _model(folder: Path, config: RunConfig, detector: Detector) -> dict[str, str]:
     modalities = [f"{name} ({one.extractor} {one.version}, {one.width} numbers)" for name, one in config.manifests.items()]
     spans = f"{config.nodes} equal spans of each video"
     if config.segment_snippets is not None:
         spans = f"{config.segment_snippets} snippets each, from windows of {config.nodes}"
-    training = config.training
-    steps = "untrained: the calibrated start" if training.get("steps") == 0 else f"{training.get('steps')} steps"
-    lines = {"fusion": read_method(folder, config), "modalities": ", ".join(modalities), "parameters": f"{parameters:,}"}
-    lines |= {"segments": spans, "training": f"{steps}, seed {training.get('seed')}, chosen by: {selection_of(config)}"}
+    training, head = config.training, detector.reading_head
+    lines = {"fusion": read_method(folder, config), "modalities": ", ".join(modalities)}
+    lines["parameters"] = f"{detector.parameter_count():,}"
+    lines |= {} if head is None else {"world": head.world}
+    lines |= {"segments": spans, "training": f"{_length(training, head)}, chosen by: {selection_of(config)}"}
+    lines |= {"known normals": f"{len(config.references)} segments"} if config.references else {}
     lines["smoothing"] = f"Gaussian of {config.smoothing:g} s over its scores" if config.smoothing else "none"
-    lines |= {"reference units": f"{len(config.references)} known-normal segments"} if config.references else {}
     return lines | {"weights": f"SHA-256 {config.weights_hash}", "lego-fusion": config.lego_fusion}
+
+
+def _length(training: Mapping[str, Any], head: ReadingHead | None) -> str:
+    """How long was trained, and what was drawn at random."""
+    if head is None:
+        return f"{training.get('steps')} steps, seed {training.get('seed')}"
+    if training.get("steps") == 0 or training.get("normal_only"):
+        return "untrained: all degrees count alike, the departure not at all; nothing is random"
+    return f"at most {training.get('iterations')} iterations to the most probable weights; nothing is random"
 
 
 def _training(config: RunConfig, trained: Sequence[str], records: Sequence[VideoRecord]) -> dict[str, str]:

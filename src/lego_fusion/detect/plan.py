@@ -23,7 +23,7 @@ from ..data.files import read_text
 from ..errors import CheckpointError, DataError
 from ..writing import written_whole
 from .conditions import parse_condition
-from .protocol import UNLEARNED, Split
+from .protocol import UNLEARNED, Split, draws_at_random
 from .train import TrainingConfig
 
 PLAN_FILE = "plan.json"
@@ -178,8 +178,8 @@ class Plan(BaseModel):
         return [*self.fusions, *(unlearned if self.references else [])]
 
     def _seeds(self, method: str, condition: str) -> list[int | None]:
-        """A reference has no seed of its own: it runs once, and once for every noise that is drawn."""
-        if method in UNLEARNED and condition == "clean":
+        """What draws nothing at random has no seed of its own: it runs once, and once for every noise that is drawn."""
+        if condition == "clean" and not draws_at_random(method, self.training):
             return [None]
         return [self.training.seed + number for number in range(self.seeds)]
 

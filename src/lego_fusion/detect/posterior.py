@@ -2,9 +2,11 @@
 
 The *sum*, so that the prior fades as videos are added. There is nothing random in it: one training is the answer.
 
-Where every video may be a world of its own (another camera each), a third reading can explain the labels better: how unlike the
-rest of its own video a segment is. So there are three fits, without it and with it from either side, and it is taken where its
-objective is lower by more than ``own_world_gain`` nats.
+Where every video may be a world of its own (another camera each), a third reading can explain the labels better: how unlike
+the rest of its own video a segment is. So that is asked first, of the degrees alone (w = 0): three fits, without it and with it
+from either side, and it is taken where its objective is lower by more than ``own_world_gain`` nats. The many weights of the
+departure have no say: they can explain a few dozen labels in any world, and in one that nobody knows "which way" means nothing,
+so w stays 0.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from ..errors import LegoFusionError
@@ -23,6 +27,7 @@ from ..fusion.reading_head import Priors, ReadingHead
 
 HISTORY = 20  # steps that L-BFGS remembers
 AT_ONCE = 10  # iterations between two looks
+LEAST_GAIN = 1e-7  # of an iteration, as a share of the objective; a fit ends where one gains less
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def most_probable(
     add_gradients: Callable[[Sequence[torch.nn.Parameter]], None] = lambda parameters: None,
     on_iteration: Callable[[int, float], None] | None = None,
 ) -> tuple[Fitted, list[float]]:
-    """Fit without and with the own world, and keep what the labels say.
+    """Ask which world the labels are of, and fit all weights in it.
 
     Args:
         head: Whose third reading is switched.
@@ -65,27 +70,33 @@ def most_probable(
         gain: Nats by which the own world has to win; None never tries it.
         iterations: Most of each fit; it ends earlier where nothing changes any more.
         add_gradients: Sums the gradients over processes.
-        on_iteration: Called with the iteration, counted over all fits, and the objective.
+        on_iteration: Called with the iteration and the objective of the last fit.
 
     Returns:
-        The fit that was kept, whose weights are loaded, and the objectives of all fits.
+        The last fit, whose weights are loaded, and the objectives of those that were compared: without the own world, and with
+        it from either side; none where it was not tried.
     """
-    start, found = weights(), []
-    done = 0
-    for share in (None, priors.own_mean, -priors.own_mean) if gain is not None else (None,):
+    start, asked = weights(), list[Fitted]()
+    for share in (None, priors.own_mean, -priors.own_mean) if gain is not None else ():
         load(start)
         head.use_own_world(share is not None)
         if share is not None:
             with torch.no_grad():
                 head.own_share.fill_(share)
-        history = _minimise(parameters(), objective, iterations, add_gradients, done, on_iteration)
-        done += AT_ONCE * len(history)
-        found.append(Fitted(history[-1], weights(), tuple(history)))
-    mixed = min(found[1:], key=lambda fit: fit.objective, default=None)
-    best = found[0] if mixed is None or gain is None or mixed.objective >= found[0].objective - gain else mixed
-    head.use_own_world(best is not found[0])
-    load(best.weights)
-    return best, [fit.objective for fit in found]
+        alone = [parameter for parameter in parameters() if parameter is not head.weights]
+        history = _minimise(alone, objective, iterations, add_gradients, None)
+        asked.append(Fitted(history[-1], weights(), tuple(history)))
+    mixed = min(asked[1:], key=lambda fit: fit.objective, default=None)
+    if mixed is not None and gain is not None and mixed.objective < asked[0].objective - gain:
+        load(mixed.weights)
+        head.use_own_world(True)
+        if on_iteration is not None:
+            on_iteration(AT_ONCE * len(mixed.history), mixed.objective)
+        return mixed, [fit.objective for fit in asked]
+    load(start)
+    head.use_own_world(False)
+    history = _minimise(parameters(), objective, iterations, add_gradients, on_iteration)
+    return Fitted(history[-1], weights(), tuple(history)), [fit.objective for fit in asked]
 
 
 def _minimise(
@@ -93,32 +104,44 @@ def _minimise(
     objective: Callable[[], Tensor],
     iterations: int,
     add_gradients: Callable[[Sequence[torch.nn.Parameter]], None],
-    done: int,
     on_iteration: Callable[[int, float], None] | None,
 ) -> list[float]:
-    optimiser = torch.optim.LBFGS(
-        parameters, max_iter=AT_ONCE, history_size=HISTORY, line_search_fn="strong_wolfe", tolerance_grad=1e-5
-    )
+    def at(point: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+        like = parameters[0]
+        torch.nn.utils.vector_to_parameters(torch.from_numpy(point).to(like), parameters)
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def evaluated(point: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, np.ndarray[Any, np.dtype[np.float64]]]:
+        at(point)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
         loss = objective()
         torch.autograd.backward(loss)
         add_gradients(parameters)
-        return loss.detach()
+        if not math.isfinite(float(loss.detach())):
+            raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
+        gradient = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+        return float(loss.detach()), gradient.double().cpu().numpy()
 
     history: list[float] = []
-    for first in range(0, iterations, AT_ONCE):
-        optimiser.param_groups[0]["max_iter"] = min(AT_ONCE, iterations - first)
-        optimiser.step(closure)
-        with torch.no_grad():
-            history.append(float(objective()))
-        if not math.isfinite(history[-1]):
-            raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
+    count = 0
+
+    def passed(intermediate_result: OptimizeResult) -> None:
+        nonlocal count
+        count += 1
+        if count % AT_ONCE == 0:
+            at(intermediate_result.x)
+            history.append(float(intermediate_result.fun))
+            if on_iteration is not None:
+                on_iteration(count, history[-1])
+
+    start = torch.nn.utils.parameters_to_vector(parameters).detach().double().cpu().numpy()
+    options = {"maxiter": iterations, "maxcor": HISTORY, "ftol": LEAST_GAIN, "gtol": 1e-5}
+    found = minimize(evaluated, start, jac=True, method="L-BFGS-B", callback=passed, options=options)
+    at(found.x)
+    if count % AT_ONCE or not history:
+        history.append(float(found.fun))
         if on_iteration is not None:
-            on_iteration(done + first + AT_ONCE, history[-1])
-        if len(history) > 1 and history[-2] - history[-1] <= 1e-6 * max(1.0, abs(history[-1])):
-            break
+            on_iteration(count, history[-1])
     return history
 
 

@@ -6,6 +6,7 @@ picking the best test step would have been.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
@@ -388,6 +389,24 @@ def _for_all(method: str, name: str, value: Any, modalities: Sequence[str]) -> A
     return {**({} if default is None else dict.fromkeys(modalities, default.default)), **value}
 
 
+def draws_at_random(method: str, config: TrainingConfig) -> bool:
+    """Whether another seed gives another result, on features as they are; where not, a comparison runs a method once.
+
+    Args:
+        method: One of ``LEARNED`` or ``UNLEARNED``.
+        config: Of the training: an order of segments may be drawn for modality dropout.
+    """
+    if method in UNLEARNED:
+        return False
+    permuted = config.modality_dropout > 0 and config.modality_removal == "permute"
+    return permuted or _fusion_draws(method)
+
+
+@functools.cache
+def _fusion_draws(method: str) -> bool:
+    return make_plain_fusion(method, {"first": 1, "second": 1}).draws_at_random
+
+
 def run_method(
     dataset: Dataset,
     bags: Bags,
@@ -464,11 +483,14 @@ def run_method(
         if on_step is not None:
             on_step(step, loss)
 
-    fit(detector, train, config, validation=validation, checkpoint=checkpoint, on_start=lambda: look(0), on_step=stepped)
+    given: dict[str, Any] = {"validation": validation, "checkpoint": checkpoint}
+    state = fit(detector, train, config, **given, on_start=lambda: look(0), on_step=stepped)
     train_seconds = time.perf_counter() - started - watching
     started = time.perf_counter()
     by_video = _by_video(test, predict_logits(detector, test, dropped=dropped))
     score_seconds = time.perf_counter() - started
+    if watch_test and config.selection == "last-step":
+        watched[state.step] = by_video  # of several fits the last look may be at another than was kept
     return Run(by_video, detector, detector.parameter_count(), train_seconds, score_seconds, watched)
 
 

@@ -10,26 +10,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
+from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..errors import LegoFusionError
 from ..explain.terms import explain_nodes
-from ..fusion.lego import LegoFusion
+from ..graph.operator import GraphOperator
 from ..measure.events import Event
-from .bags import Bags, is_row_wise, load_bags, mean_over_crops, seen_by
-from .checkpoint import RunConfig, load_detector
-from .counterfactual import is_ranked, terms_of
+from .bags import Bags, mean_over_crops, scoring_inputs, seen_by
+from .checkpoint import load_detector
+from .counterfactual import is_ranked, node_head, terms_of
 from .detector import Detector
 from .event_evaluation import events_of, rule_of_run
 from .event_records import Segment
 from .events import EventRule
-from .explainer import Explainer
-from .runs import VideoScores, score_dataset, segment_span
+from .explainer import Explainer, known_columns
+from .node_parts import NodeParts, reading_parts, row_parts
+from .runs import VideoScores, load_run_bags, score_dataset, segment_span
 from .train import predict_logits
 from .video_scoring import score_video
-from .windows import load_fixed_bags
 
 Graph = Float[np.ndarray, "n k"]
+MOST_COLUMNS = 64  # known segments whose relations are kept of one video
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +47,13 @@ class VideoReading:
         logits: Of each segment, (N,).
         graphs: Relation of each segment to each column by modality, (N, K), the mean over crops; empty for a model without
             graphs, or where every segment has a window, and so graphs, of its own.
-        fused: What the operator makes of them, (N, K), or None.
-        columns: What each column is: a reference unit, or a segment of the video; empty where it is the k-th nearest one.
+        fused: What becomes of them, (N, K): the graph of the operator, or, of a graph to known segments, the weights that each
+            segment receives by; or None.
+        columns: What each column is: a known normal segment, or a segment of the video.
+        known: Normal segments that the model knows, of which the columns are those that the video's segments receive most
+            from, at most ``MOST_COLUMNS``; 0 where the columns are segments of the video.
         parts: What each modality adds to the logit of each segment above that of the typical normal one, (N,); empty where
-            the terms are not at hand.
+            they are not at hand.
         baseline: Logit of the typical normal segment, or None.
     """
 
@@ -59,6 +65,7 @@ class VideoReading:
     graphs: Mapping[str, Graph] = field(default_factory=dict)
     fused: Graph | None = None
     columns: tuple[Segment, ...] = ()
+    known: int = 0
     parts: Mapping[str, Float64[np.ndarray, " n"]] = field(default_factory=dict)
     baseline: float | None = None
 
@@ -93,7 +100,8 @@ class Reader:
 
     Args:
         folder: Run folder.
-        dataset: Dataset with the videos that the run was trained on; without it, what each modality adds is not known.
+        dataset: Dataset with the videos that the run was trained on; without it, what each modality adds is known of the
+            default only.
 
     Attributes:
         notes: What cannot be shown of this model, and why, one line each.
@@ -105,7 +113,8 @@ class Reader:
     def __init__(self, folder: str | Path, dataset: Dataset | None = None) -> None:
         self.folder, self.notes = Path(folder), list[str]()
         self.detector, self.config = load_detector(self.folder)
-        self.explainer = self._explainer(dataset) if isinstance(self.detector.fusion, LegoFusion) else None
+        needs_normals = self.detector.fusion.row_order is not None
+        self.explainer = self._explainer(dataset) if needs_normals else None
 
     def dataset_videos(
         self, dataset: Dataset, videos: Sequence[str], *, on_video: Callable[[int, int], None] | None = None
@@ -113,7 +122,7 @@ class Reader:
         """Read videos of a dataset folder; each camera's events are found by its own rule."""
         readings = []
         for number, scores in enumerate(score_dataset(self.folder, dataset, videos)):
-            bags = _load(dataset, self.config, scores.video)
+            bags = load_run_bags(self.config, dataset, [scores.video])
             readings.append(self.read(scores, bags, camera=dataset.record(scores.video).camera))
             if on_video is not None:
                 on_video(number + 1, len(videos))
@@ -144,20 +153,22 @@ class Reader:
         """
         rule, _ = rule_of_run(self.folder, camera)
         logits = predict_logits(self.detector, bags)[0].double().numpy()
-        graphs, fused = self._graphs(bags)
-        parts, baseline = self._parts(bags) if graphs else ({}, None)
         segments = self._segments(scores, len(logits))
+        graphs, columns, known = self._graphs(bags, segments)
+        parts = self._parts(bags)
+        names = self.detector.fusion.modalities
         return VideoReading(
             scores=scores,
             rule=rule,
             events=events_of(scores, rule),
             segments=segments,
             logits=logits,
-            graphs=graphs,
-            fused=fused,
-            columns=self._columns(segments) if graphs else (),
-            parts=parts,
-            baseline=baseline,
+            graphs={name: graph for name, graph in graphs.items() if name},
+            fused=graphs.get(""),
+            columns=columns,
+            known=known,
+            parts={} if parts is None else {name: part.numpy() for name, part in parts.by_modality(list(names)).items()},
+            baseline=None if parts is None else parts.baseline,
         )
 
     def _explainer(self, dataset: Dataset | None) -> Explainer | None:
@@ -170,25 +181,45 @@ class Reader:
             self.notes.append(f"what each modality adds is left out: {error.what}")
             return None
 
-    def _graphs(self, bags: Bags) -> tuple[dict[str, Graph], Graph | None]:
+    def _graphs(self, bags: Bags, segments: tuple[Segment, ...]) -> tuple[dict[str, Graph], tuple[Segment, ...], int]:
+        """The graphs by modality, "" being the fused one, what their columns are, and how many normal segments are known."""
         fusion = self.detector.fusion
-        if not isinstance(fusion, LegoFusion) or (bags.window is not None and not is_row_wise(fusion)):
-            return {}, None
+        if bags.window is not None and not fusion.one_pass:
+            return {}, (), 0
         features = seen_by(fusion, bags).inputs
-        relations = fusion.relations(features)
-        fused = fusion.forward_relations(relations, features=features).graph
-        graphs = {name: mean_over_crops(graph, bags.crops)[0].numpy() for name, graph in relations.items()}
-        return graphs, None if fused is None else mean_over_crops(fused, bags.crops)[0].numpy()
+        if fusion.relates_within:
+            found = self._some_graphs(features, bags.crops, None)
+            return {name: graph.numpy() for name, graph in found.items()}, segments, 0
+        parts = [
+            {name: x[:, rows] for name, x in features.items()} for rows in torch.arange(len(segments)).split(_ROWS_AT_ONCE)
+        ]
+        received = [self._some_graphs(part, bags.crops, None).get("") for part in parts]
+        if received[0] is None:
+            return {}, (), 0
+        total = torch.stack([one.sum(0) for one in received if one is not None]).sum(0)
+        chosen = total.topk(min(MOST_COLUMNS, int((total > 0).sum()))).indices.sort().values
+        kept = [self._some_graphs(part, bags.crops, chosen) for part in parts]
+        known = known_columns(self.config)
+        graphs = {name: torch.cat([one[name] for one in kept]).numpy() for name in kept[0]}
+        return graphs, tuple(known[column] for column in chosen.tolist()), len(known)
 
-    def _parts(self, bags: Bags) -> tuple[dict[str, Float64[np.ndarray, " n"]], float | None]:
+    def _some_graphs(self, features: Mapping[str, Tensor], crops: int, columns: Tensor | None) -> dict[str, Tensor]:
+        """Mean over crops of the graphs of one video, (N, K), "" being the fused one; or some of their columns."""
+        made = self.detector.fusion.graphs(features)
+        if made is None:
+            return {}
+        whole = {name: mean_over_crops(graph, crops)[0] for name, graph in {**made.relations, "": made.fused}.items()}
+        return whole if columns is None else {name: graph[:, columns] for name, graph in whole.items()}
+
+    def _parts(self, bags: Bags) -> NodeParts | None:
+        if self.detector.reading_head is not None:
+            return reading_parts(self.detector, scoring_inputs(self.detector.fusion, bags))
         explainer = self.explainer
-        if explainer is None or explainer.lego is None or explainer.typical is None:
-            return {}, None
-        lego, head = explainer.lego, explainer.detector.head
-        terms = terms_of(lego, lego.relations(seen_by(lego, bags).inputs))
-        found = explain_nodes(terms, explainer.typical.terms, head.first, head.second, ranked=is_ranked(lego))
-        parts = {name: part.mean(0).double().numpy() for name, part in found.nodes().by_modality().items()}
-        return parts, found.baseline
+        if explainer is None or explainer.typical is None or bags.window is not None:
+            return None
+        fusion, head = explainer.detector.fusion, node_head(explainer.detector)
+        terms = terms_of(fusion, scoring_inputs(fusion, bags).inputs)
+        return row_parts(explain_nodes(terms, explainer.typical.terms, head.first, head.second, ranked=is_ranked(fusion)))
 
     def _segments(self, scores: VideoScores, count: int) -> tuple[Segment, ...]:
         first = next(iter(self.config.manifests.values()))
@@ -196,28 +227,19 @@ class Reader:
         snippets = self.config.segment_snippets
         return tuple(Segment(scores.video, *segment_span(number, count, snippets, **grid)) for number in range(count))
 
-    def _columns(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-        fusion = self.detector.fusion
-        if isinstance(fusion, LegoFusion) and not fusion.wanted_references:
-            return segments
-        return tuple(
-            Segment(str(one["video"]), int(str(one["start_frame"])), int(str(one["end_frame"])))
-            for one in self.config.references
-        )
-
 
 def coefficient_tables(detector: Detector) -> list[CoefficientTable]:
-    """The operator's coefficients, a table for every pair of modalities with all others at power 0; none without an operator.
+    """The coefficients of a learned operator, a table for every pair of modalities with all others at power 0; else none.
 
     Example:
-        >>> from lego_fusion.fusion.lego import LegoFusion
-        >>> fusion = LegoFusion({"motion": 8, "text": 4}, nodes=16, references=0, order=2)
+        >>> from lego_fusion.fusion.paper import PaperFusion
+        >>> fusion = PaperFusion({"motion": 8, "text": 4}, nodes=16, order=2)
         >>> [(one.rows, one.columns, one.values.shape) for one in coefficient_tables(Detector(fusion))]
         [('motion', 'text', (3, 3))]
     """
-    if not isinstance(detector.fusion, LegoFusion):
+    operator = getattr(detector.fusion, "operator", None)
+    if not isinstance(operator, GraphOperator) or not any(one.requires_grad for one in operator.parameters()):
         return []
-    operator = detector.fusion.operator
     with torch.no_grad():
         dense = operator.dense_coefficients().cpu().numpy()
     if dense.ndim == 1:
@@ -227,10 +249,3 @@ def coefficient_tables(detector: Detector) -> list[CoefficientTable]:
         place = tuple(slice(None) if number in (a, b) else 0 for number in range(dense.ndim))
         tables.append(CoefficientTable(operator.names[a], operator.names[b], dense[place]))
     return tables
-
-
-def _load(dataset: Dataset, config: RunConfig, video: str) -> Bags:
-    names = list(config.manifests)
-    if config.segment_snippets is None:
-        return load_bags(dataset, names, [video], nodes=config.nodes)
-    return load_fixed_bags(dataset, names, [video], segment_snippets=config.segment_snippets, nodes=config.nodes)

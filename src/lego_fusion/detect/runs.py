@@ -349,10 +349,10 @@ def _prepared(
     if cache is not None and trains_on_graphs(fusion, training):
         graphs = cached_graphs(dataset, fusion, kept, split.validation, nodes=nodes, cache=cache)
         return fusion, graphs.training, graphs.others
-    bags = _load(dataset, names, (*kept, *split.validation), nodes, segment_snippets)
-    train = bags.named(kept)
+    train = _load(dataset, names, kept, nodes, segment_snippets)
     fit_statistics(fusion, train)
-    return fusion, train, bags.named(split.validation) if split.validation else None
+    held_out = _load(dataset, names, split.validation, nodes, segment_snippets) if split.validation else None
+    return fusion, train, held_out
 
 
 def _request(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,10 @@ from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.reading_head import Priors
 from ..graph.operator import GraphOperator
-from .bags import Bags, mean_over_crops, scoring_inputs, training_inputs, without_graphs
+from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
 from .conditions import Removal
-from .detector import Detector
+from .detector import Detector, DetectorOutput
 from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
 from .modality_dropout import ModalityDropout
 from .posterior import all_weights, most_probable
@@ -27,6 +27,8 @@ from .ranks import ALONE, Ranks, current_ranks
 from .shared_forward import SharedForward
 from .snapshots import save_snapshot
 from .windows import segment_outputs
+
+NODES = "nodes"  # of bags that hold node vectors
 
 
 class TrainingConfig(BaseModel):
@@ -43,7 +45,7 @@ class TrainingConfig(BaseModel):
         prior_orders: Deviation of the prior on the logarithm of the weights of their degrees.
         prior_bias: Deviation of the prior on their bias.
         own_world_gain: Nats by which "unlike the rest of the own video" has to explain the labels better than "unlike the
-            known normals" alone before it is used; None never uses it.
+            known normals" alone, both by their degrees, before it is used; None never uses it.
         weight_decay: Decoupled pull towards zero.
         batch_size: Bags per step, drawn by label in the proportion of the training set; None takes all.
         pooling: Bag score, ``"top-k"``, ``"max"`` or ``"mean"``.
@@ -164,7 +166,7 @@ def fit(
             fix = "use method 'lego', or give abnormal videos too"
             raise ParameterError("normal_only needs a fusion that knows what is abnormal before training", fix=fix)
         train = train.select((~train.labels).nonzero()[:, 0])
-    bags = start_of_training(detector, train, config, validation)
+    start_of_training(detector, train, config, validation)
     if on_start is not None:
         on_start()
     keep = _snapshots(detector, snapshots if ranks.first else None, config)
@@ -172,6 +174,7 @@ def fit(
     state = TrainingState()
     if config.steps == 0 or config.normal_only:
         return state
+    bags = training_inputs(detector.fusion, train)
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; the caller's stays as it was
         torch.manual_seed(config.seed)
         dropout = _modality_dropout(detector, train, config)
@@ -180,13 +183,12 @@ def fit(
         return _optimise(detector, bags, config, state, validation, checkpoint, keep, on_step, dropout, ranks)
 
 
-def start_of_training(detector: Detector, train: Bags, config: TrainingConfig, validation: Bags | None) -> Bags:
-    """Check labels and settings, and return what a detector is trained on."""
+def start_of_training(detector: Detector, train: Bags, config: TrainingConfig, validation: Bags | None) -> None:
+    """Check labels and settings, and put the operator where they want it."""
     _check_labels(train, config, validation)
     operator = _regularised_operator(detector, config)
     if operator is not None and config.operator_nonnegative:
         operator.project_nonnegative()
-    return training_inputs(detector.fusion, train)
 
 
 @torch.no_grad()
@@ -208,7 +210,7 @@ def predict_logits(detector: Detector, bags: Bags, *, dropped: Sequence[str] = (
         inputs = without_graphs(detector.fusion, inputs, dropped)
     logits = segment_outputs(detector, detector.fusion, inputs).logits
     detector.train(was_training)
-    return mean_over_crops(logits, inputs.crops).cpu()
+    return mean_over_crops(logits, inputs.crops).cpu()  # the frozen stage may have taken the mean already
 
 
 def _most_probable(
@@ -231,10 +233,15 @@ def _most_probable(
     bags = _on_device(bags, device)
     held_out = None if validation is None else scoring_inputs(detector.fusion, _like(validation, detector))
     variants = [(1.0, bags)] if dropout is None else dropout.expected(bags)
-    shared = detector if ranks.size == 1 else SharedForward(detector, detector, ranks)
+    model: Callable[..., DetectorOutput] = detector
+    if is_cached(detector.fusion, bags) and not any(parameter.requires_grad for parameter in detector.fusion.parameters()):
+        model = OnNodes(detector)  # the same at every step
+        variants = [(weight, replace(part, inputs={NODES: _nodes(detector, part)})) for weight, part in variants]
+        bags = variants[0][1]
+    shared = model if ranks.size == 1 else SharedForward(model, detector, ranks)
     priors = Priors(config.prior_orders, config.prior_departure, config.prior_invariance, config.prior_bias)
-    normal = ~bags.labels
-    usual = head.usual(*_nodes(detector, bags, normal)) if bool(normal.any()) else None
+    normal = bags.select((~bags.labels).nonzero()[:, 0].cpu())
+    usual = head.usual(_nodes(detector, normal), normal.mask) if len(normal.videos) else None
     operator = _regularised_operator(detector, config)
     prior_of_operator = OperatorPrior(detector.fusion, config.prior_orders)
     detector.train()
@@ -277,17 +284,31 @@ def _most_probable(
     keep(state.step)
     if config.selection == "validation" and state.best:
         detector.load_state_dict(state.best)
-        head.use_own_world(bool(head.own_world))
     detector.to("cpu")
     return state
 
 
+class OnNodes:
+    """The head of a detector alone, called like the detector, on node vectors that were computed before.
+
+    Args:
+        detector: Whose head it is.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.head = detector.head
+
+    def __call__(self, inputs: Mapping[str, Tensor], mask: Tensor | None = None, **options: object) -> DetectorOutput:
+        """Logits of the nodes; there is no graph."""
+        return DetectorOutput(self.head(inputs[NODES], mask), None)
+
+
 @torch.no_grad()
-def _nodes(detector: Detector, bags: Bags, videos: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Vectors of the nodes of some videos, and which nodes exist."""
-    rows = videos.repeat_interleave(bags.crops)
-    mask = None if bags.mask is None else bags.mask[rows]
-    return detector.fusion.forward_inputs({name: x[rows] for name, x in bags.inputs.items()}, mask).nodes, mask
+def _nodes(detector: Detector, bags: Bags) -> Tensor:
+    """Vectors of the nodes of bags."""
+    if NODES in bags.inputs:
+        return bags.inputs[NODES]
+    return detector.fusion.forward_inputs(bags.inputs, bags.mask).nodes
 
 
 def _device(config: TrainingConfig) -> torch.device:

@@ -28,8 +28,12 @@ class ShareHistory:
     by_order: dict[int, tuple[float, ...]]
 
     def lines(self) -> dict[str, tuple[float, ...]]:
-        """Shares by a name to print, largest at the last step first; the constant, which has no variance, is left out."""
-        named = {" x ".join(support): shares for support, shares in self.by_support.items() if support}
+        """Shares by a name to print, largest at the last step first; a constant that does not vary is left out.
+
+        A zeroth power that is the identity varies: it is 1 on the diagonal and 0 elsewhere.
+        """
+        varies = {support: shares for support, shares in self.by_support.items() if support or any(shares)}
+        named = {" x ".join(support) or "constant": shares for support, shares in varies.items()}
         return dict(sorted(named.items(), key=lambda pair: -pair[1][-1]))
 
 

@@ -73,6 +73,10 @@ class Extractor(ABC):
     def width(self) -> int:
         """D, numbers per row, or per unit of a row."""
 
+    def columns(self) -> tuple[str, ...]:
+        """Name the D columns; empty where they have no meaning of their own."""
+        return ()
+
     @property
     def units(self) -> int:
         """U, units of a row."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data.manifest import Manifest
-from ..errors import DataError, ManifestError, ParameterError
+from ..errors import DataError, LegoFusionError, ManifestError, ParameterError
 from .appearance import Appearance
 from .audio import Audio
 from .base import Extractor
@@ -48,6 +49,22 @@ def make_extractor(kind: str, settings: Mapping[str, Any], *, modality: str) -> 
         expected = ", ".join(arguments.parameters)
         raise ParameterError(f"extractor '{kind}' cannot be made: {error}", where=modality, expected=expected) from error
     return EXTRACTORS[kind](**given)
+
+
+def column_names(manifest: Manifest) -> tuple[str, ...]:
+    """Name the D columns of a modality: as its extractor does, else by their number.
+
+    Example:
+        >>> column_names(Motion().manifest("flow"))[0]
+        'speed_rms'
+        >>> column_names(Manifest(modality="a", extractor="imported", version="1", width=2))
+        ('column 0', 'column 1')
+    """
+    kind, names = EXTRACTORS.get(manifest.extractor), tuple[str, ...]()
+    if kind is not None and kind.columns is not Extractor.columns:
+        with contextlib.suppress(LegoFusionError):  # of another version, whose columns may mean something else
+            names = extractor_for(manifest).columns()
+    return names or tuple(f"column {number}" for number in range(manifest.width))
 
 
 def extractor_for(manifest: Manifest, *, model: str | Path | None = None) -> Extractor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_int
 from ..graph.operator import check_names
+from .known import KnownNormals
+from .known_units import KnownUnits
 from .streams import FeatureWindow, NodeStream
 
 
@@ -26,6 +28,20 @@ class FusionOutput(NamedTuple):
 
     nodes: Float[Tensor, "b n f"]
     graph: Float[Tensor, "b n k"] | None = None
+
+
+class Graphs(NamedTuple):
+    """The graphs that a fusion sees, to be looked at.
+
+    Args:
+        relations: Relation of each node to each column by modality, (B, N, K).
+        fused: What becomes of them, (B, N, K).
+        kept: Largest entries of a row of a relation that count; None where all do.
+    """
+
+    relations: dict[str, Float[Tensor, "b n k"]]
+    fused: Float[Tensor, "b n k"]
+    kept: int | None = None
 
 
 class Fusion(nn.Module, ABC):
@@ -43,6 +59,8 @@ class Fusion(nn.Module, ABC):
     """
 
     kind: ClassVar[str] = "fusion"
+    relates_within: bool = False  # whether its graphs relate the nodes of one video to each other
+    row_order: Literal["ordered", "sorted"] | None = None  # of the row of a learned operator's graph that a node hands on
     out_features: int
     units: Mapping[str, int]
 
@@ -141,6 +159,11 @@ class Fusion(nn.Module, ABC):
         return False
 
     @property
+    def draws_at_random(self) -> bool:
+        """Whether another seed makes another detector of it; where not, one training is the answer."""
+        return True
+
+    @property
     def any_nodes(self) -> bool:
         """Whether bags of any number of nodes can be read, however many it was trained on."""
         return False
@@ -185,11 +208,40 @@ class Fusion(nn.Module, ABC):
         """Names of the arguments that change nothing beside the others as they are; by default none."""
         return ()
 
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The graphs of bags, to be looked at; None where the fusion makes none."""
+        return None
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The graphs that a *learned* operator fuses, from what ``inputs`` gave; None where nothing of that is learned."""
+        return None
+
+    def known_segments(self) -> dict[str, KnownNormals]:
+        """What is known of normal segments in each modality that has one vector per node; empty where nothing is."""
+        return {}
+
+    def known_units(self, name: str) -> KnownUnits:
+        """What is known of a modality of finer units.
+
+        Raises:
+            ParameterError: If units are not related to known ones.
+        """
+        got = f"the fusion '{self.kind}'"
+        raise ParameterError(
+            "units are not related to known normal ones", where=f"modality '{name}'", got=got, fix="use 'lego'"
+        )
+
     def make_head(self) -> nn.Module | None:
         """A head of this fusion's own; None leaves it to the detector."""
         return None
 
     def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """What ``checked`` gives, in float32 where it was of 16 bits."""
+        return [at_least_single(tensor) for tensor in self.checked(features)]
+
+    def checked(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The features in this fusion's order, with names, widths and shapes checked; extra modalities are ignored.
 
         Raises:
@@ -214,6 +266,11 @@ class Fusion(nn.Module, ABC):
                     "features have another shape", where=f"modality '{name}'", expected=expected, got=tuple(tensor.shape)
                 )
         return chosen
+
+
+def at_least_single(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Numbers of 16 bits as float32, all others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mask_nodes(nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None) -> Float[Tensor, "b n f"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,12 +15,13 @@ from ..errors import DataError, ParameterError
 from ..graph.operator import GraphOperator
 from ..graph.readings import bounded, degrees, inside_degrees, propagated
 from ..graph.references import choose_references, evenly_thinned, node_numbers, require_several_videos, spacings
-from .base import mask_nodes
+from .base import at_least_single, mask_nodes
 from .known import KnownNormals, column_scales, normal_rows
 from .known_units import KnownUnits
 from .units import mean_over_units
 
 NUMBERS_AT_ONCE = 2**23  # entries of the graphs that are held at a time
+PSEUDO_NODES = 2.0  # of the usual variance inside a video
 MOST_BAGS = 2048  # evenly spread, on which it is seen what is usual
 
 
@@ -47,6 +49,10 @@ class Readings(NamedTuple):
     degree: Float[Tensor, "b n m p"]
     inside: Float[Tensor, "b n m p"]
     departure: dict[str, Float[Tensor, "b n _"]]
+
+    def of(self, bags: slice) -> Readings:
+        """Those of some of the bags."""
+        return Readings(self.degree[bags], self.inside[bags], {name: one[bags] for name, one in self.departure.items()})
 
 
 class Own(NamedTuple):
@@ -232,7 +238,7 @@ class FrozenReadings(nn.Module):
                 return self._read_whole(part, product, None if own is None else Own(own.bags[bags], own.columns))
 
             numbers = first.shape[1] * len(self.reference_units) * len(self.whole)
-            found = _in_parts(read_some, first.shape[0], numbers)
+            found = in_parts(read_some, first.shape[0], numbers)
             degree = dict(zip(self.whole, found[: len(self.whole)], strict=True))
             departure = dict(zip(self.whole, found[len(self.whole) :], strict=True))
         for name in self.units:
@@ -247,7 +253,7 @@ class FrozenReadings(nn.Module):
     def _read_whole(self, x: Mapping[str, Tensor], product: GraphOperator, own: Own | None) -> list[Tensor]:
         """Degrees of each modality of whole segments, then departures of each."""
         nodes = next(iter(x.values())).shape[1]
-        rows = {name: tensor.flatten(0, 1) for name, tensor in x.items()}
+        rows = {name: at_least_single(tensor.flatten(0, 1)) for name, tensor in x.items()}
         entries = self.surprises(rows, own, nodes)
         known = [self.of(name).references for name in rows]
         expected = propagated(product.log_entries(entries), known, len(rows))
@@ -288,31 +294,20 @@ class FrozenReadings(nn.Module):
 
     def inside(self, x: Mapping[str, Tensor], mask: Tensor | None, *, last: int | None = None) -> Float[Tensor, "b r m p"]:
         """Degrees in the graph inside each video; of so many nodes at the end only, if that is said."""
-        rows = {name: mask_nodes(self._comparable(name, tensor), mask) for name, tensor in x.items()}
-        numbers, window = node_numbers(list(rows.values()), mask), self.settings.window
-        found = []
-        for place, (name, values) in enumerate(rows.items()):
-            near, bandwidth = self.of(name).near, self.inside_bandwidth[place]
-            parts = [
-                inside_degrees(
-                    values[bags] / near,
-                    numbers[bags],
-                    bandwidth,
-                    self.settings.orders,
-                    None if mask is None else mask[bags],
-                    window,
-                    last=last,
-                )
-                for bags in chunks(values.shape[0], values.shape[1] * max(values.shape[1], values.shape[2]), 1)
-            ]
-            found.append(torch.cat(parts))
-        return torch.stack(found, dim=2)
+        orders, window, found = self.settings.orders, self.settings.window, []
+        for rows, there in self._comparable(x, mask):
+            numbers = node_numbers(list(rows.values()), there)
+            own = (self._by_own_scale(name, values, there) for name, values in rows.items())
+            scaled = zip(own, self.inside_bandwidth, strict=True)
+            one = [inside_degrees(values, numbers, width, orders, there, window, last=last) for values, width in scaled]
+            found.append(torch.stack(one, dim=2))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _fit_columns(
         self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None, videos: int
     ) -> None:
-        numbers = node_numbers([x[name] for name in self.whole], mask)
-        self.reference_units = choose_references(numbers, normal, self.settings.references, mask)
+        numbers = [node_numbers([rows[name] for name in self.whole], there) for rows, there in self._comparable(x, mask)]
+        self.reference_units = choose_references(torch.cat(numbers), normal, self.settings.references, mask)
         owners = video_ids[self.reference_units[:, 0]]
         require_several_videos(owners)
         self._know_at_least(len(owners) - int(owners.unique(return_counts=True)[1].max()))
@@ -321,17 +316,51 @@ class FrozenReadings(nn.Module):
             known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.settings.pseudo_videos))
             known.fit_references(x[name][units[:, 0], units[:, 1]], owners, self.settings.bandwidth_exponent)
 
+    def _by_own_scale(self, name: str, x: Float[Tensor, "b n d"], mask: Tensor | None) -> Float[Tensor, "b n d"]:
+        """Nodes divided by how much each column varies inside their own video: what is still elsewhere may be busy here.
+
+        Column c by sqrt( (N v_c + 2 u_c) / (N + 2) ), v_c its variance over the N nodes of the video and u_c that inside a
+        usual normal video, as two pseudo-nodes. A stream has not seen its video yet, so there it is sqrt(u_c).
+        """
+        within = self.of(name).within
+        if self.settings.window is not None:
+            return x / within.sqrt()
+        count = x.new_full((len(x), 1, 1), x.shape[1]) if mask is None else mask.sum(1).to(x)[:, None, None]
+        shifted = x - x.sum(1, keepdim=True) / count.clamp_min(1)
+        variance = mask_nodes(shifted, mask).square().sum(1, keepdim=True)  # times N
+        return shifted / ((variance + PSEUDO_NODES * within) / (count + PSEUDO_NODES)).sqrt()
+
     def _fit_inside(self, x: Mapping[str, Tensor], normal: Tensor, mask: Tensor | None) -> None:
-        """Bandwidth inside videos: geometric mean over normal nodes of the distance to the 3 nearest others of the video."""
-        rows = {name: self._comparable(name, tensor[normal]) for name, tensor in x.items()}
-        there = torch.ones(next(iter(rows.values())).shape[:2], dtype=torch.bool) if mask is None else mask[normal]
-        numbers = node_numbers(list(rows.values()), there)
-        for place, (name, values) in enumerate(rows.items()):
-            near = self.of(name).near
-            bags = zip(values, numbers, there, strict=True)
-            spacing = torch.cat([spacings(bag[exists] / near, number[exists], apart=1) for bag, number, exists in bags])
-            positive = spacing[spacing > 0]
+        """How much columns vary inside a normal video, and the bandwidth there.
+
+        The bandwidth is the geometric mean over normal nodes of the distance to the 3 nearest others of the video.
+        """
+        bags = evenly_thinned(normal.nonzero()[:, 0], MOST_BAGS)
+        self._fit_within(x, bags, mask)
+        spacing: dict[str, list[Tensor]] = {name: [] for name in x}
+        for rows, there in self._comparable(x, mask, bags):
+            numbers = node_numbers(list(rows.values()), there)
+            exists = torch.ones_like(numbers, dtype=torch.bool) if there is None else there
+            for name, values in rows.items():
+                near = spacings(self._by_own_scale(name, values, there), numbers, apart=1, exists=exists)
+                spacing[name].append(near[exists])
+        for place, parts in enumerate(spacing.values()):
+            positive = torch.cat(parts)
+            positive = positive[positive > 0]
             self.inside_bandwidth[place] = positive.log().mean().exp() if len(positive) else 1.0
+
+    def _fit_within(self, x: Mapping[str, Tensor], bags: Int[Tensor, " b"], mask: Tensor | None) -> None:
+        """Mean over normal bags of the variance of each column inside a bag, steadied by pseudo-videos of mean variance."""
+        total = {name: torch.zeros(width, dtype=torch.float64, device=bags.device) for name, width in self.modalities.items()}
+        for rows, there in self._comparable(x, mask, bags):
+            for name, values in rows.items():
+                count = values.shape[1] if there is None else there.sum(1).clamp_min(1)[:, None, None].double()
+                shifted = values.double() - values.sum(1, keepdim=True, dtype=torch.float64) / count
+                total[name] += (mask_nodes(shifted, there).square().sum(1, keepdim=True) / count).sum((0, 1))
+        videos, pseudo = len(bags), self.settings.pseudo_videos
+        for name, variance in total.items():
+            steadied = (variance + pseudo * variance.mean() / videos) / (videos + pseudo)
+            self.of(name).within = _positive(steadied).to(self.of(name).near)
 
     def _fit_usual(self, readings: Readings, normal: Tensor, mask: Tensor | None) -> None:
         """Centres and scales of what the graphs say of normal bags (of departures: of all training bags)."""
@@ -342,7 +371,7 @@ class FrozenReadings(nn.Module):
         self.spread.copy_(_deviation((degree - self.centre).nan_to_num().sum((-1, -2))))
         self.inside_centre.copy_(inside.nanmean(0).nan_to_num())
         self.inside_spread.copy_(_deviation((inside - self.inside_centre).nan_to_num().sum((-1, -2))))
-        moved = [torch.linalg.vector_norm(one[exists], dim=-1) for one in readings.departure.values()]
+        moved = [torch.linalg.vector_norm(one, dim=-1)[exists] for one in readings.departure.values()]
         lengths = torch.stack(moved, dim=-1).double()  # (rows, M)
         self.scale.copy_(_positive((lengths.square().mean(0) * len(self.modalities)).sqrt()))
         self.median.copy_(_positive((lengths / self.scale).median(0).values))
@@ -353,9 +382,18 @@ class FrozenReadings(nn.Module):
         self._fewest = columns
         self.fewest.fill_(columns)
 
-    def _comparable(self, name: str, x: Tensor) -> Tensor:
-        """One vector per node."""
-        return mean_over_units(x) if name in self.units else x
+    def _comparable(
+        self, x: Mapping[str, Tensor], mask: Tensor | None, bags: Int[Tensor, " b"] | None = None
+    ) -> Iterator[tuple[dict[str, Float[Tensor, "b n _"]], Bool[Tensor, "b n"] | None]]:
+        """One vector per node and modality, zero where masked, and the mask: a few bags at a time, of all or of some."""
+        first = next(iter(x.values()))
+        nodes, width = first.shape[1], max(math.prod(tensor.shape[2:]) for tensor in x.values())
+        for part in chunks(first.shape[0] if bags is None else len(bags), nodes * max(nodes, width), 1):
+            some = part if bags is None else bags[part]
+            there = None if mask is None else mask[some]
+            rows = {name: at_least_single(tensor[some]) for name, tensor in x.items()}
+            whole = {name: mean_over_units(values) if name in self.units else values for name, values in rows.items()}
+            yield {name: mask_nodes(values, there) for name, values in whole.items()}, there
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_remembered": None}  # of no use elsewhere
@@ -377,17 +415,24 @@ def chunks(count: int | torch.SymInt, numbers: int | torch.SymInt, crops: int) -
     return (slice(first, min(count, first + step)) for first in range(0, count, step))
 
 
-def _in_parts(make: Callable[[slice], list[Tensor]], count: int | torch.SymInt, numbers: int | torch.SymInt) -> list[Tensor]:
-    """What ``make`` gives of all bags, a few of them at a time."""
-    slices = list(chunks(count, numbers, 1))
+def in_parts(
+    make: Callable[[slice], list[Tensor]],
+    count: int | torch.SymInt,
+    numbers: int | torch.SymInt,
+    *,
+    crops: int = 1,
+    pooled: int = 1,
+) -> list[Tensor]:
+    """What ``make`` gives of all bags, a few of them at a time; for every ``pooled`` crops of a video it gives one."""
+    slices = list(chunks(count, numbers, crops))
     if len(slices) == 1:
         return make(slices[0])
     found: list[Tensor] = []
     for bags in slices:
         made = make(bags)
-        found = found or [one.new_empty(count, *one.shape[1:]) for one in made]
+        found = found or [one.new_empty(count // pooled, *one.shape[1:]) for one in made]
         for whole, one in zip(found, made, strict=True):
-            whole[bags] = one
+            whole[bags.start // pooled : bags.stop // pooled] = one
     return found
 
 

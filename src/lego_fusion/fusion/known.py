@@ -65,6 +65,7 @@ class KnownNormals(nn.Module):
     sized: ClassVar[tuple[str, ...]] = ("references", "bandwidth")  # buffers as large as what is known
     near: Tensor
     full: Tensor
+    within: Tensor  # (D,), variance of a column inside a normal video
     references: Tensor  # (K, D), as extracted
     bandwidth: Tensor  # (K,)
     common: Tensor
@@ -77,6 +78,7 @@ class KnownNormals(nn.Module):
         self.width = width
         self.register_buffer("near", torch.ones(width))
         self.register_buffer("full", torch.ones(width))
+        self.register_buffer("within", torch.ones(width))
         self.register_buffer("references", torch.zeros(0, width))
         self.register_buffer("bandwidth", torch.ones(0))
         self.register_buffer("common", torch.ones(()))

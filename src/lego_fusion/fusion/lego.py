@@ -12,8 +12,8 @@ from torch import Tensor
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..graph.operator import FORMS, Form, GraphOperator
 from ..graph.readings import degrees, propagated, time_reach
-from .base import Fusion, FusionOutput, mask_nodes
-from .frozen import FrozenReadings, Own, Readings, Settings, chunks
+from .base import Fusion, FusionOutput, Graphs, mask_nodes
+from .frozen import FrozenReadings, Own, Readings, Settings, chunks, in_parts
 from .known import KnownNormals
 from .known_units import KnownUnits
 from .modality_options import unit_groups
@@ -154,6 +154,11 @@ class LegoFusion(Fusion):
     def one_pass(self) -> bool:
         """Whether one pass over a video gives what its windows would give one by one."""
         return self.window is not None
+
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether a learned operator's start is drawn; all else follows from the training videos."""
+        return self.learns_operator
 
     @property
     def columns(self) -> int:
@@ -299,6 +304,31 @@ class LegoFusion(Fusion):
         return {name: torch.exp(-self.known_normals(name).surprise(chosen[name])) for name in self.whole}
 
     @torch.no_grad()
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The relation to every known segment, and the fused graph that propagates, G~: rows that sum to 1.
+
+        None where all modalities are of finer units.
+        """
+        del mask  # a node's row is its own
+        if not self.whole:
+            return None
+        relations = self.relations(features)
+        log_graph = self._log_graph({name: -graph.log() for name, graph in relations.items()})
+        return Graphs(relations, torch.softmax(log_graph / len(self.whole), dim=-1), self.frozen.kept)
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The relations to the known segments; a training video's own columns are zero."""
+        if not self.learns_operator:
+            return None
+        return {name: torch.exp(-inputs[name][..., : self.columns]) for name in self.whole}
+
+    def known_segments(self) -> dict[str, KnownNormals]:
+        """By modality of whole segments."""
+        return {name: self.known_normals(name) for name in self.whole}
+
+    @torch.no_grad()
     def readings(
         self,
         features: Mapping[str, Float[Tensor, "b n ..."]],
@@ -357,7 +387,7 @@ class LegoFusion(Fusion):
         self.frozen.add({name: values[0] for name, values in x.items()}, videos)
 
     def _chosen(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self.modalities, self.select(features), strict=True))
+        return dict(zip(self.modalities, self.checked(features), strict=True))
 
     def _inputs(
         self,
@@ -369,18 +399,21 @@ class LegoFusion(Fusion):
         *,
         inside: bool = True,
     ) -> dict[str, Tensor]:
-        """What the frozen stage makes of bags, a few at a time unless their readings are there already."""
+        """What the frozen stage makes of bags, a few at a time."""
         first = next(iter(x.values()))
         count, nodes = first.shape[:2]
-        numbers = max(sum(self.modalities.values()), self.columns * len(self.whole))
-        parts = []
-        for bags in [slice(0, count)] if readings is not None else chunks(count, nodes * numbers, crops):
+        numbers = nodes * max(sum(self.modalities.values()), self.columns * len(self.whole))
+        pooled = crops if self.pools_crops else 1
+
+        def packed(bags: slice) -> list[Tensor]:
             given = {name: tensor[bags] for name, tensor in x.items()}
             there = None if mask is None else mask[bags]
             kept = None if own is None else Own(own.bags[bags], own.columns)
-            read = self.frozen.read(given, there, kept, inside=inside) if readings is None else readings
-            parts.append(self._packed(given, kept, crops, read))
-        return {name: torch.cat([part[name] for part in parts]) for name in self.modalities}
+            read = self.frozen.read(given, there, kept, inside=inside) if readings is None else readings.of(bags)
+            made = self._packed(given, kept, pooled, read)
+            return [made[name] for name in self.modalities]
+
+        return dict(zip(self.modalities, in_parts(packed, count, numbers, crops=crops, pooled=pooled), strict=True))
 
     def _packed(self, x: dict[str, Tensor], own: Own | None, crops: int, readings: Readings) -> dict[str, Tensor]:
         degree, inside = self.frozen.usual(readings)

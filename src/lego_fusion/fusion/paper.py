@@ -14,7 +14,7 @@ from ..graph.expansion import Expansion, Normalisation, ZeroOrder
 from ..graph.operator import Form, GraphOperator
 from ..graph.relationship import k_nearest
 from ..graph.streaming import TILE_ABOVE, propagate
-from .base import Fusion, FusionOutput, mask_nodes
+from .base import Fusion, FusionOutput, Graphs, mask_nodes
 from .modality_options import relation_kinds, unit_groups
 from .relation import Relation, RelationKind
 from .row_statistics import STATISTICS, row_statistics
@@ -68,6 +68,7 @@ class PaperFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego-paper"
+    relates_within = True
 
     def __init__(
         self,
@@ -179,6 +180,23 @@ class PaperFusion(Fusion):
     def needs_features(self) -> bool:
         """Whether the nodes are made of features beside the relations."""
         return self.rows == "propagate" or self.own_features
+
+    @property
+    def row_order(self) -> Literal["ordered", "sorted"] | None:  # type: ignore[override]
+        """In which order the head sees a node's row of G; None where it sees something else."""
+        return self.rows if self.rows in ("ordered", "sorted") and not self.own_features else None
+
+    @torch.no_grad()
+    def graphs(
+        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Graphs | None:
+        """The graphs inside each video, and what the operator makes of them."""
+        relations = self.relations(features, mask)
+        return Graphs(relations, self.operator(relations, mask, square=True))
+
+    def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
+        """The graphs themselves; None where the nodes are made of features too."""
+        return None if self.needs_features else {name: inputs[name] for name in self.modalities}
 
     @torch.no_grad()
     def relevance(self, relations: Mapping[str, Float[Tensor, "b n n"]]) -> dict[str, float]:

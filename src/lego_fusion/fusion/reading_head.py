@@ -10,8 +10,8 @@ reading explains the labels better (``detect.posterior``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,7 @@ SLOPE = 0.5
 HALF_ROOT = 0.5**0.5
 TYPICAL = -2.0  # logit of a typical normal segment
 FUSED = "fused graph"
+BAGS_AT_ONCE = 64  # averaged over time together
 
 
 class Priors(NamedTuple):
@@ -51,14 +52,10 @@ class Usual(NamedTuple):
     """Normal training segments as the prior of w sees them.
 
     Args:
-        departure: (B, N, sum of widths).
-        mask: True where a node exists.
-        size: Mean of |f|^2, the trace of S.
+        factor: U with |U w|^2 = w' S w / tr S, of as few rows as that takes, (rows, sum of widths).
     """
 
-    departure: Float[Tensor, "b n d"]
-    mask: Bool[Tensor, "b n"] | None
-    size: float
+    factor: Float[Tensor, "rows d"]
 
 
 class Layout(NamedTuple):
@@ -132,12 +129,24 @@ class ReadingHead(nn.Module):
         """Share of the own world, in [0, 1]."""
         return self.own_share.sigmoid() * self.own_world
 
+    @property
+    def world(self) -> str:
+        """Which world a model lives in, in words."""
+        if not bool(self.own_world):
+            return "known world: how unlike the known normal segments"
+        return f"own world (alpha = {float(self.alpha.detach()):.2f}): how unlike the rest of its own video"
+
     @torch.no_grad()
     def use_own_world(self, used: bool) -> None:
-        """Whether the third reading is there at all; its weights are learned only then."""
+        """Whether the third reading is there at all; its weights are learned only then, and those of the departure are not."""
         self.own_world.fill_(used)
+        self.weights.requires_grad_(not used)
         self.own_log_a.requires_grad_(used)
         self.own_share.requires_grad_(used)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.use_own_world(bool(self.own_world))  # what is learned goes with what is stored
 
     def forward(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n"]:
         """Logits of the nodes."""
@@ -181,9 +190,7 @@ class ReadingHead(nn.Module):
         total = self.bias.square() / (2 * priors.bias**2) + self.log_a.square().sum() / (2 * priors.orders**2)
         price = self.weights.square().sum()
         if usual is not None and priors.invariance:
-            along = self._along(usual.departure, usual.mask)
-            mean = along.square().mean() if usual.mask is None else along[usual.mask].square().mean()
-            price = price + priors.invariance * mean / usual.size
+            price = price + priors.invariance * (usual.factor @ self.weights).square().sum()
         total = total + price / (2 * priors.departure**2)
         if bool(self.own_world):
             total = total + (self.own_share - priors.own_mean).square() / (2 * priors.own_deviation**2)
@@ -194,7 +201,16 @@ class ReadingHead(nn.Module):
     def usual(self, nodes: Float[Tensor, "b n f"], mask: Bool[Tensor, "b n"] | None = None) -> Usual:
         """What the prior has to know of the nodes of normal training bags."""
         departure = self.layout.split(nodes)[2]
-        followed = (departure + self._near_in_time(departure, mask)) * HALF_ROOT
-        squares = followed.square().sum(-1)
-        size = float(squares.mean() if mask is None else squares[mask].mean())
-        return Usual(departure, mask, size or 1.0)
+        near = torch.cat([self._near_in_time(part, there) for part, there in _some_at_a_time(departure, mask)])
+        followed = (departure + near) * HALF_ROOT
+        rows = followed.flatten(0, 1) if mask is None else followed[mask]
+        length = rows.square().sum(-1).double().sum().sqrt()
+        rows = rows / torch.where(length > 0, length, 1.0).to(rows)
+        return Usual(rows if len(rows) <= rows.shape[1] else torch.linalg.qr(rows, mode="r").R)
+
+
+def _some_at_a_time(
+    values: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None
+) -> Iterator[tuple[Float[Tensor, "_ n d"], Bool[Tensor, "_ n"] | None]]:
+    masks = [None] * len(values) if mask is None else mask.split(BAGS_AT_ONCE)
+    return zip(values.split(BAGS_AT_ONCE), masks, strict=False)

@@ -46,7 +46,9 @@ def surprise(
                 [5.]])
     """
     ratio = squared_distances(x, known) / bandwidth.square()
-    return ratio.clamp(max=NEVER_ALIKE).log1p()
+    if ratio.requires_grad or torch.compiler.is_exporting():
+        return ratio.clamp(max=NEVER_ALIKE).log1p()
+    return ratio.clamp_(max=NEVER_ALIKE).log1p_()  # there are many entries
 
 
 def degrees(nearest: Float[Tensor, "*rows kept"], orders: Sequence[int]) -> Float[Tensor, "*rows p"]:
@@ -82,14 +84,14 @@ def propagated(
         [tensor([[2.]])]
     """
     weights = torch.softmax(log_graph / root, dim=-1)
-    found: list[Tensor] = [weights @ values for values in known]
-    return found
+    return [weights @ values for values in known]
 
 
 def bounded(departure: Float[Tensor, "*rows d"], median: Float[Tensor, ""]) -> Float[Tensor, "*rows d"]:
     """Scale r by sqrt(2) / sqrt(1 + (|r| / median)^2): direction is kept, length is at most sqrt(2) times the usual one."""
     length = torch.linalg.vector_norm(departure, dim=-1, keepdim=True)
-    return departure * (2**0.5 / (1 + (length / median).square()).sqrt())
+    shrunk: Tensor = departure * (2**0.5 / (1 + (length / median).square()).sqrt())
+    return shrunk
 
 
 def inside_degrees(

@@ -94,21 +94,23 @@ def require_several_videos(videos: Int[Tensor, " k"], where: object = None) -> N
 
 
 def spacings(
-    points: Float[Tensor, "u d"],
-    groups: Int[Tensor, " u"],
-    known: Float[Tensor, "k d"] | None = None,
-    known_groups: Int[Tensor, " k"] | None = None,
+    points: Float[Tensor, "*b u d"],
+    groups: Int[Tensor, "*b u"],
+    known: Float[Tensor, "*b k d"] | None = None,
+    known_groups: Int[Tensor, "*b k"] | None = None,
     *,
     apart: int = 0,
-) -> Float[Tensor, " u"]:
+    exists: Bool[Tensor, "*b k"] | None = None,
+) -> Float[Tensor, "*b u"]:
     """Mean distance of each point to its 3 nearest known ones of other groups: how densely normals lie around it.
 
     Args:
-        points: Scaled features.
+        points: Scaled features, of one set or of a batch of sets, each to itself.
         groups: Number of each point's group: its video, which it must not meet.
         known: To measure against; None: the points themselves.
         known_groups: Group of each of those.
         apart: Groups whose numbers differ by no more than this do not meet either: neighbours, where they are in time.
+        exists: False where there is no known one to meet.
 
     Returns:
         Of each point; 0 where there is no other group to meet.
@@ -118,14 +120,16 @@ def spacings(
         tensor([3.0000, 2.5000, 4.5000])
     """
     known, known_groups = (points, groups) if known is None or known_groups is None else (known, known_groups)
-    found = [points.new_zeros(0)]
-    for part, group in zip(points.split(ROWS_AT_ONCE), groups.split(ROWS_AT_ONCE), strict=True):
-        near = (group[:, None] - known_groups).abs() <= apart
+    found = [points.new_zeros(*groups.shape[:-1], 0)]
+    for part, group in zip(points.split(ROWS_AT_ONCE, -2), groups.split(ROWS_AT_ONCE, -1), strict=True):
+        near = (group[..., :, None] - known_groups[..., None, :]).abs() <= apart
+        if exists is not None:
+            near = near | ~exists[..., None, :]
         squared = squared_distances(part, known).masked_fill(near, float("inf"))
-        nearest = squared.topk(min(SPACING_NEIGHBOURS, len(known)), largest=False).values
+        nearest = squared.topk(min(SPACING_NEIGHBOURS, known.shape[-2]), largest=False).values
         there = nearest.isfinite()
         found.append(nearest.masked_fill(~there, 0.0).sqrt().sum(-1) / there.sum(-1).clamp_min(1))
-    return torch.cat(found)
+    return torch.cat(found, dim=-1)
 
 
 def local_bandwidths(

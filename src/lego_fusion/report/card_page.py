@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from ..detect.event_records import EventExplanation, HeatMap, Parts, RelationPart, Segment, VideoExplanation
+from ..detect.node_parts import DEPARTURE, OWN, READINGS, TIME
 from .charts import bar, colour, parts_chart, score_chart
 from .markup import Html, document, element, join
 from .pictures import Pictures
@@ -24,7 +25,9 @@ from .words import (
     why_sentence,
 )
 
-_MOST_REFERENCES = 3
+_MOST_COMPARED = 3  # pictures of segments that the highest one is compared with
+_SMALLEST_PART = 0.005  # logits; what is smaller is written as 0
+_COLUMNS = ("modality", "column", "part, logits", "here")
 _SMALLEST_SHOWN = 0.005  # of the largest bar
 
 
@@ -96,6 +99,7 @@ def _overview(explanation: VideoExplanation) -> Html:
             parts_chart(explanation.by_modality, places, frames, fps=explanation.fps, highest=peaks),
         ]
     facts = f"{explanation.dataset}, {frames} frames, {frames / explanation.fps:.1f} s"
+    facts += f". Judged in the {explanation.world}" if explanation.world else ""
     head = [element("h1", explanation.video), element("p", facts, class_="soft"), element("p", verdict)]
     return join(*head, element("section", *charts, class_="card"))
 
@@ -117,7 +121,8 @@ def _event_card(
         *said,
         columns,
         _nearest(event),
-        *_relations(explanation, event),
+        *_known(event),
+        *_relations(event),
         class_="card alarm",
     )
 
@@ -128,15 +133,18 @@ def _gallery(explanation: VideoExplanation, event: EventExplanation, pictures: P
     near = event.nearest[0]
     text = f"{near.segment.video}, {frames_text(near.segment)}, {near.distance:.1f} times the usual distance"
     figures.append(_figure(explanation, near.segment, pictures, "Most alike among known normals", text, class_="wide"))
-    for other, parts in _by_reference(event.relations)[:_MOST_REFERENCES]:
+    for one in [one for one in event.received if one.segment != near.segment][:_MOST_COMPARED]:
+        text = f"{one.segment.video}, {frames_text(one.segment)}: {percent_text(one.value)} of what was expected here"
+        figures.append(_figure(explanation, one.segment, pictures, "Compared with", text))
+    for other, parts in _by_segment(event.relations)[:_MOST_COMPARED]:
         largest = max(parts, key=lambda one: abs(one.part))
         values = ", ".join(
             f"{name} {number_text(value)} (usual {number_text(largest.typical[name])})"
             for name, value in largest.similarity.items()
         )
         total = sum(one.part for one in parts)
-        text = f"{other.video}, {frames_text(other)}: {logit_text(total)} logits. Likeness in {values}"
-        figures.append(_figure(explanation, other, pictures, "Reference that counts", text))
+        text = f"{frames_text(other)}: {logit_text(total)} logits. Likeness in {values}"
+        figures.append(_figure(explanation, other, pictures, "Segment that counts", text))
     if pictures is None:
         figures = [element("p", "Pictures are left out.", class_="note")]
     return element("div", *figures, class_="pictures") if pictures is not None else figures[0]
@@ -195,21 +203,55 @@ def _share_bars(explanation: VideoExplanation, event: EventExplanation) -> Html:
     title = element("h3", "Why: what each modality adds")
     note = f"Logits of the event above the typical normal segment: {_sum_text(parts)}. Mean over its frames."
     by_modality = _bars({name: parts.by_modality[name] for name in event.modalities}, parts, colours)
-    supports = {support_text(support): part for support, part in parts.by_support.items() if support}
-    fills = {support_text(support): colours[support[0]] for support in parts.by_support if len(support) == 1}
-    ranked = dict(sorted(supports.items(), key=lambda pair: -abs(pair[1])))
-    orders = {f"order {order}": part for order, part in parts.by_order.items()}
-    inner = element(
-        "details",
-        element("summary", "single modalities, interactions, orders"),
-        element(
-            "p", "A modality's bar above holds its own terms and an equal part of every interaction it is in.", class_="note"
-        ),
-        _bars(ranked, parts, fills),
-        element("p", "By total order of the term:", class_="note"),
-        _bars(orders, parts, {}),
-    )
+    inner = element("details", element("summary", _finer_title(parts)), *_finer_bars(parts, colours))
     return element("div", title, element("p", note, class_="note"), by_modality, inner)
+
+
+def _finer_title(parts: Parts) -> str:
+    return (
+        "which reading, order and column"
+        if parts.columns or OWN in parts.by_reading
+        else "single modalities, interactions, orders"
+    )
+
+
+def _finer_bars(parts: Parts, colours: Mapping[str, str]) -> list[Html]:
+    """The same parts by reading, by set of modalities, by order and by column, as far as there is more than one."""
+    found: list[Html] = []
+    if OWN in parts.by_reading:
+        told = {name: part for name, part in parts.by_reading.items() if name != OWN or part}
+        words = "; ".join(f"{name}: {READINGS[name]}" for name in told)
+        found += [element("p", f"By reading. {words}.", class_="note"), _bars(told, parts, {})]
+    if any(len(support) > 1 for support in parts.by_support):
+        supports = {support_text(support): part for support, part in parts.by_support.items() if support}
+        fills = {support_text(support): colours[support[0]] for support in parts.by_support if len(support) == 1}
+        ranked = dict(sorted(supports.items(), key=lambda pair: -abs(pair[1])))
+        note = "A modality's bar above holds its own terms and an equal part of every interaction it is in."
+        found += [element("p", note, class_="note"), _bars(ranked, parts, fills)]
+    orders = {f"order {order}": part for order, part in parts.by_order.items()}
+    what = "By power of the degrees:" if OWN in parts.by_reading else "By total order of the term:"
+    return [*found, element("p", what, class_="note"), _bars(orders, parts, {}), *_column_table(parts)]
+
+
+def _column_table(parts: Parts) -> list[Html]:
+    """The columns whose departure counts most, those of which something is seen in two digits."""
+    shown = [one for one in parts.columns if abs(one.part) >= _SMALLEST_PART]
+    if not parts.columns:
+        return []
+    head = element("tr", *(element("th", name, class_="number" if place > 1 else None) for place, name in enumerate(_COLUMNS)))
+    rows = []
+    for one in shown:
+        cells = (one.modality, one.name, logit_text(one.part), "more" if one.moved > 0 else "less")
+        rows.append(
+            element("tr", *(element("td", cell, class_="number" if place > 1 else None) for place, cell in enumerate(cells)))
+        )
+    whole = parts.by_reading.get(DEPARTURE, 0.0) + parts.by_reading.get(TIME, 0.0)
+    left = logit_text(whole - sum(one.part for one in shown))
+    note = f"The departure adds {logit_text(whole)} logits in all. "
+    if not shown:
+        return [element("p", note + "No single column adds 0.005 or more.", class_="note")]
+    note += f"The columns that count most, with more or less than expected here; all others together: {left}."
+    return [element("p", note, class_="note"), element("div", element("table", head, *rows), class_="scroll")]
 
 
 def _bars(values: Mapping[str, float], parts: Parts, fills: Mapping[str, str]) -> Html:
@@ -285,15 +327,39 @@ def _nearest(event: EventExplanation) -> Html:
     return element("div", title, element("p", note, class_="note"), table)
 
 
-def _relations(explanation: VideoExplanation, event: EventExplanation) -> list[Html]:
-    if event.peak_parts is None:
+def _known(event: EventExplanation) -> list[Html]:
+    """The known normal segments that the highest segment is compared with."""
+    if not event.known:
         return []
-    names = ("reference segment", "term", "part, logits", "likeness here", "usual")
+    names = ("in", "known normal segment", "relation")
+    head = element("tr", *(element("th", name, class_="number" if place > 1 else None) for place, name in enumerate(names)))
+    rows = []
+    for one in event.known:
+        place = f"{one.segment.video}, {frames_text(one.segment)}"
+        value = percent_text(one.value) if one.modality is None else number_text(one.value, ".3f")
+        cells = (one.modality or "all together", place, value)
+        rows.append(
+            element("tr", *(element("td", cell, class_="number" if place > 1 else None) for place, cell in enumerate(cells)))
+        )
+    note = (
+        f"Of the highest segment ({frames_text(event.segment)}). All together: the largest entries of the fused graph, whose "
+        "mean by these weights is what was expected here. In a modality: the nearest ones, whose relation, from 0 to 1, makes "
+        "its degree."
+    )
+    table = element("div", element("table", head, *rows), class_="scroll")
+    summary = element("summary", "the known normal segments that it is compared with")
+    return [element("details", summary, element("p", note, class_="note"), table)]
+
+
+def _relations(event: EventExplanation) -> list[Html]:
+    if event.peak_parts is None or not event.relations:
+        return []
+    names = ("segment", "term", "part, logits", "likeness here", "usual")
     head = element("tr", *(element("th", name, class_="number" if place > 1 else None) for place, name in enumerate(names)))
     rows = []
     for one in event.relations:
         here, usual = (", ".join(number_text(value) for value in values.values()) for values in (one.similarity, one.typical))
-        cells = [f"{one.other.video}, {frames_text(one.other)}", term_text(one.powers), logit_text(one.part), here, usual]
+        cells = [frames_text(one.other), term_text(one.powers), logit_text(one.part), here, usual]
         rows.append(
             element("tr", *(element("td", cell, class_="number" if place > 1 else None) for place, cell in enumerate(cells)))
         )
@@ -307,7 +373,7 @@ def _relations(explanation: VideoExplanation, event: EventExplanation) -> list[H
     return [element("details", element("summary", "the relations that count most"), element("p", note, class_="note"), table)]
 
 
-def _by_reference(relations: Sequence[RelationPart]) -> list[tuple[Segment, list[RelationPart]]]:
+def _by_segment(relations: Sequence[RelationPart]) -> list[tuple[Segment, list[RelationPart]]]:
     """The listed terms by the segment they relate to, the largest sum first."""
     groups: dict[Segment, list[RelationPart]] = {}
     for one in relations:

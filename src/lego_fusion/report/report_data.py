@@ -105,14 +105,11 @@ def report_data(
             found = None
         graphs[number] = found or {"graphs": [], "rows": None}
     shown = _pictures([(readings[number], moments[number]) for number in ranked], pictures, budget)
-    columns = _shared_columns(readings)
     videos = [
         _video(reading, moments[number]) | graphs[number] | {"pictures": shown.get(reading.video, {})}
         for number, reading in enumerate(readings)
     ]
-    for reading, video in zip(readings, videos, strict=True):
-        video["columns"] = None if columns is not None else _labels(reading.columns)
-    document = {"videos": videos, "columns": columns, "coefficients": [_table(table) for table in coefficients]}
+    document = {"videos": videos, "coefficients": [_table(table) for table in coefficients]}
     return ReportData(document, _left_out(budget, megabytes))
 
 
@@ -209,6 +206,8 @@ def _video(reading: VideoReading, moments: Sequence[Moment]) -> dict[str, Any]:
             for name, values in reading.parts.items()
         },
         "baseline": reading.baseline,
+        "columns": _labels(reading.columns),
+        "known": reading.known,
     }
 
 
@@ -260,12 +259,6 @@ def _pictures(
         else:
             budget.pictures_left_out += 1
     return shown
-
-
-def _shared_columns(readings: Sequence[VideoReading]) -> list[str] | None:
-    """Labels of the columns where they are the same for all videos, as reference units are."""
-    first = readings[0].columns if readings else ()
-    return _labels(first) if all(reading.columns == first for reading in readings) else None
 
 
 def _labels(columns: Sequence[Segment]) -> list[str]:

@@ -12,7 +12,7 @@ from .pictures import Pictures
 from .report_data import DEFAULT_MEGABYTES, report_data
 from .report_record import Report
 from .report_results import metrics_table, tiles
-from .report_videos import chosen_video, operator_tables, video_list
+from .report_videos import chosen_video, operator_tables, video_list, weight_table
 from .style import PAGE_STYLE, THEMES
 
 
@@ -38,6 +38,7 @@ def report_page(report: Report, pictures: Pictures | None = None, *, megabytes: 
         tiles(report),
         *([video_list(report)] if len(report.readings) > 1 else []),
         chosen_video(report, with_pictures=pictures is not None),
+        *weight_table(report),
         *operator_tables(report),
         metrics_table(report),
         *_notes(notes),
@@ -70,6 +71,7 @@ def _asset(name: str) -> str:
 def _head(report: Report) -> Html:
     model = report.card.get("Model", {})
     told = [model.get("fusion", ""), " + ".join(report.manifests), f"{model.get('parameters', '?')} parameters"]
+    told.append(model.get("world", ""))
     facts = element("p", " · ".join(one for one in told if one), class_="soft")
     toggle = element("button", "light / dark", id="theme", type="button")
     return element("div", element("div", element("h1", report.title), facts), toggle, class_="head")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..detect.explanation import ReadingWeights
 from ..detect.reading import CoefficientTable, VideoReading
 from ..measure.result import Result
 
@@ -18,7 +19,8 @@ class Report:
         title: Of the page.
         run: Name of the run folder.
         readings: Of the videos.
-        coefficients: Of the operator; none for models without one.
+        coefficients: Of the operator; none for models that learn none.
+        weights: Of a head that is a sum of readable parts, or None.
         results: Frame metrics.
         event_results: Event metrics.
         promise: What the threshold promises.
@@ -35,6 +37,7 @@ class Report:
     run: str
     readings: tuple[VideoReading, ...]
     coefficients: tuple[CoefficientTable, ...] = ()
+    weights: ReadingWeights | None = None
     results: tuple[Result, ...] = ()
     event_results: tuple[Result, ...] = ()
     promise: str = ""

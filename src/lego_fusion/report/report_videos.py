@@ -157,9 +157,33 @@ def _graphs(report: Report) -> list[Html]:
     if not report.has_graphs:
         text = "This model has no relation graphs to show."
         return [element("p", text, class_="note"), element("div", home, missing, hidden="hidden")]
-    what = "the segments of this video" if report.square else "reference units, which are known-normal segments"
+    what = "the segments of this video"
+    if not report.square:
+        what = "the known normal segments that they receive most from"
     note = f"Rows are the segments of this video, columns {what}; the frame marks the moment. Values are rounded to 256 levels."
     return [element("h3", "Relation graphs of the moment"), element("p", note, class_="note"), home, missing]
+
+
+def weight_table(report: Report) -> list[Html]:
+    """What the head has learned, and which world the model lives in; nothing for a model whose head is no sum of parts."""
+    found = report.weights
+    if found is None:
+        return []
+    names = ["", *(f"degree, order {order}" for order in found.orders), "departure"]
+    names += [f"own video, order {order}" for order in found.orders] if found.own else []
+    head = element("tr", *(element("th", name, class_="number" if name else None) for name in names))
+    rows = []
+    for row in found.rows:
+        sizes = [found.departure.get(row)]
+        values = [*found.degrees[row], *sizes, *found.own.get(row, [None] * (len(found.orders) if found.own else 0))]
+        cells = ["" if value is None else number_text(value) for value in values]
+        rows.append(element("tr", element("td", row), *(element("td", cell, class_="number") for cell in cells)))
+    note = (
+        "Weight of each degree, which starts at 1, and length of the weights of each departure, which start at 0: what the "
+        f"labels added. It lives in the {found.world}."
+    )
+    table = element("div", element("table", head, *rows), class_="scroll")
+    return [element("section", element("h2", "What was learned"), element("p", note, class_="note"), table, class_="card")]
 
 
 def operator_tables(report: Report) -> list[Html]:

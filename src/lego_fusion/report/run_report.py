@@ -10,11 +10,11 @@ from ..data.dataset import Dataset
 from ..detect.checkpoint import RunConfig
 from ..detect.evaluation import Evaluation, evaluate_runs, measure_runs, selection_of
 from ..detect.event_evaluation import UNCALIBRATED, evaluate_events, rule_of_run
+from ..detect.explanation import reading_weights
 from ..detect.model_card import model_card
 from ..detect.reading import Reader, VideoReading, coefficient_tables
 from ..detect.runs import read_method
 from ..errors import DataError
-from ..fusion.lego import LegoFusion
 from ..measure.scored import ScoredVideo
 from ..writing import written_whole
 from .pictures import Pictures, find_video, read_pictures
@@ -181,13 +181,15 @@ def _report(
     _, promise = rule_of_run(reader.folder)
     notes = [*reader.notes, *measured.notes, *events.notes, *([promise] if promise == UNCALIBRATED else [])]
     notes += [f"{one.video}: {warning}" for one in readings for warning in one.scores.warnings]
-    if not isinstance(fusion, LegoFusion):
+    weights = reading_weights(reader.detector)
+    if weights is None and not fusion.relates_within:
         notes.append(f"the fusion '{fusion.kind}' has no relation graphs, no operator and no terms: they are left out")
     return Report(
         title=title,
         run=reader.folder.name,
         readings=tuple(readings),
         coefficients=tuple(coefficient_tables(reader.detector)),
+        weights=weights,
         results=measured.results,
         event_results=events.results,
         promise=promise,
@@ -197,7 +199,7 @@ def _report(
         labels=dict(labels or {}),
         notes=tuple(dict.fromkeys(notes)),
         has_graphs=any(one.fused is not None for one in readings),
-        square=isinstance(fusion, LegoFusion) and not fusion.wanted_references,
+        square=fusion.relates_within,
     )
 
 

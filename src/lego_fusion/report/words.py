@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..detect.event_records import EventExplanation, Segment, VideoExplanation
+from ..detect.node_parts import OWN
 
 _VERBS = {
     "motion": "it moves",
@@ -106,6 +107,8 @@ def _unlike(explanation: VideoExplanation, event: EventExplanation, modality: st
     verb = _VERBS.get(kind, f"its {modality} is")
     if kind in _VERBS and kinds.count(kind) > 1:
         verb += f" ({modality})"
+    if event.peak_parts is not None and event.peak_parts.by_reading.get(OWN, 0.0) > event.peak_parts.excess / 2:
+        return f"{verb} unlike the rest of its own video"
     nearest = next((one for one in event.nearest if one.modality == modality), None)
     unusual = nearest.unusual if nearest else 0.0
     if unusual >= 1:
@@ -114,4 +117,6 @@ def _unlike(explanation: VideoExplanation, event: EventExplanation, modality: st
         return f"{verb} unlike almost all known normal segments"
     if unusual >= 0.5:
         return f"{verb} less like its nearest known normal segment than is usual"
-    return f"{verb} unlike the reference segments, although a normal segment much like it is known"
+    if event.relations:
+        return f"{verb} unlike the other segments of the video, although a normal segment much like it is known"
+    return f"{verb} as abnormal training videos do, although a normal segment much like it is known"

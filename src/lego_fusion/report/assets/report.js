@@ -182,7 +182,8 @@
     home.dataset.drawn = key;
     const holders = one.graphs.map((graph) => {
       const holder = element("figure", undefined, "graph");
-      holder.append(element("figcaption", graph.name || "fused graph", graph.name ? "" : "fused"), element("div"));
+      const fused = data.square ? "fused graph" : "fused graph: what each segment receives";
+      holder.append(element("figcaption", graph.name || fused, graph.name ? "" : "fused"), element("div"));
       return holder;
     });
     home.replaceChildren(...holders);  // all places first, since each plot takes the width of its own
@@ -193,8 +194,8 @@
     const rows = [];
     for (let row = shown.start; row < shown.end; row += 1) rows.push(row);
     const time = (row) => { const at = moment(momentOfRow(shown.rows[row])); return `${at.start.toFixed(1)}`; };
-    const columns = data.columns || one.columns || [];
-    const label = (column) => plain(columns.length === graph.columns ? columns[column] : `known unit nearest ${column + 1}`);
+    const label = (column) => plain(one.columns[column]);
+    const across = data.square ? "segment" : `known normal segments, ${graph.columns} of ${one.known}`;
     const each = Math.max(1, Math.ceil(rows.length / 6));
     const ticks = rows.filter((_, index) => index % each === 0);
     const text = rows.map((row) => Array.from({ length: graph.columns }, (_, column) => `${time(row)} s and ${label(column)}`));
@@ -205,7 +206,7 @@
     };
     const made = layout({
       height: 250, margin: { l: 40, r: 6, t: 6, b: 34 }, shapes: mark(shown), dragmode: false,
-      xaxis: { title: { text: data.square ? "segment" : "reference unit", standoff: 4 }, showgrid: false, fixedrange: true, nticks: 5 },
+      xaxis: { title: { text: across, standoff: 4 }, showgrid: false, fixedrange: true, nticks: 5 },
       yaxis: { title: { text: "seconds", standoff: 4 }, autorange: false, range: [shown.end - 0.5, shown.start - 0.5], showgrid: false,
         fixedrange: true, tickvals: ticks, ticktext: ticks.map(time) },
     });
