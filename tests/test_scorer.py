@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from lego_fusion.cli import app
-from lego_fusion.data.dataset import Dataset
+from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.segments import segments_to_rows, to_segments
 from lego_fusion.detect.bags import load_bags
 from lego_fusion.detect.calibration import calibrate_run
-from lego_fusion.detect.checkpoint import load_detector
+from lego_fusion.detect.checkpoint import load_detector, save_detector
 from lego_fusion.detect.export import export_run
 from lego_fusion.detect.runs import score_dataset, train_run
 from lego_fusion.detect.train import TrainingConfig, predict_logits
@@ -47,14 +49,15 @@ def made(write_planted_once: Dataset, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def write_planted_once(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Two modalities, of which the second decides: the planted folder of the detector's tests in small."""
-    from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset, write_features
-    from lego_fusion.data.manifest import Manifest
+    return planted_folder(tmp_path_factory.mktemp("planted") / "dataset")
 
-    root, random = tmp_path_factory.mktemp("planted") / "dataset", np.random.default_rng(0)
+
+def planted_folder(root: Path, *, crops: int = 1) -> Dataset:
+    """Two modalities, of which the second decides: the planted folder of the detector's tests in small."""
+    random = np.random.default_rng(0)
     manifests = {
         name: Manifest(
-            modality=name, extractor="made", version="1", width=width, stride=8, snippet_frames=8, nature=nature, crops=1
+            modality=name, extractor="made", version="1", width=width, stride=8, snippet_frames=8, nature=nature, crops=crops
         )
         for name, width, nature in (("motion", 3, "magnitude"), ("text", 5, "direction"))
     }
@@ -66,9 +69,12 @@ def write_planted_once(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     dataset = write_dataset(root, DatasetConfig(name="made", stride=8, snippet_frames=8, modalities=manifests), records)
     for record in records:
         rows = -(-record.frames // 8)
-        odd = (np.arange(rows) < rows // 3) & (record.label == "abnormal")
-        write_features(root, "motion", record.video, 1 + random.random((rows, 3)) + 3 * odd[:, None])
-        write_features(root, "text", record.video, random.normal(size=(rows, 5)) + 2 * odd[:, None])
+        odd = ((np.arange(rows) < rows // 3) & (record.label == "abnormal"))[:, None, None]
+        for name, values in (
+            ("motion", 1 + random.random((rows, crops, 3)) + 3 * odd),
+            ("text", random.normal(size=(rows, crops, 5)) + 2 * odd),
+        ):
+            write_features(root, name, record.video, values[:, 0] if crops == 1 else values)
     return dataset
 
 
@@ -129,6 +135,62 @@ def test_segments_of_a_fixed_duration_export_too(write_planted_once: Dataset, tm
         np.testing.assert_allclose(found.scores, expected.scores[::8], rtol=0, atol=1e-5)
 
 
+def test_crops_of_a_video_score_as_the_mean_of_their_readings(tmp_path: Path) -> None:
+    dataset = planted_folder(tmp_path / "dataset", crops=3)
+    run = train(dataset, tmp_path / "run")
+    export_run(run, tmp_path / "model")
+    scorer = Scorer(tmp_path / "model" / "model.onnx")
+    for expected in score_dataset(run, dataset, [record.video for record in dataset.videos[:4]]):
+        features = {name: dataset.features(name, expected.video) for name in ("motion", "text")}
+        assert features["motion"].shape[1:] == (3, 3)
+        found = scorer.score_video(features, fps=expected.fps, frames=len(expected.scores))
+        assert expected.logits is not None
+        np.testing.assert_allclose(found.logits, expected.logits[:: found.frames], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("segment_snippets", [None, 1])
+@pytest.mark.parametrize("operator", ["fixed", "learned"])
+def test_a_run_of_the_own_world_and_of_a_learned_operator_exports(
+    write_planted_once: Dataset, tmp_path: Path, operator: str, segment_snippets: int | None
+) -> None:
+    """The own world is switched on with shares that a fit could find, so that every reading counts."""
+    run = train(write_planted_once, tmp_path / "run", options={"operator": operator}, segment_snippets=segment_snippets)
+    detector, config = load_detector(run)
+    before = score_dataset(run, write_planted_once, [write_planted_once.videos[0].video])[0]
+    assert detector.reading_head is not None
+    detector.reading_head.use_own_world(True)
+    with torch.no_grad():
+        detector.reading_head.own_share.fill_(0.5)
+    save_detector(tmp_path / "own", detector, config)
+    export_run(tmp_path / "own", tmp_path / "model")
+    scorer = Scorer(tmp_path / "model" / "model.onnx")
+    videos = [record.video for record in write_planted_once.videos]
+    for expected in score_dataset(tmp_path / "own", write_planted_once, videos):
+        features = {name: write_planted_once.features(name, expected.video) for name in ("motion", "text")}
+        found = scorer.score_video(features, fps=expected.fps, frames=len(expected.scores))
+        assert expected.logits is not None
+        np.testing.assert_allclose(found.logits, expected.logits[:: found.frames], rtol=1e-5, atol=2e-5)
+        if expected.video == before.video:
+            assert before.logits is not None and not np.allclose(expected.logits, before.logits, atol=1e-3)
+
+
+def test_a_streamable_video_is_scored_whole_and_from_its_past_alone(write_planted_once: Dataset, tmp_path: Path) -> None:
+    run = train(write_planted_once, tmp_path / "run", segment_snippets=1)
+    export_run(run, tmp_path / "model")
+    scorer = Scorer(tmp_path / "model" / "model.onnx")
+    record = max(write_planted_once.videos, key=lambda one: one.frames)
+    features = {name: write_planted_once.features(name, record.video) for name in ("motion", "text")}
+    rows = len(features["motion"])
+    assert rows > N  # longer than the window
+    whole = scorer.score_video(features, fps=record.fps)
+    (expected,) = score_dataset(run, write_planted_once, [record.video])
+    assert expected.logits is not None and whole.frames == 8
+    np.testing.assert_allclose(whole.logits, expected.logits[::8], rtol=1e-5, atol=1e-5)
+    for there in (1, 5, N, rows - 1):
+        begun = scorer.score_video({name: x[:there] for name, x in features.items()}, fps=record.fps)
+        np.testing.assert_allclose(begun.logits, whole.logits[:there], rtol=1e-5, atol=1e-5)
+
+
 def test_the_folder_runs_by_itself_without_torch(made: tuple[Path, Path, Dataset], tmp_path: Path) -> None:
     """The copied scorer in a process that may import neither torch nor lego-fusion."""
     folder = Path(shutil.copytree(made[1], tmp_path / "model"))
@@ -152,8 +214,6 @@ def test_a_model_says_what_it_is(made: tuple[Path, Path, Dataset]) -> None:
 
 
 def test_torch_export_gives_the_same(made: tuple[Path, Path, Dataset], tmp_path: Path) -> None:
-    import torch
-
     result = CliRunner().invoke(app, ["export", str(made[0]), str(tmp_path), "--torch", "--json"], catch_exceptions=False)
     files = json.loads(result.stdout)["files"]
     program = torch.export.load(files["torch"])

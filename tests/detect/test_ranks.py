@@ -45,7 +45,7 @@ widths = {"motion": 4, "text": 4}
 options = {"steps": 5, "learning_rate": 1e-2, "seed": 3}
 terms = {"degree_variance": 2.0, "degree_threshold": 0.0, "degree_k": 3, "smoothness": 0.1, "sparsity": 0.1}
 cases = {
-    "prior": (LegoFusion(widths), {"prior_departure": 2.0}),
+    "prior": (LegoFusion(widths), {"prior_departure": 2.0, "iterations": 20}),
     "all terms": (
         PaperFusion(widths, nodes=8),
         terms | {"batch_size": 5, "operator_sparsity": 0.1, "operator_order_decay": 0.1, "modality_dropout": 0.5},

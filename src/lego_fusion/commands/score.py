@@ -124,9 +124,11 @@ def _score_folder(
     if json:
         rows = [vars(row) for row in report.rows]
         document = {"videos": rows, "failures": report.failures, "reused": report.reused, "warnings": warnings}
-        print_json(document | {"model": str(model), "files": as_text(report.files)})
+        print_json(document | {"model": str(model), "world": report.world, "files": as_text(report.files)})
     else:
         _tell_folder(report)
+        if report.world:
+            remark(report.world)
     warn([*warnings, *(f"{row.video}: {row.warnings}" for row in report.rows if row.warnings)])
     for name, line in report.failures.items():
         remark(f"failed: {name}: {line}")

@@ -56,7 +56,7 @@ def column_scales(rows: Iterator[Float[Tensor, "r d"]], videos: int, pseudo_vide
 
 
 class KnownNormals(nn.Module):
-    """Reference units of one modality, all buffers.
+    """Reference units of one modality, all buffers; those that follow from others are not stored.
 
     Args:
         width: D.
@@ -69,6 +69,9 @@ class KnownNormals(nn.Module):
     references: Tensor  # (K, D), as extracted
     bandwidth: Tensor  # (K,)
     common: Tensor
+    point_centre: Tensor  # (1, D): what distances to references / near need
+    point_rows: Tensor  # (K, D)
+    point_squares: Tensor  # (K,)
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -79,7 +82,9 @@ class KnownNormals(nn.Module):
         self.register_buffer("references", torch.zeros(0, width))
         self.register_buffer("bandwidth", torch.ones(0))
         self.register_buffer("common", torch.ones(()))
-        self._points: tuple[tuple[int, ...], tuple[int, ...], Points] | None = None  # made of what, and in which version
+        self.register_buffer("point_centre", torch.zeros(1, width), persistent=False)
+        self.register_buffer("point_rows", torch.zeros(0, width), persistent=False)
+        self.register_buffer("point_squares", torch.zeros(0), persistent=False)
 
     def fit_scales(self, scales: Scales) -> None:
         """Set the scales of the columns."""
@@ -89,6 +94,7 @@ class KnownNormals(nn.Module):
         """Keep the references, and the bandwidth of each from its distance to those of other videos."""
         self.references = units.to(self.near, copy=True)
         self.bandwidth, self.common = local_bandwidths(spacings(units / self.near, videos), exponent)
+        self._prepare()
 
     def add_references(self, units: Float[Tensor, "k d"], videos: Int[Tensor, " k"], exponent: float) -> None:
         """Know more normal units; those that were known before keep their bandwidth."""
@@ -99,29 +105,21 @@ class KnownNormals(nn.Module):
         spacing = spacings(units / self.near, videos, known / self.near, known_videos)
         bandwidth, _ = local_bandwidths(spacing, exponent, self.common)
         self.references, self.bandwidth = known, torch.cat([self.bandwidth, bandwidth])
+        self._prepare()
 
     def surprise(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows k"]:
         """-log of the relation to every reference."""
-        return surprise(x / self.near, self._prepared(), self.bandwidth)
+        return surprise(x / self.near, Points(self.point_centre, self.point_rows, self.point_squares), self.bandwidth)
 
     def require_fitted(self) -> None:
         """Raise ``DataError`` where there is no reference yet."""
         if not self.references.shape[-2]:
             raise DataError("the fusion knows no normal segment yet", fix="call fit_statistics with training videos first")
 
-    def _prepared(self) -> Points:
-        """The scaled references, prepared once for all distances to them."""
-        made_of = (self.references, self.near)
-        if torch.compiler.is_exporting():
-            return prepare(self.references / self.near)
-        versions = tuple(tensor._version for tensor in made_of)
-        if self._points is None or self._points[:2] != (tuple(map(id, made_of)), versions):
-            with torch.inference_mode(False), torch.no_grad():  # they outlive the mode of the call that needs them first
-                self._points = tuple(map(id, made_of)), versions, prepare(self.references / self.near)
-        return self._points[2]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_points": None}  # a copy makes its own
+    def _prepare(self) -> None:
+        """Scale and centre the references once for all distances to them."""
+        points = prepare(self.references / self.near)
+        self.point_centre, self.point_rows, self.point_squares = points.centre, points.rows, points.squares
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name in self.sized:
@@ -129,6 +127,7 @@ class KnownNormals(nn.Module):
             if stored is not None and stored.ndim == buffer.ndim:
                 setattr(self, name, buffer.new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._prepare()
 
 
 def normal_rows(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import DataError, check_int
+from ..graph.distances import Points, prepare
 from ..graph.readings import degrees, propagated, surprise
 from ..graph.references import evenly_thinned, local_bandwidths, spacings
 from .known import KnownNormals, column_scales
@@ -108,6 +109,7 @@ class KnownUnits(KnownNormals):
             self.bandwidth[group, :count] = local_bandwidths(spacings(units / self.near, videos), exponent)[0]
             node, unit = index // x.shape[2], index % x.shape[2]
             self.places[group, :count] = torch.stack([node // x.shape[1], node % x.shape[1], unit], dim=1)
+        self._prepare()
 
     def read(
         self,
@@ -171,10 +173,18 @@ class KnownUnits(KnownNormals):
         total = moved.sum(2) / there.sum(-1, keepdim=True).clamp_min(1)
         return degree, total, ranked.indices.masked_fill(~there, -1), novelty
 
+    def _prepare(self) -> None:
+        """Each group by itself."""
+        groups = [prepare(references) for references in self.references / self.near]
+        self.point_centre = torch.stack([points.centre for points in groups])
+        self.point_rows = torch.stack([points.rows for points in groups])
+        self.point_squares = torch.stack([points.squares for points in groups])
+
     def _surprises(self, units: Tensor, group: int) -> Tensor:
-        known, bandwidth = self.references[group], self.bandwidth[group]
+        bandwidth = self.bandwidth[group]
         exists = bandwidth > 0
-        entries = surprise(units / self.near, known / self.near, torch.where(exists, bandwidth, torch.ones_like(bandwidth)))
+        points = Points(self.point_centre[group], self.point_rows[group], self.point_squares[group])
+        entries = surprise(units / self.near, points, torch.where(exists, bandwidth, torch.ones_like(bandwidth)))
         return entries.masked_fill(~exists, float("inf"))
 
     @staticmethod

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,14 @@ class FolderReport:
         failures: Why a video is not, in one line each, by name.
         reused: Videos that were scored before.
         files: Of the summary, by kind.
+        world: In which the model lives (``Detector.world``).
     """
 
     rows: tuple[VideoSummary, ...]
     failures: dict[str, str]
     reused: int
     files: dict[str, Path]
+    world: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def score_folder(
     model, out, rule = Path(model), Path(out), rule or EventRule()
     if parquet:
         _pyarrow()
-    open_run(model, networks=networks)  # what is wrong with it is said once
+    world = open_run(model, networks=networks).detector.world  # and what is wrong with it is said once
     for folder in (VIDEOS, RECORDS):
         for leftover in (out / folder).glob(PARTIAL):  # of a kill in the middle of writing
             leftover.unlink(missing_ok=True)
@@ -163,8 +165,8 @@ def score_folder(
         if on_video is not None:
             on_video(done, len(videos))
     ordered = tuple(rows[name] for name in sorted(rows))
-    files = _save_summary(out, ordered, dict(sorted(failures.items())), parquet=parquet)
-    return FolderReport(ordered, dict(sorted(failures.items())), reused, files)
+    report = FolderReport(ordered, dict(sorted(failures.items())), reused, {}, world)
+    return replace(report, files=_save_summary(out, report, parquet=parquet))
 
 
 def _scored(shared: _Shared, job: VideoToScore) -> tuple[VideoSummary, bool] | LegoFusionError | OSError:
@@ -228,12 +230,13 @@ def _summary(scores: VideoScores, rule: EventRule) -> VideoSummary:
     )
 
 
-def _save_summary(out: Path, rows: Sequence[VideoSummary], failures: dict[str, str], *, parquet: bool) -> dict[str, Path]:
+def _save_summary(out: Path, report: FolderReport, *, parquet: bool) -> dict[str, Path]:
     files = {"csv": out / "summary.csv", "json": out / "summary.json"}
-    columns, tables = [field.name for field in fields(VideoSummary)], [asdict(row) for row in rows]
+    columns, tables = [field.name for field in fields(VideoSummary)], [asdict(row) for row in report.rows]
     write_table(files["csv"], columns, tables)
     with written_whole(files["json"]) as file:
-        file.write((json.dumps({"videos": tables, "failures": failures}, indent=2) + "\n").encode())
+        document = {"videos": tables, "failures": report.failures, "world": report.world}
+        file.write((json.dumps(document, indent=2) + "\n").encode())
     if parquet:
         arrow, writer = _pyarrow()
         files["parquet"] = out / "summary.parquet"
