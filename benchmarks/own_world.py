@@ -251,7 +251,7 @@ def own_degree(task: Task, bags: Bags, names: Sequence[str]) -> dict[str, Tensor
     train, test = bags.named(task.split.train), bags.named(task.split.test)
     fusion = LegoFusion({name: task.dataset.modalities[name].width for name in names})
     fit_statistics(fusion, train)
-    _, inside = fusion.frozen.usual(fusion.frozen.read(test.inputs, None, None, fusion.operator))
+    _, inside = fusion.frozen.usual(fusion.readings(test.inputs))
     return dict(zip(test.videos, inside.sum((-1, -2)).double(), strict=True))
 
 
