@@ -325,7 +325,8 @@ class FrozenReadings(nn.Module):
         within = self.of(name).within
         if self.settings.window is not None:
             return x / within.sqrt()
-        count = x.new_full((len(x), 1, 1), x.shape[1]) if mask is None else mask.sum(1).to(x)[:, None, None]
+        there = torch.ones_like(x[..., 0]) if mask is None else mask.to(x)
+        count = there.sum(1)[:, None, None]  # also where an export takes any number of bags and nodes
         shifted = x - x.sum(1, keepdim=True) / count.clamp_min(1)
         variance = mask_nodes(shifted, mask).square().sum(1, keepdim=True)  # times N
         return shifted / ((variance + PSEUDO_NODES * within) / (count + PSEUDO_NODES)).sqrt()
