@@ -21,12 +21,12 @@ def add_normal(
     count: Annotated[
         int | None,
         typer.Option(
-            help="References to add. Default: as many a video as the run has for each of its own.", show_default=False
+            help="Most segments to add. Default: all, while there is room for them in 'fusion.references'.", show_default=False
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Make normal videos known to a run, without training: their least known segments become references of a new run folder.
+    """Make normal videos known to a run, without training: their unknown segments become references of a new run folder.
 
     For what is normal but raises alarms: another season, a new machine. The weights stay as they are, the scores change, so the
     new run has no calibration until it is calibrated again.
