@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lego_fusion import LegoFusion
+from lego_fusion import PaperFusion
 
 ITEMS, MISMATCHED = 16, 0.2
 WIDTHS = {"picture": 8, "sound": 5}
@@ -36,7 +36,7 @@ def main() -> None:
     train, labels = made_bags(200, centres, generator)
     test, truth = made_bags(100, centres, generator)
 
-    fusion = LegoFusion(WIDTHS, nodes=ITEMS, references=0)
+    fusion = PaperFusion(WIDTHS, nodes=ITEMS, centre=True, rows="sorted")  # items have no order
     head = nn.Sequential(nn.Linear(fusion.out_features, ITEMS), nn.ReLU(), nn.Linear(ITEMS, 1))
     fusion.fit_statistics(train, torch.zeros(200, dtype=torch.bool), torch.arange(200))
     graphs = fusion.relations(train)  # nothing in them is learned, so they are computed once

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lego_fusion import Concat, LegoFusion
+from lego_fusion import Concat, PaperFusion
 from lego_fusion.fusion.base import Fusion
 
 WIDTHS = {"words": 8, "voice": 6}
@@ -59,7 +59,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     directions = {name: torch.randn(width, generator=generator) for name, width in WIDTHS.items()}
     train, test = made_sequences(60, directions, generator), made_sequences(40, directions, generator)
-    lego = LegoFusion(WIDTHS, nodes=LONGEST, references=0, rows="propagate", own_features=True)
+    lego = PaperFusion(WIDTHS, nodes=LONGEST, rows="propagate", own_features=True)
     for name, fusion in (("LEGO, neighbours and own features", lego), ("concatenation", Concat(WIDTHS))):
         print(f"{name}: {100 * accuracy_of(fusion, train, test):.1f} % of the items of new sequences are told right")
 

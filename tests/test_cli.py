@@ -182,7 +182,7 @@ def test_a_failed_request_does_not_block_its_folder(data: Path, tmp_path: Path) 
 
 
 def test_snapshots_are_kept_where_they_are_asked_for(data: Path, tmp_path: Path) -> None:
-    document("train", data, tmp_path / "run", "--steps", 5, "--snapshots", 2)
+    document("train", data, tmp_path / "run", "--fusion", "lego-paper", "--steps", 5, "--snapshots", 2)
     kept = sorted(path.name for path in (tmp_path / "run" / "snapshots").iterdir())
     assert kept == [f"step-0000{step}.safetensors" for step in (0, 2, 4, 5)]
     assert "snapshot_every" in refused("train", data, tmp_path / "other", "--snapshots", 0)
@@ -428,7 +428,7 @@ def test_features_made_in_another_way_are_refused(trained: tuple[Path, Path], da
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("config.json", lambda text: text.replace('"format": 1', '"format": 99'), "saved by another version"),
+        ("config.json", lambda text: text.replace('"format": 2', '"format": 99'), "saved by another version"),
         ("config.json", lambda text: text[: len(text) // 2], "cannot be read"),
         ("config.json", lambda text: text.replace('"nodes"', '"knots": 3, "nodes"'), "knots"),
     ],
@@ -488,15 +488,16 @@ def test_a_real_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -> Non
 def test_a_killed_training_ends_with_the_same_model(trained: tuple[Path, Path], tmp_path: Path) -> None:
     config = tmp_path / "training.yaml"
     config.write_text("steps: 600\ncheckpoint_every: 10\nbatch_size: 4\n")
+    asked = ("--fusion", "lego-paper", "--config", config)  # the default takes seconds, and starts again
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    undisturbed = subprocess.Popen(command("train", trained[0], whole, "--config", config), stderr=subprocess.DEVNULL)
+    undisturbed = subprocess.Popen(command("train", trained[0], whole, *asked), stderr=subprocess.DEVNULL)
     moments, kills = random.Random(5), 0
     for _ in range(2):
-        if kill_after_a_checkpoint(command("train", trained[0], killed, "--config", config), killed, moments.uniform(0, 0.3)):
+        if kill_after_a_checkpoint(command("train", trained[0], killed, *asked), killed, moments.uniform(0, 0.3)):
             kills += 1
             assert not (killed / "config.json").exists()
     assert kills > 0, "every run ended before it could be killed: give it more steps"
-    subprocess.run(command("train", trained[0], killed, "--config", config), check=True, capture_output=True)
+    subprocess.run(command("train", trained[0], killed, *asked), check=True, capture_output=True)
     assert undisturbed.wait() == 0
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (killed / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()

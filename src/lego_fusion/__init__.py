@@ -7,7 +7,7 @@ The public names below are imported when they are first used; ``import lego_fusi
 
 Example:
     >>> import lego_fusion
-    >>> lego_fusion.LegoFusion({"motion": 8, "text": 4}, references=0).out_features
+    >>> lego_fusion.PaperFusion({"motion": 8, "text": 4}, nodes=32).out_features
     32
 """
 
@@ -38,6 +38,7 @@ _HOME = {
     "Concat": "fusion.elementwise",
     "LegoBlock": "fusion.block",
     "LegoFusion": "fusion.lego",
+    "PaperFusion": "fusion.paper",
     "LegoClassifier": "estimators",
     "LegoRegressor": "estimators",
     "Detector": "detect.detector",
@@ -126,6 +127,7 @@ if TYPE_CHECKING:
     from .fusion.block import LegoBlock as LegoBlock
     from .fusion.elementwise import Concat as Concat
     from .fusion.lego import LegoFusion as LegoFusion
+    from .fusion.paper import PaperFusion as PaperFusion
     from .measure.detection import detection_metrics as detection_metrics
     from .measure.detection import micro_auc as micro_auc
     from .measure.intervals import bootstrap_interval as bootstrap_interval

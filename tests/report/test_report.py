@@ -187,13 +187,11 @@ def test_metrics_have_their_unit_interval_and_protocol() -> None:
 def test_what_was_learned_is_a_table_with_the_world_it_lives_in() -> None:
     degrees, sizes = {"motion": (1.5, 0.75), "fused graph": (1.0, 1.0)}, {"motion": 0.625}
     own = {"motion": (1.125, 0.5)}
-    weights = ReadingWeights(
-        ("motion", "fused graph"), (1, 2), degrees, own, sizes, {"motion": 0.25}, 0.9, f"own world {NASTY}"
-    )
+    weights = ReadingWeights(("motion", "fused graph"), (1, 2), degrees, own, sizes, 0.9, f"own world {NASTY}")
     page = Page(report_page(report(weights=weights, coefficients=())))
     assert "What was learned" in page.text
     assert f"It lives in the own world {NASTY}." in page.text
-    for told in ("1.50", "0.75", "0.62", "0.25", "own video, order 2", "1.12"):
+    for told in ("1.50", "0.75", "0.62", "own video, order 2", "1.12"):
         assert told in page.text
     assert "What was learned" not in Page(report_page(report())).text
 

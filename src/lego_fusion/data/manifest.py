@@ -32,8 +32,8 @@ class Manifest(BaseModel):
         snippet_frames: Frames that a row describes.
         stride: Frames from one row to the next.
         normalisation: What was done to a row after extraction, ``"none"`` or ``"l2"``.
-        nature: What in a row carries the signal: ``"direction"`` (embeddings, compared by cosine) or ``"magnitude"``
-            (physical amounts such as speed, compared by distance). It sets the default relation.
+        nature: What in a row carries the signal: ``"direction"`` (embeddings) or ``"magnitude"`` (physical
+            amounts such as speed). It describes the data; no default depends on it.
         unit_kind: What a row is cut into: ``"none"``, or ``"cell"``, ``"patch"``, ``"frame"`` or ``"word"``. Rows of finer
             units are stored as (U, D + 1), the last column saying which units are there (``data.units``).
         units: U, units of a row; 1 where there are none.

@@ -65,7 +65,8 @@ class TrainingConfig(BaseModel):
         checkpoint_every: Steps between checkpoints, where there is a folder for them.
         modality_dropout: Probability in [0, 1) that a video has one of its modalities removed in a step; never all.
         modality_removal: What is left of it: ``"mean"``, ``"zero"``, ``"permute"`` or ``"drop-term"`` (``conditions``).
-        snapshot_every: Steps between snapshots of the weights, where there is a folder for them; None keeps none.
+        snapshot_every: Steps between snapshots of the weights, where there is a folder for them (a fit of L-BFGS keeps those
+            of every ten iterations, whatever the number); None keeps none.
         normal_only: Use no abnormal bag: what is known of normals is the model, and nothing is learned.
         seed: Of the head, the operator and the batches.
         accelerator: Lightning Fabric's, ``"cpu"``, ``"cuda"`` or ``"auto"``.
