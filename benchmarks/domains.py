@@ -1,12 +1,10 @@
 """Videos of several domains trained together, each domain alone, and one domain left out; measured domain by domain.
 
     python benchmarks/domains.py DATASET DATASET [DATASET ...] [--seeds 3]
-    python benchmarks/domains.py DATASET DATASET [DATASET ...] --references 32 64 128 256
 
 The folders are joined as `lego-fusion join` does. Whatever a model was trained on, it is measured on the same test videos of a
 domain. Two variants describe each domain by its own statistics before anything else sees the features: the mean (and the
-spread of each column) of its normal training videos. With --references only LEGO with as
-many reference units is trained on all domains, seed 0. Stored as benchmarks/results/domains.json (domains-references.json).
+spread of each column) of its normal training videos. Stored as benchmarks/results/domains.json.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -25,14 +23,13 @@ from measuring import store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.joining import join_datasets
-from lego_fusion.detect.bags import Bags, fit_statistics, load_bags
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.protocol import LEARNED, Split, domain_splits, own_split, relation_for, run_method, scored_videos
-from lego_fusion.detect.train import TrainingConfig, fit, predict
-from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.detect.bags import Bags, load_bags
+from lego_fusion.detect.protocol import Split, domain_splits, draws_at_random, own_split, run_method, scored_videos
+from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.intervals import seeded_interval
 from lego_fusion.measure.scored import ScoredVideo
+from lego_fusion.measure.smoothing import SMOOTHING
 
 METHODS = ("lego", "concat", "nearest-neighbours")
 STATISTICS = ("shared", "centred by domain", "centred and scaled by domain")
@@ -75,9 +72,9 @@ def measure(root: Path, job: tuple[str, Split, str], method: str, seeds: int) ->
     dataset = Dataset.open(root)
     names = list(dataset.modalities)
     bags = by_domain(load_bags(dataset, names, [record.video for record in dataset.videos]), dataset, statistics)
-    count = seeds if method in LEARNED else 1
+    count = seeds if draws_at_random(method, TrainingConfig()) else 1
     runs = [run_method(dataset, bags, split, names, method, TrainingConfig(seed=seed)) for seed in range(count)]
-    scored = [scored_videos(dataset, run.node_scores) for run in runs]
+    scored = [scored_videos(dataset, run.node_scores, smoothing=SMOOTHING) for run in runs]
     domains = list(dict.fromkeys(dataset.record(video).domain for video in split.test))
     parts = {
         domain: [[one for one in run if dataset.record(one.video).domain == domain] for run in scored] for domain in domains
@@ -90,29 +87,6 @@ def measure(root: Path, job: tuple[str, Split, str], method: str, seeds: int) ->
             estimate = seeded_interval(part, metric)
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         rows.append(row | {"by_seed": [micro_auc(one) for one in part], "training_videos": len(split.train)})
-    return rows
-
-
-def measure_references(dataset: Dataset, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """LEGO on all domains with other numbers of reference units: micro AUC of each domain."""
-    torch.set_num_threads(1)
-    names, split = list(dataset.modalities), own_split(dataset)
-    bags = load_bags(dataset, names, (*split.train, *split.test))
-    train, test = bags.named(split.train), bags.named(split.test)
-    widths = {name: dataset.modalities[name].width for name in names}
-    relations = {name: relation_for(dataset.modalities[name]) for name in names}
-    rows = []
-    for count in counts:
-        fusion = LegoFusion(widths, relations=relations, references=count)
-        fit_statistics(fusion, train)
-        detector = Detector(fusion)
-        fit(detector, train, TrainingConfig())
-        scored = scored_videos(dataset, dict(zip(test.videos, predict(detector, test).double(), strict=True)))
-        row: dict[str, Any] = {"references": count, "all, pooled": micro_auc(scored)}
-        for domain in dict.fromkeys(dataset.record(video).domain for video in split.test):
-            row[domain] = micro_auc([one for one in scored if dataset.record(one.video).domain == domain])
-        rows.append(row)
-        print({name: value if name == "references" else round(100 * value, 1) for name, value in row.items()}, flush=True)
     return rows
 
 
@@ -140,15 +114,10 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--references", type=int, nargs="+", default=[])
     options = parser.parse_args()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         report = join_datasets(options.datasets, Path(folder) / "joined")
-        if options.references:
-            counted = measure_references(report.dataset, options.references)
-            store("domains-references", {"benchmark": "domains, references", "rows": counted})
-            return
         work = list(product(jobs(report.dataset), METHODS))
         with ProcessPoolExecutor(options.workers) as pool:
             waiting = [pool.submit(measure, report.dataset.root, job, method, options.seeds) for job, method in work]

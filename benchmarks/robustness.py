@@ -4,8 +4,8 @@
     python benchmarks/robustness.py NAME DATASET --methods lego                 only some; stored rows of the others stay
 
 Conditions (``lego_fusion.detect.conditions``): Gaussian noise on text at four levels, a modality of pure noise beside two good
-ones, a modality missing at test time; the last also with modality dropout in training. Stored with every run as
-benchmarks/results/robustness-NAME.json; drawn as docs/images/robustness-NAME.png with --figure.
+ones, a modality missing at test time; the last also with modality dropout in training. Scores are smoothed by the default.
+Stored with every run as benchmarks/results/robustness-NAME.json; drawn as a picture with --figure.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import torch
 from measuring import RESULTS, store
 
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.detect.bags import Bags, load_bags, training_inputs
-from lego_fusion.detect.conditions import Condition, apply_condition, parse_condition
-from lego_fusion.detect.protocol import Run, Split, own_split, resplits, run_method, scored_videos
+from lego_fusion.detect.bags import load_bags
+from lego_fusion.detect.conditions import parse_condition
+from lego_fusion.detect.protocol import Split, own_split, resplits, run_method, scored_videos
 from lego_fusion.detect.train import TrainingConfig
-from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
+from lego_fusion.measure.smoothing import SMOOTHING
 
 METHODS = ("lego", "concat", "add", "gated", "cross-attention", "score-average", "mlp", "nearest-neighbours")
 NOISE_LEVELS = (0.5, 1, 2, 4)
@@ -61,22 +61,11 @@ def measure_split(path: Path, split: Split, seeds: int, methods: Sequence[str]) 
         removal = "drop-term" if "drop-term" in text else "mean"
         config = TrainingConfig(seed=seed, modality_dropout=dropout, modality_removal=removal)
         run = run_method(dataset, bags, split, names, method, config, condition=condition)
-        scored = scored_videos(dataset, run.node_scores)
+        scored = scored_videos(dataset, run.node_scores, smoothing=SMOOTHING)
         row: dict[str, Any] = {"dataset": dataset.name, "split": split.name, "modalities": "+".join(names)}
         row |= {"condition": text, "dropout": dropout, "method": method, "seed": seed}
-        row |= {"micro": micro_auc(scored), "abnormal": abnormal_auc(scored)}
-        rows.append(row | shares(run, bags, split, names, condition, seed))
+        rows.append(row | {"micro": micro_auc(scored), "abnormal": abnormal_auc(scored)})
     return rows
-
-
-def shares(run: Run, bags: Bags, split: Split, names: Sequence[str], condition: Condition, seed: int) -> dict[str, Any]:
-    """Of LEGO: the gate each modality started with, and its share in the trained operator on normal training videos."""
-    if run.detector is None or not isinstance(run.detector.fusion, LegoFusion):
-        return {}
-    train, _ = apply_condition(condition, bags.with_modalities(names).named(split.train), [bags.named(split.test)], seed=seed)
-    graphs = training_inputs(run.detector.fusion, train).inputs
-    relevance = run.detector.fusion.relevance({name: graph[~train.bag_labels] for name, graph in graphs.items()})
-    return {"gates": run.detector.fusion.start_gates, "relevance": relevance}
 
 
 def mean_and_deviation(rows: list[dict[str, Any]], key: str = "micro") -> tuple[float, float]:
@@ -126,18 +115,6 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             mean, deviation = mean_and_deviation(changed)
             cells.append(f"{100 * mean:{'' if plain else '+'}.1f} ± {100 * deviation:.1f}")
         table.append(f"| {names} | {condition} | {dropout:g} | {' | '.join(cells)} |")
-    return "\n".join(table)
-
-
-def relevance_markdown(rows: list[dict[str, Any]]) -> str:
-    """Gate at the start and share after training of each modality in LEGO, mean over runs."""
-    table = ["| modalities | condition | modality | gate at the start | share after training |", "|---" * 5 + "|"]
-    for (names, condition, dropout, _), group in grouped([row for row in rows if "gates" in row]).items():
-        if dropout or "missing" in condition:
-            continue
-        for name in group[0]["gates"]:
-            gate, share = (float(np.mean([row[key][name] for row in group])) for key in ("gates", "relevance"))
-            table.append(f"| {names} | {condition} | {name} | {gate:.2f} | {100 * share:.0f} % |")
     return "\n".join(table)
 
 
@@ -205,7 +182,7 @@ def main() -> None:
         store(stored.stem, {"resplits": options.resplits, "seeds": options.seeds, "rows": rows})
         print(f"{time.perf_counter() - started:.0f} s")
     rows = json.loads(stored.read_text(encoding="utf-8"))["rows"]
-    print(f"\n### {options.name}\n\n{markdown(rows)}\n\n{relevance_markdown(rows)}")
+    print(f"\n### {options.name}\n\n{markdown(rows)}")
     if options.figure:
         draw(rows, options.figure, options.name)
 

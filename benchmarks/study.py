@@ -5,8 +5,9 @@
     python benchmarks/study.py NAME DATASET --methods all            every fusion, or some by name: lego,add,gated
     python benchmarks/study.py NAME DATASET --sets motion motion,text    these sets of modalities only
 
-Selection is the last step. Beside it stand the untrained start and the optimism gap: how much higher the best of all
-evaluations on the test videos would have been. Everything is stored as benchmarks/results/study-NAME.json.
+Selection is the last step; scores are smoothed by the default; a method in which nothing is drawn runs once. Beside it stand
+the untrained start and the optimism gap: how much higher the best of all evaluations on the test videos would have been.
+Everything is stored as benchmarks/results/study-NAME.json.
 """
 
 from __future__ import annotations
@@ -28,12 +29,22 @@ from measuring import machine_facts
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.bags import Bags, load_bags
-from lego_fusion.detect.protocol import LEARNED, UNLEARNED, Split, own_split, resplits, run_method, scored_videos
+from lego_fusion.detect.protocol import (
+    LEARNED,
+    UNLEARNED,
+    Split,
+    draws_at_random,
+    own_split,
+    resplits,
+    run_method,
+    scored_videos,
+)
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.errors import check_choice
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.intervals import seeded_interval
 from lego_fusion.measure.scored import ScoredVideo
+from lego_fusion.measure.smoothing import SMOOTHING
 
 METHODS = ("lego", "lego-paper", "concat")
 RESULTS = Path(__file__).parent / "results"
@@ -60,21 +71,22 @@ def measure_split(
             continue
         if method == "nearest-cells" and not any(dataset.modalities[name].has_units for name in names):
             continue
-        for seed in range(seeds if method in LEARNED else 1):
+        for seed in range(seeds if draws_at_random(method, TrainingConfig()) else 1):
             config = TrainingConfig(seed=seed, check_every=10)
             run = run_method(dataset, bags, split, names, method, config, watch_test=method in LEARNED)
-            scored = scored_videos(dataset, run.node_scores)
+            scored = scored_videos(dataset, run.node_scores, smoothing=SMOOTHING)
             row: dict[str, Any] = {"dataset": dataset.name, "split": split.name, "modalities": names, "method": method}
             row |= {"seed": seed, "parameters": run.parameters, "seconds": run.train_seconds, "scored": scored}
             row |= {name: metric(scored) for name, metric in METRICS.items()}
             if run.watched:
-                watched = {step: micro_auc(scored_videos(dataset, scores)) for step, scores in run.watched.items()}
+                seen = {step: scored_videos(dataset, scores, smoothing=SMOOTHING) for step, scores in run.watched.items()}
+                watched = {step: micro_auc(found) for step, found in seen.items()}
                 row |= {"untrained": watched[0], "best": max(*watched.values(), row["micro"])}
             rows.append(row)
     return rows
 
 
-def measure_labels(path: Path, split: Split, seeds: int) -> list[dict[str, Any]]:
+def measure_labels(path: Path, split: Split) -> list[dict[str, Any]]:
     """LEGO on all modalities with ever more labelled training videos; 0 abnormal ones is the normal-only mode."""
     torch.set_num_threads(1)
     dataset = Dataset.open(path)
@@ -89,12 +101,12 @@ def measure_labels(path: Path, split: Split, seeds: int) -> list[dict[str, Any]]
     counts += [(normals, a) for a in (1, 2, 4, 6, 8, 12) if a <= abnormals]
     for normal, abnormal in counts:
         part = Split(split.name, (*by_label["normal"][:normal], *by_label["abnormal"][:abnormal]), split.test)
-        for seed, modalities in itertools.product(range(seeds), (names[:2], names)):
-            config = TrainingConfig(seed=seed, normal_only=abnormal == 0)
+        config = TrainingConfig(normal_only=abnormal == 0)
+        for modalities in (names[:2], names):
             run = run_method(dataset, bags, part, modalities, "lego", config)
-            scored = scored_videos(dataset, run.node_scores)
+            scored = scored_videos(dataset, run.node_scores, smoothing=SMOOTHING)
             row: dict[str, Any] = {"dataset": dataset.name, "split": split.name, "modalities": tuple(modalities)}
-            row |= {"normal": normal, "abnormal_videos": abnormal, "seed": seed}
+            row |= {"normal": normal, "abnormal_videos": abnormal}
             rows.append(row | {name: metric(scored) for name, metric in METRICS.items()})
     return rows
 
@@ -181,17 +193,22 @@ def main() -> None:
     methods = LEARNED if options.methods == "all" else tuple(options.methods.split(","))
     for method in methods:
         check_choice(method, "methods", "study", LEARNED)
-    measure = measure_labels if options.labels else functools.partial(measure_split, methods=methods, sets=sets)
+    whole = functools.partial(measure_split, seeds=options.seeds, methods=methods, sets=sets)
+    measure = measure_labels if options.labels else whole
     jobs = []
     for path in options.datasets:
         dataset = Dataset.open(path)
         jobs.append((path, own_split(dataset)))
         jobs += [(path, split) for split in (resplits(dataset, options.resplits) if options.resplits else [])]
     with ProcessPoolExecutor(options.workers) as pool:
-        done = list(pool.map(measure, *zip(*jobs, strict=True), [options.seeds] * len(jobs)))
+        done = list(pool.map(measure, *zip(*jobs, strict=True)))
     own = [row for (_, split), rows in zip(jobs, done, strict=True) for row in rows if split.name == "own"]
     drawn = [row for (_, split), rows in zip(jobs, done, strict=True) for row in rows if split.name != "own"]
-    stored: dict[str, Any] = {"machine": machine_facts(), "seeds": options.seeds, "resplits": options.resplits}
+    stored: dict[str, Any] = {
+        "machine": machine_facts(),
+        "seeds": 1 if options.labels else options.seeds,
+        "resplits": options.resplits,
+    }
     for title, rows in (("own split", own), ("random re-splits", drawn)):
         if not rows:
             continue
