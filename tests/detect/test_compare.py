@@ -57,7 +57,7 @@ def test_a_cell_is_what_its_method_gives_alone(planted: Dataset, plan: Plan, don
     bags = load_bags(planted, ("motion", "text"), (*split.train, *split.test))
     for cell in plan.cells():
         config = QUICK if cell.seed is None else QUICK.model_copy(update={"seed": cell.seed})
-        watch = cell.seed is not None
+        watch = cell.method in plan.fusions
         with torch.random.fork_rng():
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
@@ -74,14 +74,17 @@ def test_a_cell_is_what_its_method_gives_alone(planted: Dataset, plan: Plan, don
         assert (first.fusion, first.seed, first.parameters) == (cell.method, cell.seed, run.parameters)
         assert {record.smoothing for record in one.records} == {SMOOTHING}
         assert first.protocol == "frame level, real frames, 6 videos (3 abnormal)"
-        assert (first.train_seconds is None) == (cell.seed is None)
+        assert (first.train_seconds is None) == (cell.method not in plan.fusions)
         assert {record.metric for record in one.records} == set(METRICS)
         if watch:
             looks = {
                 step: micro_auc(scored_videos(planted, scores, smoothing=plan.smoothing))
                 for step, scores in run.watched.items()
             }
-            assert sorted(looks) == [0, 4, 8]
+            if cell.method == "lego":  # looked at by iteration of its fit, which ends when nothing more is gained
+                assert min(looks) == 0 and len(looks) >= 2
+            else:
+                assert sorted(looks) == [0, 4, 8]
             assert one.value("micro_auc", "untrained") == looks[0]
             assert one.value("micro_auc", "test-best") == max(looks.values()) >= micro_auc(scored)
 

@@ -204,8 +204,7 @@ def test_the_columns_that_count_are_those_that_were_weighed(odd: Dataset, run: P
     head = detector.reading_head
     assert head is not None
     with torch.no_grad():
-        for parameter in (head.weights, head.time_weights):
-            parameter.zero_()
+        head.weights.zero_()
         head.weights[4 + 1] = 2.0  # column 1 of text, which is where odd text goes
     save_detector(tmp_path / "one", detector, config)
     event = explain_video(tmp_path / "one", odd, "odd_text").events[0]

@@ -92,7 +92,7 @@ def test_what_is_traced_is_what_was_scored(bags, fusion):
     after = fusion.readings({**bags.inputs, "words": gone})
     known.most_novel = 8
     torch.testing.assert_close(after.degree[:, :, 2], before.degree[:, :, 2], equal_nan=True)
-    torch.testing.assert_close(after.units["words"], before.units["words"])
+    torch.testing.assert_close(after.departure["words"], before.departure["words"])
 
 
 def test_novelty_is_one_minus_the_mean_of_the_nearest_and_zero_where_absent(dataset, fusion):

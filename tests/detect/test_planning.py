@@ -35,8 +35,8 @@ def test_defaults_are_all_modalities_and_no_slow_fusion(planted: Dataset) -> Non
 
 
 def test_seeds_count_up_from_that_of_the_configuration(planted: Dataset) -> None:
-    plan = make_plan([planted], fusions=("lego",), references=False, seeds=2, training=TrainingConfig(seed=5))
-    assert [cell.seed for cell in plan.cells()] == [5, 6]
+    plan = make_plan([planted], fusions=("concat", "lego"), references=False, seeds=2, training=TrainingConfig(seed=5))
+    assert [(cell.method, cell.seed) for cell in plan.cells()] == [("concat", 5), ("concat", 6), ("lego", None)]
 
 
 def test_validation_is_held_out_of_training_alike_for_every_seed(planted: Dataset) -> None:

@@ -54,8 +54,9 @@ def test_what_segments_receive_is_what_was_expected_of_them(runs: dict[str, Path
     fusion = reader.detector.fusion
     bags = load_bags(planted, ["motion", "text"], [VIDEO], nodes=NODES)
     found = fusion.readings(bags.inputs)  # type: ignore[operator]
+    nodes = {name: bags.inputs[name][0] for name in ("motion", "text")}
     for name, known in fusion.known_segments().items():
-        expected = (found.weights[0, :, :, None] * known.references[found.columns[0]]).sum(1)
+        expected = nodes[name] - found.departure[name][0] * known.full
         shown = torch.from_numpy(reading.fused) @ known.references[columns]
         assert torch.allclose(shown, expected, atol=1e-5)
         relation = torch.exp(-known.surprise(bags.inputs[name]))[0][:, columns]

@@ -271,9 +271,7 @@ def restore_statistics(fusion: Fusion, statistics: dict[str, Tensor]) -> None:
     if expected != set(statistics):
         odd = ", ".join(sorted(expected ^ set(statistics)))
         raise CheckpointError("the statistics are those of another fusion", got=odd, fix="build the graphs again")
-    for name, tensor in statistics.items():
-        owner, _, buffer = name.rpartition(".")
-        setattr(fusion.get_submodule(owner), buffer, tensor.clone())
+    fusion.load_state_dict(statistics, strict=False)  # strict of these buffers alone, which are all there
 
 
 def _statistics(fusion: Fusion) -> list[tuple[str, Tensor]]:
