@@ -28,7 +28,7 @@ def runs(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     root = tmp_path_factory.mktemp("reading")
     for method in ("lego", "lego-paper", "concat"):
         train_run(planted, root / method, method=method, training=TrainingConfig(steps=5), nodes=NODES)
-    train_run(planted, root / "fixed", training=TrainingConfig(steps=5), nodes=NODES, segment_snippets=2)
+    train_run(planted, root / "fixed", training=TrainingConfig(steps=5), nodes=NODES, segment_snippets=2, smoothing=0.0)
     fixed = {"training": TrainingConfig(steps=5), "nodes": NODES, "segment_snippets": 2}
     train_run(planted, root / "fixed-paper", method="lego-paper", **fixed)
     return {path.name: path for path in root.iterdir()}
