@@ -51,7 +51,9 @@ def test_a_finished_run_holds_the_model_and_how_it_came_about(finished, planted)
     assert names == ["config.json", "history.csv", "model.safetensors", "request.json"]
     with (finished / "history.csv").open() as file:
         steps = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    assert [step for step, _ in steps] == [10 * (place + 1) for place in range(len(steps))] and steps, "a look every ten iterations"
+    assert [step for step, _ in steps] == [10 * (place + 1) for place in range(len(steps))] and steps, (
+        "a look every ten iterations"
+    )
     _, config = load_detector(finished)
     assert list(config.manifests) == ["motion", "text"]
     assert config.manifests["motion"] == planted.modalities["motion"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from lego_fusion.detect.bags import Bags, fit_statistics
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.train import TrainingConfig, fit, predict
-from lego_fusion.errors import DataError, ParameterError
+from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.paper import ROWS, PaperFusion
 from lego_fusion.fusion.relation import RELATION_KINDS
 
