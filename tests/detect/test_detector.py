@@ -139,7 +139,7 @@ def test_the_size_of_the_paper_s_reading_is_the_published_one():
 
 @pytest.mark.parametrize(("appearance", "text"), [(512, 384), (64, 16)])
 def test_the_size_of_the_default_by_hand(appearance, text):
-    """One weight a column, one a modality and order, and the bias; in an own world alpha and its orders instead of the columns."""
+    """One weight a column, one a modality and order, and the bias; in an own world alpha and its orders, no columns."""
     detector = Detector(LegoFusion({"motion": 18, "appearance": appearance, "text": text}))
     assert detector.parameter_count() == (18 + appearance + text) + 3 * 2 + 1 < 1500
     detector.reading_head.use_own_world(True)

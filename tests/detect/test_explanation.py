@@ -212,7 +212,13 @@ def test_the_columns_that_count_are_those_that_were_weighed(odd: Dataset, run: P
     (column,) = event.peak_parts.columns
     assert (column.modality, column.column, column.name) == ("text", 1, "column 1")
     assert column.moved > 0
-    assert column.part == pytest.approx(2.0 * column.moved, rel=1e-5)
+    node = next(n for n, one in enumerate(explain_video(tmp_path / "one", odd, "odd_text").segments) if one == event.segment)
+    bags = scoring_inputs(detector.fusion, load_run_bags(config, odd, ["odd_text"]))
+    departure = bags.inputs["text"][0, :, 4 + 1].double().numpy()  # after two degrees and two inside the video
+    away = np.arange(len(departure)) - node
+    kernel = np.exp(-(away**2) / (2 * 2.0**2)) * (abs(away) <= 8)
+    assert column.moved == pytest.approx(departure[node], rel=1e-5)
+    assert column.part == pytest.approx(2.0 * (departure[node] + kernel @ departure / kernel.sum()) / 2**0.5, rel=1e-4)
     assert event.peak_parts.other_columns == pytest.approx(0.0, abs=1e-9)
 
 

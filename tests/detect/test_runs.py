@@ -51,7 +51,7 @@ def test_a_finished_run_holds_the_model_and_how_it_came_about(finished, planted)
     assert names == ["config.json", "history.csv", "model.safetensors", "request.json"]
     with (finished / "history.csv").open() as file:
         steps = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
-    assert [step for step, _ in steps][:2] == [10, 20] and all(step % 10 == 0 for step, _ in steps), (
+    assert [step for step, _ in steps] == [10 * (place + 1) for place in range(len(steps))] and steps, (
         "a look every ten iterations"
     )
     _, config = load_detector(finished)
@@ -142,12 +142,11 @@ def test_a_killed_run_ends_with_the_same_model(planted, tmp_path, killed_at):
     assert not (folder / "checkpoint.safetensors").exists()
 
 
-@pytest.mark.parametrize("killed_at", [10, 30])
-def test_a_killed_fit_starts_again_and_ends_with_the_same_model(finished, planted, tmp_path, killed_at):
+def test_a_killed_fit_starts_again_and_ends_with_the_same_model(finished, planted, tmp_path):
     """It takes seconds, so it keeps no state on the way."""
 
     def kill(step: int, _: float) -> None:
-        if step == killed_at:
+        if step == 10:
             raise KeyboardInterrupt
 
     folder = tmp_path / "run"

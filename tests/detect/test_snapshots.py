@@ -89,7 +89,9 @@ def test_bad_input_is_named(finished, tmp_path):
 
 def test_the_default_keeps_its_start_and_its_end_and_what_lies_between(planted, tmp_path):
     """Of a fit of ten iterations between two looks; the last one is the weights that were kept."""
-    asked = CONFIG.model_copy(update={"iterations": 30})
+    asked = CONFIG.model_copy(
+        update={"iterations": 60, "prior_departure": 100.0, "prior_invariance": 0.0, "prior_orders": 10.0}
+    )
     train(planted, tmp_path / "run", asked, method="lego")
     train(planted, tmp_path / "start", CONFIG.model_copy(update={"steps": 0, "snapshot_every": None}), method="lego")
     steps = list(list_snapshots(tmp_path / "run"))

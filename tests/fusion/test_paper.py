@@ -10,7 +10,7 @@ from torch import Tensor
 from lego_fusion.detect.bags import Bags, fit_statistics
 from lego_fusion.detect.detector import Detector
 from lego_fusion.detect.train import TrainingConfig, fit, predict
-from lego_fusion.errors import DataError, ParameterError
+from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.paper import ROWS, PaperFusion
 from lego_fusion.fusion.relation import RELATION_KINDS
 
@@ -56,13 +56,6 @@ def test_the_fused_graph_is_the_polynomial_of_the_relations(order):
     expected = sum(coefficients[p, q] * s**p * t**q for p in range(order + 1) for q in range(order + 1))
     torch.testing.assert_close(fusion(test).graph.double(), expected, rtol=1e-5, atol=1e-6)
 
-    """g = sum_pq A_pq s^p t^q with the coefficients written out."""
-    fusion, test = fitted(references=references, order=order, form="full"), features(2, seed=1)
-    s, t = (fusion.relations(test)[name].double() for name in WIDTHS)
-    coefficients = fusion.operator.coefficients.double()
-    expected = sum(coefficients[p, q] * s**p * t**q for p in range(order + 1) for q in range(order + 1))
-    torch.testing.assert_close(fusion(test).graph.double(), expected, rtol=1e-5, atol=1e-6)
-
 
 def test_orders_by_name():
     fusion = fitted(order={"text": 4, "motion": 1})
@@ -82,16 +75,6 @@ def test_the_order_of_nodes_moves_with_them(rows):
     order = torch.tensor([5, 2, 0, 1, 4, 3])
     shuffled = fusion({name: x[:, order] for name, x in test.items()})
     torch.testing.assert_close(shuffled.nodes, fusion(test).nodes[:, order], rtol=1e-4, atol=1e-5)
-
-    labels = torch.tensor([False, True, True])
-    fusion = LegoFusion(WIDTHS, nodes=N, references=4)
-    with pytest.raises(DataError, match=r"at least 2 normal training videos, got 1.*references=0"):
-        fusion.fit_statistics(features(3), labels, torch.arange(3))
-    with pytest.raises(DataError, match="at least 2 normal training videos, got 1"):
-        fusion.fit_statistics(features(3), torch.tensor([False, False, True]), torch.tensor([0, 0, 1]))
-    with pytest.raises(DataError, match=r"reference units come from normal videos: expected normal training videos, got none"):
-        fusion.fit_statistics(features(3), torch.tensor([True, True, True]), torch.arange(3))
-    LegoFusion(WIDTHS, nodes=N, references=0).fit_statistics(features(3), labels, torch.arange(3))
 
 
 def statistics_by_hand(row: list[float]) -> list[float]:
@@ -158,58 +141,6 @@ def test_own_features_follow_what_is_handed_on_without_them(rows):
         torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=1e-4)  # one scale a column
         assert (ratio > 0).all()
 
-    """They are centred and scaled by the training bags: as train + c and s train have equal ones."""
-    plain, own = (fitted(rows=rows, references=references, own_features=wanted) for wanted in (False, True))
-    test = features(2, seed=1)
-    nodes, more = plain(test).nodes, own(test).nodes
-    assert own.out_features == more.shape[-1] == plain.out_features + sum(WIDTHS.values())
-    torch.testing.assert_close(more[..., : plain.out_features], nodes)
-    handed = more[..., plain.out_features :]
-    for name, width in WIDTHS.items():
-        part, handed = handed.split([width, handed.shape[-1] - width], dim=-1)
-        x = test[name].flatten(0, 1).double()
-        ratio = (part.flatten(0, 1).double() - part.flatten(0, 1).double().mean(0)) / (x - x.mean(0))
-        torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=1e-4)  # one scale a column
-        assert (ratio > 0).all()
-    assert own.start_direction() is None
-
-
-def test_own_features_need_the_features():
-    fusion, test = fitted(own_features=True), features(2, seed=1)
-    with pytest.raises(ParameterError, match="own_features=True needs the features beside the relations"):
-        fusion.forward_relations(fusion.relations(test))
-
-    fusion, test = fitted(own_features=True), features(2, seed=1)
-    with pytest.raises(ParameterError, match="own_features=True needs the features beside the relations"):
-        fusion.forward_relations(fusion.relations(test))
-
-
-def test_propagation_needs_the_features():
-    fusion, test = fitted(rows="propagate"), features(2, seed=1)
-    with pytest.raises((ParameterError, DataError), match="rows='propagate' needs the features beside the relations"):
-        fusion.forward_relations(fusion.relations(test))
-
-
-@pytest.mark.parametrize("own_features", [False, True])
-@every_relation
-def test_propagation_in_tiles_is_that_along_whole_graphs(relations, own_features, monkeypatch):
-    options = {"rows": "propagate", "relations": relations, "own_features": own_features}
-    fusion, test = fitted(**options), features(2, seed=1)
-    mask = torch.tensor([[True] * N, [True, True, False, True, True, False]])
-    whole = [fusion(test, given) for given in (None, mask)]
-    monkeypatch.setattr("lego_fusion.fusion.paper.TILE_ABOVE", 2)
-    for given, expected in zip((None, mask), whole, strict=True):
-        output = fusion(test, given)
-        torch.testing.assert_close(output.nodes, expected.nodes, rtol=1e-4, atol=1e-5)
-        assert expected.graph is not None and output.graph is None
-
-
-def test_rows_in_fixed_order_are_for_small_graphs():
-    with pytest.raises(ParameterError, match=r"at most 1024 nodes, got 1025.*rows='statistics' or rows='propagate'"):
-        PaperFusion(WIDTHS, nodes=1025)
-    PaperFusion(WIDTHS, rows="statistics", nodes=1025)
-    PaperFusion(WIDTHS, nodes=1024)
-
 
 @pytest.mark.parametrize("nearest", [1, 3, 99])
 def test_only_the_nearest_relations_are_kept(nearest):
@@ -220,15 +151,6 @@ def test_only_the_nearest_relations_are_kept(nearest):
         assert ((kept == full) | (kept == 0)).all()
         assert ((kept != 0).sum(-1) >= min(nearest, N)).all()
         assert torch.equal(kept, kept.transpose(1, 2))
-
-    plain, sparse = fitted(references=references), fitted(references=references, nearest=nearest)
-    test = features(2, seed=1)
-    for name in WIDTHS:
-        full, kept = plain.relations(test)[name], sparse.relations(test)[name]
-        assert ((kept == full) | (kept == 0)).all()
-        if references:
-            assert ((kept != 0).sum(-1) == min(nearest, references)).all()
-            assert torch.equal(kept.amax(-1), full.amax(-1))
 
 
 def test_unit_range():
@@ -244,7 +166,7 @@ def test_unit_range():
         ({"nodes": 0}, "'nodes' parameter of PaperFusion must be an int"),
         ({"rows": "reversed"}, "'rows' parameter of PaperFusion must be one of 'ordered', 'sorted'"),
         ({"nearest": 0}, "'nearest' parameter of PaperFusion"),
-        ({"order": -1}, "'order' parameter of GraphOperator"),
+        ({"order": -1}, "'order' parameter of PaperFusion"),
         ({"relations": "euclid"}, "'relations' parameter of PaperFusion must be one of 'cosine'"),
         ({"relations": {"motion": "dot"}}, "no relation is given for modality 'text': got motion"),
         ({"units": {"flow": 1}}, "units names 'flow', which is no modality"),
@@ -259,9 +181,6 @@ def test_unit_range():
 def test_wrong_options(options, message, unchecked_types):
     with pytest.raises(ParameterError, match=message):
         PaperFusion(WIDTHS, **options)
-
-    with pytest.raises(ParameterError, match=message):
-        LegoFusion(WIDTHS, **options)
 
 
 def test_the_reading_of_the_paper():
@@ -280,25 +199,8 @@ def test_the_reading_of_the_paper():
     assert torch.equal(output.nodes, output.graph), "rows in order"
     assert PaperFusion({**WIDTHS, "audio": 2}, nodes=N).operator.form == "random-pair"
 
-    paper = LegoFusion.paper(WIDTHS, nodes=N, order=3)
-    test = features(2, seed=1)
-    paper.fit_statistics(features(), LABELS, VIDEOS)
-    cosines = {name: torch.nn.functional.cosine_similarity(x[:, :, None], x[:, None], dim=-1) for name, x in test.items()}
-    relations = paper.relations(test)
-    coefficients = paper.operator.coefficients
-    s, t = ({0: torch.eye(N).expand(2, N, N), **{p: cosines[name] ** p for p in (1, 2, 3)}} for name in WIDTHS)
-    expected = sum(coefficients[p, q] * s[p] * t[q] for p in range(4) for q in range(4))
-    output = paper.eval()(test)
-    for name in WIDTHS:
-        torch.testing.assert_close(relations[name], cosines[name], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(output.graph, expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(output.nodes, output.graph), "rows in order"
-    assert LegoFusion.paper({**WIDTHS, "audio": 2}, nodes=N).operator.form == "random-pair"
-
 
 def segment_auc(detector: Detector, bags: Bags, odd: Tensor) -> float:
-    return float(roc_auc_score(odd.flatten().numpy(), predict(detector, bags).flatten().numpy()))
-
     return float(roc_auc_score(odd.flatten().numpy(), predict(detector, bags).flatten().numpy()))
 
 
