@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
                 values[3:6] += 3 * (np.eye(3)[1] - np.eye(3)[0])
             write_features(root / "data", name, one.video, values)
     for seed in (0, 1):
-        given = {"nodes": 8, "training": TrainingConfig(steps=20, seed=seed)}
+        given = {"nodes": 8, "smoothing": 0.0, "training": TrainingConfig(steps=20, seed=seed)}  # edges where they were planted
         train_run(Dataset.open(root / "data"), root / f"seed-{seed}", **given)
         train_run(Dataset.open(root / "data"), root / f"paper-{seed}", method="lego-paper", **given)
     return root / "data", [root / "seed-0", root / "seed-1"]
