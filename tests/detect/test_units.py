@@ -14,6 +14,7 @@ from lego_fusion.data.units import with_presence
 from lego_fusion.detect.bags import Bags, fit_statistics, load_bags, scoring_inputs, seen_by, training_inputs, without_units
 from lego_fusion.detect.checkpoint import load_detector
 from lego_fusion.detect.conditions import apply_condition, parse_condition
+from lego_fusion.detect.contributions import run_contributions
 from lego_fusion.detect.evaluation import evaluate_runs
 from lego_fusion.detect.explainer import Explainer
 from lego_fusion.detect.explanation import explain_video
@@ -131,7 +132,8 @@ def test_an_odd_cell_is_found_that_means_hide(fine, bags):
         result = run_method(fine, bags, own_split(fine), modalities, method, TrainingConfig(), nodes=N)
         return micro_auc(scored_videos(fine, result.node_scores))
 
-    assert auc(("cells",), "lego") > 0.85 and auc(("motion", "cells"), "lego") > 0.8
+    assert auc(("cells",), "lego") > 0.85
+    assert auc(("motion", "cells"), "lego") > 0.85, "motion is noise here"
     assert auc(("cells",), "nearest-cells") > auc(("cells",), "nearest-neighbours")
 
 
@@ -192,7 +194,9 @@ def test_an_explanation_says_where_in_the_picture(fine, tmp_path):
         (event,) = explained.events
         (heat,) = event.heat_maps  # words have no place
         assert heat.modality == "cells" and np.shape(heat.values) == (2, 3) and abs(event.parts.gap) < 1e-3
-        assert all(set(one.powers) == {"motion"} for one in event.relations) and event.relations
+        assert event.relations == (), "parts of readings belong to no one relation"
+        assert set(event.parts.by_modality) == {"motion", "cells", "words"}
+        assert sum(event.parts.by_modality.values()) == pytest.approx(event.parts.excess, abs=1e-3)
         truth = fine.frame_labels(record.video)
         if truth[event.segment.middle]:
             found += 1
@@ -204,7 +208,7 @@ def test_cells_alone_and_models_without_cells_are_explained(fine, tmp_path):
     train_run(fine, tmp_path / "cells", modalities=("cells",), training=QUICK, nodes=N)
     (event,) = explain_video(tmp_path / "cells", fine, "test_1", threshold=0.0).events
     assert event.relations == () and len(event.heat_maps) == 1
-    assert event.other_relations == pytest.approx(event.peak_parts.excess, abs=1e-3)
+    assert event.peak_parts.by_modality["cells"] == pytest.approx(event.peak_parts.excess, abs=1e-3)
     train_run(fine, tmp_path / "concat", modalities=("motion", "cells"), method="concat", training=QUICK, nodes=N)
     (event,) = explain_video(tmp_path / "concat", fine, "test_1", threshold=0.0).events
     assert event.heat_maps == () and event.parts is None and len(event.counterfactuals) == 2
@@ -225,7 +229,7 @@ def test_changed_cells_are_noticed(fine, tmp_path):
     for record in other.select(split="train"):
         write_features(other.root, "cells", record.video, np.array(other.features("cells", record.video))[:, ::-1])
     with pytest.raises(DataError, match=r"not as they were when the run was trained \(dataset 'fine', modality 'cells'\)"):
-        Explainer(tmp_path / "run", other)
+        run_contributions([tmp_path / "run"], other)
 
 
 def test_a_model_refuses_units_that_were_made_in_another_way(fine, tmp_path):

@@ -96,7 +96,7 @@ def test_a_node_without_units_is_like_a_typical_one():
 
 
 def test_the_degree_of_a_node_by_hand():
-    """Over its two most novel units: the mean of the relations to the 3 nearest known units of their row of the picture."""
+    """Over its two most novel units: the mean of their degrees, by the 3 nearest known units of their row of the picture."""
     fusion, test = fitted(units(share=1.0), groups=2, most_novel=2), units(2, 6)
     known = fusion.known_units("cells")
     found = fusion.readings({"cells": test}).degree
@@ -115,8 +115,8 @@ def test_the_degree_of_a_node_by_hand():
                 by_unit.append(sorted(relations, reverse=True)[:3])
             novel = sorted(by_unit, key=sum)[:2]
             for place, p in enumerate((1, 2)):
-                mean = sum(r**p for row in novel for r in row) / sum(map(len, novel))
-                assert float(found[bag, node, 0, place]) == pytest.approx(-math.log(mean) / (2 * p), rel=1e-3, abs=1e-4)
+                phi = [-math.log(sum(r**p for r in row) / len(row)) / (2 * p) for row in novel]
+                assert float(found[bag, node, 0, place]) == pytest.approx(sum(phi) / len(phi), rel=1e-3, abs=1e-4)
 
 
 def test_a_normal_training_video_never_meets_its_own_units():

@@ -465,15 +465,15 @@ def known_columns(config: RunConfig) -> list[Segment]:
 
 def require_same_references(fusion: Fusion, training: Bags, dataset: str) -> None:
     """Raise ``DataError`` unless the known segments are where the run found them: else the features were changed since."""
-    places = getattr(fusion, "reference_units", None)
-    if places is None or not is_cached(fusion, training):
+    if not is_cached(fusion, training):
         return
-    own = places[:, 0] >= 0  # others were added from elsewhere
-    bag, node = places[own].unbind(1)
-    for name, known in fusion.known_segments().items():
-        values = training.inputs[name]
-        there = len(bag) == 0 or int(bag.max()) < len(values)
-        if not there or not torch.allclose(values[bag, node], known.references[own], rtol=1e-4, atol=1e-5):
+    for name, values in training.inputs.items():
+        places, known = fusion.known_places(name)
+        own = places[:, 0] >= 0  # others were added from elsewhere
+        index = places[own].unbind(1)
+        there = not len(index[0]) or int(index[0].max()) < len(values)
+        found = values[index][..., : known.shape[1]] if there else values
+        if not there or not torch.allclose(found, known[own], rtol=1e-4, atol=1e-5):
             raise DataError(
                 "the training videos are not as they were when the run was trained",
                 where=f"dataset '{dataset}', modality '{name}'",

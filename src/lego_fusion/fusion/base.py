@@ -222,6 +222,14 @@ class Fusion(nn.Module, ABC):
         """What is known of normal segments in each modality that has one vector per node; empty where nothing is."""
         return {}
 
+    def known_places(self, name: str) -> tuple[Int[Tensor, "k place"], Float[Tensor, "k d"]]:
+        """Where what is known of a modality was found, and its features.
+
+        Training bag and node of each known segment, or training bag, node and unit of each known unit; -1 where it was added.
+        Empty where nothing is known.
+        """
+        return torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, self.modalities[name])
+
     def known_units(self, name: str) -> KnownUnits:
         """What is known of a modality of finer units.
 

@@ -44,8 +44,8 @@ class KnownUnits(KnownNormals):
     """Known units by group.
 
     Per unit u of a node: the relation to every known unit of its group, and its degree and departure by that graph. Per node,
-    over its ``most_novel`` units of highest degree: phi_p = -(1 / 2p) log of the mean of R^p over the kept entries of all of
-    them (relations are pooled), and the mean of their departures.
+    over its ``most_novel`` units of highest degree: the mean of their degrees, which is the degree of the geometric mean of their
+    relations (an arithmetic one would hide one odd unit among familiar ones), and the mean of their departures.
 
     Args:
         width: D.
@@ -189,11 +189,10 @@ class KnownUnits(KnownNormals):
 
     @staticmethod
     def _pooled_degrees(nearest: Tensor, there: Tensor, orders: Sequence[int]) -> Tensor:
-        """Degrees of the mean relation over the units that are there; NaN where none is."""
-        count = there.sum(-1) * nearest.shape[-1]
-        flat = nearest.flatten(-2)
-        found = [(count.log() - (-p * flat).logsumexp(-1)) / (2 * p) for p in orders]
-        return torch.stack(found, dim=-1).masked_fill((count == 0)[..., None], float("nan"))
+        """Mean of the degrees of the units that are there; NaN where none is."""
+        found = degrees(nearest, orders).masked_fill(~there[..., None], 0.0)
+        count = there.sum(-1)[..., None]
+        return (found.sum(-2) / count.clamp_min(1)).masked_fill(count == 0, float("nan"))
 
     def _different(self, x: Tensor, normal: Tensor, video_ids: Tensor, group: int) -> tuple[Tensor, Tensor]:
         """Flat index of the first place of every different present unit of every normal video in a group, and its video."""

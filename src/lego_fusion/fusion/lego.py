@@ -203,6 +203,14 @@ class LegoFusion(Fusion):
         """What is known of a modality."""
         return self.frozen.of(name)
 
+    def known_places(self, name: str) -> tuple[Int[Tensor, "k place"], Float[Tensor, "k d"]]:
+        """Of known segments; of finer units, those of all groups."""
+        if name not in self.units:
+            return self.reference_units, self.known_normals(name).references
+        known = self.known_units(name)
+        exists = known.bandwidth > 0
+        return known.places[exists], known.references[exists]
+
     def known_units(self, name: str) -> KnownUnits:
         """What is known of a modality of finer units; ``ParameterError`` where it has none."""
         return self.frozen.units_of(name)
