@@ -44,8 +44,8 @@ class KnownUnits(KnownNormals):
     """Known units by group.
 
     Per unit u of a node: the relation to every known unit of its group, and its degree and departure by that graph. Per node,
-    over its ``most_novel`` units of highest degree: the mean of their degrees, which is the degree of the geometric mean of their
-    relations (an arithmetic one would hide one odd unit among familiar ones), and the mean of their departures.
+    over its ``most_novel`` units of highest degree: the mean of their degrees, which is the degree of the geometric mean of
+    their relations (an arithmetic one would hide one odd unit among familiar ones), and the mean of their departures.
 
     Args:
         width: D.
