@@ -2,8 +2,9 @@
 
     python benchmarks/granularity.py NAME DATASET [DATASET ...] [--resplits 10] [--seeds 2]
 
-The dataset folders hold motion, motion-cells, motion-frames, text and words. All settings are the defaults; selection is the
-last step, and beside it stands the untrained start. Stored as benchmarks/results/granularity-NAME.json.
+The dataset folders hold any of motion, motion-cells, motion-frames, text and words; rows of others are left out. All settings
+are the defaults, scores are smoothed by the default; selection is the last step, and beside it stands the untrained start. A
+method in which nothing is drawn runs once. Stored as benchmarks/results/granularity-NAME.json.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from study import mean_and_deviation
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.detect.bags import load_bags
-from lego_fusion.detect.protocol import LEARNED, Split, own_split, resplits, run_method, scored_videos
+from lego_fusion.detect.protocol import LEARNED, Split, draws_at_random, own_split, resplits, run_method, scored_videos
 from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
+from lego_fusion.measure.smoothing import SMOOTHING
 
 MODALITIES = ("motion", "motion-cells", "motion-frames", "text", "words")
 ROWS = (
@@ -54,29 +56,32 @@ def measure_split(path: Path, split: Split, seeds: int) -> list[dict[str, Any]]:
     """All rows on one split: one record per method and seed."""
     torch.set_num_threads(1)
     dataset = Dataset.open(path)
-    bags = load_bags(dataset, MODALITIES, (*split.train, *split.test))
+    present = [name for name in MODALITIES if name in dataset.modalities]
+    bags = load_bags(dataset, present, (*split.train, *split.test))
     records = []
     for names, method in ROWS:
-        for seed in range(seeds if method in LEARNED else 1):
+        if not set(names) <= set(present):
+            continue
+        for seed in range(seeds if draws_at_random(method, TrainingConfig()) else 1):
             config = TrainingConfig(seed=seed, check_every=1_000_000)  # the start and the last step are looked at
             run = run_method(dataset, bags, split, names, method, config, watch_test=method in LEARNED)
-            scored = scored_videos(dataset, run.node_scores)
+            scored = scored_videos(dataset, run.node_scores, smoothing=SMOOTHING)
             record: dict[str, Any] = {"dataset": dataset.name, "split": split.name, "modalities": names, "method": method}
             record |= {"seed": seed, "parameters": run.parameters}
             record |= {"seconds": run.train_seconds, "score_seconds": run.score_seconds}
             record |= {name: metric(scored) for name, metric in METRICS.items()}
             if run.watched:
-                record["untrained"] = micro_auc(scored_videos(dataset, run.watched[0]))
+                record["untrained"] = micro_auc(scored_videos(dataset, run.watched[0], smoothing=SMOOTHING))
             records.append(record)
     return records
 
 
 def summarise(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per row: mean and deviation over splits, and the paired difference to motion + text."""
+    """One line per row: mean and deviation over splits, and the paired difference to motion + text, or to motion."""
     groups = defaultdict(list)
     for record in records:
         groups[tuple(record["modalities"]), record["method"]].append(record)
-    against = _by_split(groups[("motion", "text"), "lego"])
+    against = _by_split(groups.get((("motion", "text"), "lego")) or groups[("motion",), "lego"])
     lines = []
     for (names, method), group in groups.items():
         line: dict[str, Any] = {"modalities": "+".join(names), "method": method, "parameters": group[0]["parameters"]}
