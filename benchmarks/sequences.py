@@ -29,20 +29,16 @@ from lego_fusion.fusion.attention import CrossAttention
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import MLP, Add, Concat
 from lego_fusion.fusion.graph_convolution import GraphConvolution
-from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.paper import PaperFusion
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAMES = ("text", "audio", "video")
 REFERENCE = "lego, G X and own features"
 Widths = dict[str, int]
+OURS: dict[str, Any] = {"centre": True, "zero_order": "ones", "form": "joint"}
 MODELS: dict[str, Callable[[Widths, int, int], Fusion]] = {
-    REFERENCE: lambda w, n, s: LegoFusion(w, nodes=n, references=0, rows="propagate", own_features=True, seed=s),
-    "lego, G X": lambda w, n, s: LegoFusion(w, nodes=n, references=0, rows="propagate", seed=s),
-    "lego, references in order": lambda w, n, s: LegoFusion(w, nodes=n, rows="ordered", seed=s),
-    "lego, references in order and own features": lambda w, n, s: LegoFusion(
-        w, nodes=n, rows="ordered", own_features=True, seed=s
-    ),
-    "lego, defaults of detection (sorted rows)": lambda w, n, s: LegoFusion(w, nodes=n, seed=s),
+    REFERENCE: lambda w, n, s: PaperFusion(w, nodes=n, rows="propagate", own_features=True, seed=s, **OURS),
+    "lego, G X": lambda w, n, s: PaperFusion(w, nodes=n, rows="propagate", seed=s, **OURS),
     "concat": lambda w, n, s: Concat(w),
     "add": lambda w, n, s: Add(w, seed=s),
     "mlp": lambda w, n, s: MLP(w, seed=s),
