@@ -1,6 +1,7 @@
 """``compare`` as a person meets it: one table, one line for every mistake, and a killed run that ends with the same table."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -163,9 +164,9 @@ def test_show_is_the_table_of_what_is_finished(data: Path, tmp_path: Path) -> No
         path.unlink()
     before = sorted(path.name for path in (out / "cells").iterdir())
     shown = run(data, "--out", out, *QUICK, "--fusions", "lego,concat,add", "--show")
-    for row in ("lego +│ 2 of 2", "concat +│ 1 of 2", "add +│ 0 of 2", "nearest-neighbours │ 1 of 1"):
+    for row in ("lego +│ 1 of 1", "concat +│ 1 of 2", "add +│ 0 of 2", "nearest-neighbours │ 1 of 1"):
         assert re.search(row, shown.stdout), row
-    assert "warning: not finished: 3 of 8 cells are missing; means are over the finished ones alone" in shown.stderr
+    assert "warning: not finished: 3 of 7 cells are missing; means are over the finished ones alone" in shown.stderr
     assert sorted(path.name for path in (out / "cells").iterdir()) == before
     told = json.loads(run(data, "--out", out, *QUICK, "--show", "--json").stdout)
     assert told["unfinished"] == 1
@@ -179,14 +180,15 @@ def test_show_is_the_table_of_what_is_finished(data: Path, tmp_path: Path) -> No
 def test_a_stopped_comparison_prints_what_it_has(data: Path, tmp_path: Path, number: int, workers: int) -> None:
     request = (data, "--seeds", 2, "--steps", 1500, "--fusions", "lego,concat,mlp", "--out", tmp_path / "out")
     command = [sys.executable, "-m", "lego_fusion", "compare", *map(str, request), "--workers", str(workers)]
-    going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wide = os.environ | {"COLUMNS": "240"}
+    going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=wide)
     while going.poll() is None and not list((tmp_path / "out" / "cells").glob("*.npz")):
         time.sleep(0.01)
     going.send_signal(number)
     shown, said = going.communicate()
     assert going.returncode == 130, said
-    assert re.search(r"│ \d of 2 │", shown)
-    assert re.search(r"warning: not finished: \d of 8 cells are missing", said)
+    assert re.search(r"│ \d of [12] │", shown)
+    assert re.search(r"warning: not finished: \d of 7 cells are missing", said)
     assert "stopped; the same command goes on where it was" in said
 
 
@@ -221,7 +223,7 @@ def test_a_killed_comparison_ends_with_the_same_table(data: Path, tmp_path: Path
     assert not (killed / "table.md").exists()
     run(*request, "--out", killed, "--workers", 1)
     run(*request, "--out", tmp_path / "whole", "--workers", 1)
-    assert len(there) < len(list(cells.iterdir())) == len(list((tmp_path / "whole" / "cells").iterdir())) == 22
+    assert len(there) < len(list(cells.iterdir())) == len(list((tmp_path / "whole" / "cells").iterdir())) == 18
     assert {name: (cells / name).read_bytes() for name in there} == there
     assert timeless(killed) == timeless(tmp_path / "whole")
 

@@ -139,7 +139,7 @@ def test_a_killed_sweep_ends_with_the_same_table(data: Path, tmp_path: Path) -> 
 def test_videos_of_one_group_are_held_out_together_by_sweep_and_train(data: Path, tmp_path: Path) -> None:
     """Videos that end in the same digit belong together, in the own split too, which is said."""
     options = ("--group-by", r"\d$", "--validation", 0.4, "--steps", 3)
-    swept = run(data, tmp_path / "swept", "--grid", "order=1", *options)
+    swept = run(data, tmp_path / "swept", "--grid", "k=1", *options)
     trained = run(data, tmp_path / "trained", *options, verb="train")
     for shown in (swept, trained):
         assert "warning: the split 'own' divides" in shown.stderr

@@ -192,9 +192,14 @@ def test_the_length_of_a_segment_in_frames(planted: Dataset) -> None:
     assert dataset_segment(planted, record.video, last, 32, 3) == (last * 24, record.frames)
 
 
-def test_what_is_for_equal_spans_refuses_fixed_segments(planted: Dataset, tmp_path: Path) -> None:
+def test_fixed_segments_are_explained_without_remainder(planted: Dataset, tmp_path: Path) -> None:
     train_run(planted, tmp_path / "run", training=TrainingConfig(steps=0), segment_snippets=1)
-    with pytest.raises(ParameterError, match="explain is for models that cut each video into equal spans"):
-        Explainer(tmp_path / "run", planted)
+    video = planted.select(split="test", label="abnormal")[0].video
+    (event,) = Explainer(tmp_path / "run", planted).explain(video, threshold=0.0).events
+    assert event.parts is not None and abs(event.parts.gap) < 1e-3
+    assert sum(event.parts.by_modality.values()) == pytest.approx(event.parts.excess, abs=1e-3)
+
+
+def test_modality_dropout_refuses_fixed_segments(planted: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="modality dropout is not defined for segments of a fixed duration"):
         train_run(planted, tmp_path / "other", training=TrainingConfig(steps=1, modality_dropout=0.5), segment_snippets=1)
