@@ -220,21 +220,6 @@ def outlier_bags(videos: int, seed: int, nodes: int = 16) -> tuple[Bags, Tensor]
         )
     return Bags(tuple(f"v{i}" for i in range(videos)), labels, 1, inputs), odd
 
-    """Every video has a subject of its own; in abnormal ones three segments are about something else, in every modality."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(videos) % 2 == 1
-    odd = torch.zeros(videos, nodes, dtype=torch.bool)
-    for video in labels.nonzero()[:, 0].tolist():
-        odd[video, torch.randperm(nodes, generator=generator)[:3]] = True
-    inputs = {}
-    for name, width in (("motion", 12), ("text", 16)):
-        subject = torch.randn(videos, 1, width, generator=generator)
-        other = torch.randn(videos, nodes, width, generator=generator)
-        inputs[name] = torch.where(odd[:, :, None], other, subject) + 0.4 * torch.randn(
-            videos, nodes, width, generator=generator
-        )
-    return Bags(tuple(f"v{i}" for i in range(videos)), labels, 1, inputs), odd
-
 
 def test_the_reading_of_the_paper_learns_to_find_outliers_within_a_video():
     train, _ = outlier_bags(40, seed=0)
