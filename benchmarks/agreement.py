@@ -22,12 +22,12 @@ from measuring import store
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from lego_fusion.detect.bags import Bags, fit_statistics
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.novelty import nearest_neighbour_scores
-from lego_fusion.detect.train import TrainingConfig, fit, predict
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.registry import make_plain_fusion
+from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.novelty import nearest_neighbour_scores
+from lego_fusion.learn.train import TrainingConfig, fit, predict
 
 TRAIN, TEST, NODES, WIDTH, EVENT, NOISE = 80, 60, 16, 8, 4, 0.5
 STATES = {"alpha": 4, "beta": 4, "gamma": 24, "delta": 24}

@@ -18,11 +18,11 @@ import torch
 from measuring import store
 
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.detect.bags import load_bags
-from lego_fusion.detect.contributions import QUANTITIES, detector_contributions
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.protocol import own_split, run_method
-from lego_fusion.detect.train import TrainingConfig
+from lego_fusion.learn.bags import load_bags
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.protocol import own_split, run_method
+from lego_fusion.learn.train import TrainingConfig
+from lego_fusion.why.contributions import QUANTITIES, detector_contributions
 
 
 def measure(dataset: Dataset, method: str, seeds: int, draws: int) -> list[dict[str, Any]]:

@@ -32,13 +32,13 @@ from rich.table import Table
 
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
 from lego_fusion.data.manifest import Manifest
-from lego_fusion.detect.bags import load_bags
-from lego_fusion.detect.checkpoint import load_detector
-from lego_fusion.detect.graph_cache import cached_graphs
-from lego_fusion.detect.protocol import make_default_fusion, own_split
-from lego_fusion.detect.runs import score_dataset, train_run
-from lego_fusion.detect.train import TrainingConfig, predict
 from lego_fusion.fusion.base import Fusion
+from lego_fusion.learn.bags import load_bags
+from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.graph_cache import cached_graphs
+from lego_fusion.learn.protocol import make_default_fusion, own_split
+from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.train import TrainingConfig, predict
 
 ROWS, CROPS, WIDTHS = 100, 10, {"video": 2048, "text": 768}
 VIDEOS, FULL, TRAINED = 95, 1900, 0.85

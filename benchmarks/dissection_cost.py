@@ -25,7 +25,7 @@ from measuring import store
 from rich.console import Console
 from torch import Tensor, nn
 
-from lego_fusion.explain.dissect import dissect
+from lego_fusion.dissection.dissect import dissect
 from lego_fusion.report.dissection_files import save_dissection
 
 IMAGES, SIDE, CONCEPTS = 2000, 128, 40

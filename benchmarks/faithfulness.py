@@ -28,10 +28,6 @@ from torch import Tensor
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.planted import KINDS
 from lego_fusion.data.segments import segment_bounds
-from lego_fusion.detect.bags import Bags, load_bags
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.protocol import own_split, run_method
-from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.explain.agreement import logits_within, modality_shares, node_auc, order_shares, share_error
 from lego_fusion.explain.attribution import gradient_times_input, integrated_gradients, modality_shapley
 from lego_fusion.explain.faithfulness import (
@@ -52,6 +48,10 @@ from lego_fusion.explain.faithfulness import (
 from lego_fusion.explain.shapley import contributions
 from lego_fusion.explain.terms import Terms, explain_nodes, mean_row, mean_sorted_row
 from lego_fusion.fusion.attention import CrossAttention
+from lego_fusion.learn.bags import Bags, load_bags
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.protocol import own_split, run_method
+from lego_fusion.learn.train import TrainingConfig
 
 Graphs = dict[str, Tensor]
 METHODS = ("terms", "shapley", "gradient x input", "integrated gradients", "random")

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from measuring import store
 
+from lego_fusion.alarm.event_evaluation import event_video
+from lego_fusion.alarm.events import EventRule
+from lego_fusion.alarm.thresholds import block_threshold
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.detect.bags import Bags, fit_statistics, load_bags
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.event_evaluation import event_video
-from lego_fusion.detect.events import EventRule
-from lego_fusion.detect.protocol import frame_scores, make_default_fusion
-from lego_fusion.detect.runs import VideoScores
-from lego_fusion.detect.thresholds import block_threshold
-from lego_fusion.detect.train import TrainingConfig, fit, predict_logits
+from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.protocol import frame_scores, make_default_fusion
+from lego_fusion.learn.runs import VideoScores
+from lego_fusion.learn.train import TrainingConfig, fit, predict_logits
 from lego_fusion.measure.events import EventMetrics, event_metrics
 
 CALIBRATION = {0.1: 9, 0.2: 4}

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lego_fusion.detect.bags import Bags, fit_statistics
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.train import predict
 from lego_fusion.explain.contributions import model_contributions
 from lego_fusion.explain.similarity import similarity_matrix
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.train import predict
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
 

@@ -20,15 +20,15 @@ from measuring import store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.video import VideoReader
-from lego_fusion.detect.bags import Bags, fit_statistics, load_bags
-from lego_fusion.detect.localise import heat_maps
-from lego_fusion.detect.novelty import nearest_unit_distances
-from lego_fusion.detect.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
-from lego_fusion.detect.protocol import Split, make_default_fusion, own_split, resplits
 from lego_fusion.fusion.base import Fusion
+from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.novelty import nearest_unit_distances
+from lego_fusion.learn.protocol import Split, make_default_fusion, own_split, resplits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
 from lego_fusion.report.figures import heat_map
+from lego_fusion.why.localise import heat_maps
+from lego_fusion.why.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
 
 CELLS = "motion-cells"
 METHODS = ("lego", "nearest-cells", "speed")

@@ -33,16 +33,16 @@ from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_
 from lego_fusion.data.features import write_features
 from lego_fusion.data.joining import join_datasets
 from lego_fusion.data.manifest import Manifest
-from lego_fusion.data.synthetic import render_scenes
-from lego_fusion.detect.bags import Bags, fit_statistics, load_bags
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.protocol import UNLEARNED, Split, make_default_fusion, own_split, run_method, scored_videos
-from lego_fusion.detect.train import TrainingConfig, fit, predict
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.run import extract_dataset
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.protocol import UNLEARNED, Split, make_default_fusion, own_split, run_method, scored_videos
+from lego_fusion.learn.train import TrainingConfig, fit, predict
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
+from lego_fusion.scenes.render import render_scenes
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "own-world.png"
 OWN_DEGREE = "own degree of lego, untrained"

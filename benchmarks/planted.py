@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from lego_fusion.data.planted import PlantedBags, PlantedKind, plant_bags
-from lego_fusion.detect.bags import Bags, fit_statistics
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.train import TrainingConfig, fit
 from lego_fusion.explain.terms import Terms, operator_terms
 from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.references import evenly_thinned
+from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.train import TrainingConfig, fit
 
 TRAIN, TEST, NODES, WIDTH, ABNORMAL = 200, 100, 8, 4, 2
 TRAINING = TrainingConfig(steps=200, learning_rate=2e-2, k=ABNORMAL, operator_order_decay=0.1)

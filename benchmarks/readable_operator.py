@@ -22,12 +22,12 @@ from measuring import store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.planted import KINDS
-from lego_fusion.detect.bags import Bags, load_bags, scoring_inputs
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.protocol import resplits, run_method, scored_videos
-from lego_fusion.detect.train import TrainingConfig
 from lego_fusion.explain.agreement import modality_shares, node_auc, share_error
 from lego_fusion.explain.terms import explain_nodes, mean_sorted_row, variance_shares
+from lego_fusion.learn.bags import Bags, load_bags, scoring_inputs
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.protocol import resplits, run_method, scored_videos
+from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import micro_auc
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -3,7 +3,7 @@
     python benchmarks/robustness.py NAME DATASET [DATASET ...] --resplits 5     random re-splits (0: each folder's own split)
     python benchmarks/robustness.py NAME DATASET --methods lego                 only some; stored rows of the others stay
 
-Conditions (``lego_fusion.detect.conditions``): Gaussian noise on text at four levels, a modality of pure noise beside two good
+Conditions (``lego_fusion.learn.conditions``): Gaussian noise on text at four levels, a modality of pure noise beside two good
 ones, a modality missing at test time; the last also with modality dropout in training. Scores are smoothed by the default.
 Stored with every run as benchmarks/results/robustness-NAME.json; drawn as a picture with --figure.
 """
@@ -25,10 +25,10 @@ import torch
 from measuring import RESULTS, store
 
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.detect.bags import load_bags
-from lego_fusion.detect.conditions import parse_condition
-from lego_fusion.detect.protocol import Split, own_split, resplits, run_method, scored_videos
-from lego_fusion.detect.train import TrainingConfig
+from lego_fusion.learn.bags import load_bags
+from lego_fusion.learn.conditions import parse_condition
+from lego_fusion.learn.protocol import Split, own_split, resplits, run_method, scored_videos
+from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
 

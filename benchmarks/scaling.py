@@ -20,14 +20,14 @@ import torch
 from measuring import alternating, store
 from torch import Tensor
 
-from lego_fusion.detect.bags import Bags, fit_statistics, training_inputs
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.train import TrainingConfig, fit, predict
 from lego_fusion.explain.terms import coefficient_spread, operator_terms, variance_shares
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.relationship import cosine_graph
+from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.train import TrainingConfig, fit, predict
 
 WIDTH = 256
 BASE = {"bags": 8, "nodes": 128, "order": 2, "modalities": 2}

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from measuring import alternating, store
 
-from lego_fusion.detect.checkpoint import load_detector
-from lego_fusion.detect.export import export_run
+from lego_fusion.alarm.export import export_run
+from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.scorer import Scorer
 
 

@@ -28,8 +28,9 @@ import torch
 from measuring import machine_facts
 
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.detect.bags import Bags, load_bags
-from lego_fusion.detect.protocol import (
+from lego_fusion.errors import check_choice
+from lego_fusion.learn.bags import Bags, load_bags
+from lego_fusion.learn.protocol import (
     LEARNED,
     UNLEARNED,
     Split,
@@ -39,8 +40,7 @@ from lego_fusion.detect.protocol import (
     run_method,
     scored_videos,
 )
-from lego_fusion.detect.train import TrainingConfig
-from lego_fusion.errors import check_choice
+from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.intervals import seeded_interval
 from lego_fusion.measure.scored import ScoredVideo

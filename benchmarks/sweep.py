@@ -25,12 +25,12 @@ from measuring import alternating, median_ratio, store
 from rich.console import Console
 from rich.table import Table
 
-from lego_fusion.detect.bags import Bags
-from lego_fusion.detect.batched import fit_together
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.sweep import MOST_TOGETHER
-from lego_fusion.detect.train import TrainingConfig, fit
 from lego_fusion.fusion.paper import PaperFusion
+from lego_fusion.learn.bags import Bags
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.train import TrainingConfig, fit
+from lego_fusion.study.batched import fit_together
+from lego_fusion.study.sweep import MOST_TOGETHER
 
 VIDEOS, NODES, HIGHEST, SEEDS = 10, 32, 10, 5
 NAMES = ("video", "text")

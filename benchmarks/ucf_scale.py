@@ -111,7 +111,7 @@ def product_rate(threads: int) -> float:
 
 def work(root: Path, run: Path, threads: int) -> dict[str, Any]:
     """Train and score, in this process."""
-    from lego_fusion.detect import evaluation, runs, train
+    from lego_fusion.learn import evaluation, runs, train
 
     torch.set_num_threads(threads)
     stages, dataset = Stages(), Dataset.open(root)

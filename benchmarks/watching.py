@@ -33,21 +33,21 @@ import cv2
 import numpy as np
 from measuring import store
 
+from lego_fusion.alarm.events import EventRule
+from lego_fusion.alarm.journal import AlarmJournal
+from lego_fusion.alarm.stream import SegmentScore, stream_extractors
+from lego_fusion.alarm.watch import Health, Hearers, Watch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.stream import LiveStream, Take, VideoFile
-from lego_fusion.data.synthetic import render_scenes
 from lego_fusion.data.video import Frame, VideoReader
-from lego_fusion.detect.checkpoint import load_detector
-from lego_fusion.detect.evaluation import evaluate_runs
-from lego_fusion.detect.events import EventRule
-from lego_fusion.detect.journal import AlarmJournal
-from lego_fusion.detect.runs import score_dataset, train_run
-from lego_fusion.detect.stream import SegmentScore, stream_extractors
-from lego_fusion.detect.train import TrainingConfig
-from lego_fusion.detect.watch import Health, Hearers, Watch
 from lego_fusion.extract.base import iterate_snippets
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.run import extract_dataset
+from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.evaluation import evaluate_runs
+from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.train import TrainingConfig
+from lego_fusion.scenes.render import render_scenes
 
 FPS, SIZE, ROUNDS, LIVE_SECONDS, HOURS = 25, (640, 360), 3, 60, 12
 QUIET = EventRule(threshold=1e9)

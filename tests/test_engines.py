@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lego_fusion.data.synthetic import render_scenes
 from lego_fusion.engines import run_on_ray
 from lego_fusion.errors import DataError, LegoFusionError, MissingExtraError, ParameterError
+from lego_fusion.scenes.render import render_scenes
 
 JOBS = """
 import os, signal

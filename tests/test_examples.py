@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lego_fusion import demo
-from lego_fusion.data.synthetic import render_scenes
+from lego_fusion.scenes.render import render_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,16 +16,19 @@ HEAVY += ("onnxruntime", "sentence_transformers", "transformers")
 LAYERS = (
     {"errors", "writing", "scorer"},  # the scorer stands alone: it is copied beside exported models
     {"engines"},
-    {"graph", "data", "measure"},
+    {"graph", "data", "measure", "scenes"},
     {"fusion", "extract", "explain"},
-    {"detect"},
+    {"dissection"},  # knows nothing of detection: a package of its own if need be
+    {"learn"},
+    {"study", "alarm"},  # neither knows the other
+    {"why"},
     {"report", "estimators"},
     {"demo", "serve"},
     {"commands"},
     {"cli"},
     {"__main__"},
 )
-WITHOUT_TORCH = {"errors", "writing", "scorer", "engines", "data", "measure", "extract"}
+WITHOUT_TORCH = {"errors", "writing", "scorer", "engines", "data", "measure", "scenes", "extract"}
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -21,7 +21,7 @@ _HOME = {
     "Dataset": "data.dataset",
     "Manifest": "data.manifest",
     "diagnose": "data.doctor",
-    "render_scenes": "data.synthetic",
+    "render_scenes": "scenes.render",
     "write_dataset": "data.dataset",
     "join_views": "data.views",
     "write_features": "data.features",
@@ -41,26 +41,26 @@ _HOME = {
     "PaperFusion": "fusion.paper",
     "LegoClassifier": "estimators",
     "LegoRegressor": "estimators",
-    "Detector": "detect.detector",
-    "TrainingConfig": "detect.train",
-    "VideoScores": "detect.runs",
-    "evaluate_runs": "detect.evaluation",
-    "load_detector": "detect.checkpoint",
-    "make_plan": "detect.planning",
-    "score_dataset": "detect.runs",
-    "score_video": "detect.video_scoring",
-    "train_run": "detect.runs",
+    "Detector": "learn.detector",
+    "TrainingConfig": "learn.train",
+    "VideoScores": "learn.runs",
+    "evaluate_runs": "learn.evaluation",
+    "load_detector": "learn.checkpoint",
+    "make_plan": "study.planning",
+    "score_dataset": "learn.runs",
+    "score_video": "learn.video_scoring",
+    "train_run": "learn.runs",
     "Result": "measure.result",
     "ScoredVideo": "measure.scored",
     "bootstrap_interval": "measure.intervals",
-    "compare": "detect.comparison",
+    "compare": "study.comparison",
     "detection_metrics": "measure.detection",
     "micro_auc": "measure.detection",
-    "Explainer": "detect.explainer",
-    "explain_video": "detect.explanation",
-    "explain_operator": "detect.explanation",
-    "operator_history": "detect.explanation",
-    "run_contributions": "detect.contributions",
+    "Explainer": "why.explainer",
+    "explain_video": "why.explanation",
+    "explain_operator": "why.explanation",
+    "operator_history": "why.explanation",
+    "run_contributions": "why.contributions",
     "save_dissection": "report.dissection_files",
     "save_cards": "report.cards",
     "load_pictures": "report.pictures",
@@ -74,7 +74,7 @@ _HOME = {
     "partial_information": "explain.information",
     "cka": "explain.similarity",
     "similarity_matrix": "explain.similarity",
-    "dissect": "explain.dissect",
+    "dissect": "dissection.dissect",
     "split_dimensions": "explain.dimensions",
 }
 
@@ -86,30 +86,14 @@ if TYPE_CHECKING:
     from .data.doctor import diagnose as diagnose
     from .data.features import write_features as write_features
     from .data.manifest import Manifest as Manifest
-    from .data.synthetic import render_scenes as render_scenes
     from .data.views import join_views as join_views
-    from .detect.checkpoint import load_detector as load_detector
-    from .detect.comparison import compare as compare
-    from .detect.contributions import run_contributions as run_contributions
-    from .detect.detector import Detector as Detector
-    from .detect.evaluation import evaluate_runs as evaluate_runs
-    from .detect.explainer import Explainer as Explainer
-    from .detect.explanation import explain_operator as explain_operator
-    from .detect.explanation import explain_video as explain_video
-    from .detect.explanation import operator_history as operator_history
-    from .detect.planning import make_plan as make_plan
-    from .detect.runs import VideoScores as VideoScores
-    from .detect.runs import score_dataset as score_dataset
-    from .detect.runs import train_run as train_run
-    from .detect.train import TrainingConfig as TrainingConfig
-    from .detect.video_scoring import score_video as score_video
+    from .dissection.dissect import dissect as dissect
     from .errors import LegoFusionError as LegoFusionError
     from .estimators import LegoClassifier as LegoClassifier
     from .estimators import LegoRegressor as LegoRegressor
     from .explain.additive import emap as emap
     from .explain.contributions import model_contributions as model_contributions
     from .explain.dimensions import split_dimensions as split_dimensions
-    from .explain.dissect import dissect as dissect
     from .explain.information import partial_information as partial_information
     from .explain.similarity import cka as cka
     from .explain.similarity import similarity_matrix as similarity_matrix
@@ -128,6 +112,14 @@ if TYPE_CHECKING:
     from .fusion.elementwise import Concat as Concat
     from .fusion.lego import LegoFusion as LegoFusion
     from .fusion.paper import PaperFusion as PaperFusion
+    from .learn.checkpoint import load_detector as load_detector
+    from .learn.detector import Detector as Detector
+    from .learn.evaluation import evaluate_runs as evaluate_runs
+    from .learn.runs import VideoScores as VideoScores
+    from .learn.runs import score_dataset as score_dataset
+    from .learn.runs import train_run as train_run
+    from .learn.train import TrainingConfig as TrainingConfig
+    from .learn.video_scoring import score_video as score_video
     from .measure.detection import detection_metrics as detection_metrics
     from .measure.detection import micro_auc as micro_auc
     from .measure.intervals import bootstrap_interval as bootstrap_interval
@@ -140,6 +132,14 @@ if TYPE_CHECKING:
     from .report.run_report import run_report as run_report
     from .report.run_report import save_report as save_report
     from .report.run_report import video_report as video_report
+    from .scenes.render import render_scenes as render_scenes
+    from .study.comparison import compare as compare
+    from .study.planning import make_plan as make_plan
+    from .why.contributions import run_contributions as run_contributions
+    from .why.explainer import Explainer as Explainer
+    from .why.explanation import explain_operator as explain_operator
+    from .why.explanation import explain_video as explain_video
+    from .why.explanation import operator_history as operator_history
 
 
 def __getattr__(name: str) -> Any:

@@ -15,16 +15,15 @@ from typing import Any
 from . import __version__
 from .data.dataset import Dataset
 from .data.files import read_text
-from .data.synthetic import render_scenes
-from .detect.bags import load_bags
-from .detect.evaluation import evaluate_runs, measure_runs
-from .detect.protocol import draws_at_random, own_split, run_method, scored_videos
-from .detect.runs import VideoScores, score_dataset, train_run
-from .detect.train import TrainingConfig
 from .errors import DataError, MissingExtraError, check_int
 from .extract.motion import Motion
 from .extract.run import extract_dataset
 from .extract.text import Text
+from .learn.bags import load_bags
+from .learn.evaluation import evaluate_runs, measure_runs
+from .learn.protocol import draws_at_random, own_split, run_method, scored_videos
+from .learn.runs import VideoScores, score_dataset, train_run
+from .learn.train import TrainingConfig
 from .measure.detection import micro_auc
 from .measure.intervals import paired_difference
 from .measure.result import Result, load_results, save_results
@@ -32,6 +31,7 @@ from .measure.scored import ScoredVideo
 from .measure.smoothing import SMOOTHING
 from .report.figures import score_curves
 from .report.scores import save_score_table
+from .scenes.render import render_scenes
 from .writing import written_whole
 
 METHODS = ("lego", "concat")

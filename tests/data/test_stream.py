@@ -22,9 +22,9 @@ from lego_fusion.data.stream import (
     open_source,
     redacted,
 )
-from lego_fusion.data.synthetic import render_scenes
 from lego_fusion.data.video import VideoReader
 from lego_fusion.errors import ParameterError, VideoError
+from lego_fusion.scenes.render import render_scenes
 
 TICK = 1 / 90_000
 

@@ -1,10 +1,9 @@
-"""What the tests of explanations share: unchecked annotations, and joint tables whose decomposition is known exactly."""
+"""What the tests of explanations share: joint tables whose decomposition is known exactly."""
 
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
 
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -91,9 +90,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def tables() -> Exact:
     """Every exact table by name."""
     return EXACT
-
-
-@pytest.fixture
-def unchecked_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The annotations are not checked, so that the package's own checks answer."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

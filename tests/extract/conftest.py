@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lego_fusion.data.synthetic import SceneSet, render_scenes
 from lego_fusion.data.video import Frame, VideoInfo
+from lego_fusion.scenes.render import SceneSet, render_scenes
 
 
 @pytest.fixture(scope="session")

@@ -128,8 +128,8 @@ def test_the_doctor_looks_at_the_videos_of_a_dataset(tmp_path: Path) -> None:
     from lego_fusion.cli import app
     from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset
     from lego_fusion.data.manifest import Manifest
-    from lego_fusion.data.synthetic import render_scenes
     from lego_fusion.extract.footage import footage_findings
+    from lego_fusion.scenes.render import render_scenes
 
     scene = render_scenes(tmp_path / "scenes", videos=2, frames=(30, 30), size=(64, 96), seed=3).videos[0]
     broken = tmp_path / "broken.mp4"

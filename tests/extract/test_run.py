@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from lego_fusion.data.dataset import Dataset, read_provenance
-from lego_fusion.data.synthetic import SceneSet
 from lego_fusion.data.video import Frame
 from lego_fusion.errors import DataError, MissingExtraError, ParameterError, VideoError
 from lego_fusion.extract.appearance import Appearance
@@ -19,6 +18,7 @@ from lego_fusion.extract.describe import decode_video
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.run import Progress, describe_video, extract_dataset, extract_video
 from lego_fusion.extract.text import Text
+from lego_fusion.scenes.render import SceneSet
 
 REASON = "pip install 'lego-fusion[video]'"
 pytest.importorskip("av", reason=REASON)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from lego_fusion.detect.bags import Bags, fit_statistics, training_inputs
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.train import TrainingConfig, fit, predict, predict_logits
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.reading_head import Priors, ReadingHead
+from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.train import TrainingConfig, fit, predict, predict_logits
 
 WIDTHS = {"motion": 4, "text": 3}
 N = 6

@@ -7,12 +7,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from lego_fusion.detect.bags import Bags, fit_statistics
-from lego_fusion.detect.detector import Detector
-from lego_fusion.detect.train import TrainingConfig, fit, predict
 from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.paper import ROWS, PaperFusion
 from lego_fusion.fusion.relation import RELATION_KINDS
+from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.detector import Detector
+from lego_fusion.learn.train import TrainingConfig, fit, predict
 
 WIDTHS = {"motion": 4, "text": 3}
 N = 6

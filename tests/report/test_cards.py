@@ -8,8 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lego_fusion.alarm.events import Span
 from lego_fusion.data.dataset import VideoRecord
-from lego_fusion.detect.event_records import (
+from lego_fusion.errors import DataError
+from lego_fusion.report.card_page import index_page, video_page
+from lego_fusion.report.cards import card_document, save_cards
+from lego_fusion.report.charts import bar, parts_chart, score_chart
+from lego_fusion.report.markup import Html, element, join
+from lego_fusion.report.pictures import Pictures, find_video, load_pictures, overlay
+from lego_fusion.report.words import headline, logit_text, percent_text, score_text, support_text, term_text
+from lego_fusion.why.event_records import (
     ColumnPart,
     Counterfactual,
     EventExplanation,
@@ -22,14 +30,6 @@ from lego_fusion.detect.event_records import (
     VideoExplanation,
     Word,
 )
-from lego_fusion.detect.events import Span
-from lego_fusion.errors import DataError
-from lego_fusion.report.card_page import index_page, video_page
-from lego_fusion.report.cards import card_document, save_cards
-from lego_fusion.report.charts import bar, parts_chart, score_chart
-from lego_fusion.report.markup import Html, element, join
-from lego_fusion.report.pictures import Pictures, find_video, load_pictures, overlay
-from lego_fusion.report.words import headline, logit_text, percent_text, score_text, support_text, term_text
 
 NASTY = '<script>alert("1")</script>&'
 

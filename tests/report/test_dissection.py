@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lego_fusion.explain.dissect import dissect
-from lego_fusion.explain.dissection import AblationReading, Dissection, LevelConcepts
+from lego_fusion.dissection.dissect import dissect
+from lego_fusion.dissection.findings import AblationReading, Dissection, LevelConcepts
 from lego_fusion.report.dissection_files import dissection_document, save_dissection
 from lego_fusion.report.dissection_page import dissection_page
 from lego_fusion.report.dissection_pictures import gallery_uri, outline, png_uri

@@ -15,15 +15,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from lego_fusion.alarm.events import EventRule
 from lego_fusion.cli import app
 from lego_fusion.data.dataset import Dataset, write_videos
-from lego_fusion.data.synthetic import render_scenes
-from lego_fusion.detect.event_records import Segment
-from lego_fusion.detect.events import EventRule
-from lego_fusion.detect.explanation import ReadingWeights
-from lego_fusion.detect.reading import CoefficientTable, VideoReading
-from lego_fusion.detect.runs import VideoScores
 from lego_fusion.errors import DataError, MissingExtraError
+from lego_fusion.learn.runs import VideoScores
 from lego_fusion.measure.events import Event
 from lego_fusion.measure.result import Result
 from lego_fusion.report.pictures import Pictures
@@ -33,6 +29,10 @@ from lego_fusion.report.report_page import report_page
 from lego_fusion.report.report_record import Report
 from lego_fusion.report.report_results import metric_interval, metric_value
 from lego_fusion.report.run_report import run_report, save_report
+from lego_fusion.scenes.render import render_scenes
+from lego_fusion.why.event_records import Segment
+from lego_fusion.why.explanation import ReadingWeights
+from lego_fusion.why.reading import CoefficientTable, VideoReading
 
 NASTY = "<script>alert('1')</script>&\"\N{LINE SEPARATOR}"
 pytest.importorskip("plotly", reason="pip install 'lego-fusion[report]'")

@@ -35,9 +35,9 @@ def add_normal(
     Example: lego-fusion add-normal my-run my-dataset my-run-2 --videos snow_01,snow_02
     """
     from ..data.dataset import Dataset
-    from ..detect.checkpoint import read_run_config
-    from ..detect.known_normal import add_known_normal
     from ..errors import ParameterError
+    from ..learn.checkpoint import read_run_config
+    from ..learn.known_normal import add_known_normal
 
     chosen = names(videos)
     if not chosen or len(set(chosen)) != len(chosen):

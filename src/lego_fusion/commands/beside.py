@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..detect.checkpoint import RunConfig
+    from ..learn.checkpoint import RunConfig
 
 _CAPTION_EXTRACTORS = ("text", "words")
 

@@ -10,7 +10,7 @@ import typer
 from .terminal import names, one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
-    from ..detect.calibration import Calibration, Criterion
+    from ..alarm.calibration import Calibration, Criterion
 
 
 @one_line_errors
@@ -53,9 +53,9 @@ def calibrate(
 
     Example: lego-fusion calibrate my-run my-dataset --false-alarms 0.1 --minimum-seconds 1
     """
+    from ..alarm.calibration import CALIBRATION, calibrate_run
+    from ..alarm.events import EventRule
     from ..data.dataset import Dataset
-    from ..detect.calibration import CALIBRATION, calibrate_run
-    from ..detect.events import EventRule
     from ..errors import ParameterError
 
     criterion, value = _criterion(false_alarms, per_hour, best_f1, miss_cost, score)
@@ -125,7 +125,7 @@ def _criterion(
 
 
 def _remarks(calibration: Calibration, split: str | None) -> list[str]:
-    from ..detect.calibration import ALL_CAMERAS
+    from ..alarm.calibration import ALL_CAMERAS
 
     together = calibration.cameras[ALL_CAMERAS]
     remarks = [
@@ -143,7 +143,7 @@ def _remarks(calibration: Calibration, split: str | None) -> list[str]:
 
 
 def _tell(calibration: Calibration, file: Path) -> None:
-    from ..detect.events import as_score
+    from ..alarm.events import as_score
 
     rows = [
         (

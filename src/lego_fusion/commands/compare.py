@@ -25,7 +25,7 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from ..detect.comparison import Comparison
+    from ..study.comparison import Comparison
 
 
 @one_line_errors
@@ -86,14 +86,14 @@ def compare(
     """
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
-    from ..detect.comparison import compare as run
-    from ..detect.comparison import summarise
-    from ..detect.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
-    from ..detect.ranks import process_group
-    from ..detect.settings import read_settings
     from ..errors import DataError, MissingExtraError, check_choice
+    from ..learn.ranks import process_group
+    from ..learn.settings import read_settings
     from ..report.comparison import save_comparison
     from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
+    from ..study.comparison import compare as run
+    from ..study.comparison import summarise
+    from ..study.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
 
     datasets = [group_videos(Dataset.open(path), group_by) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]

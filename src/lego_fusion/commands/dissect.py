@@ -13,7 +13,7 @@ from .networks import called, named_function, named_network, named_networks
 from .terminal import as_text, one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
-    from ..explain.dissection import Dissection
+    from ..dissection.findings import Dissection
 
 
 @one_line_errors
@@ -73,9 +73,9 @@ def dissect(
 
     Example: lego-fusion dissect net.py:build scenes out --layers rgb=encoder.rgb.* --layers depth=encoder.depth.*
     """
+    from ..dissection.dissect import dissect as run
+    from ..dissection.dissect import load_state
     from ..errors import check_choice
-    from ..explain.dissect import dissect as run
-    from ..explain.dissect import load_state
     from ..report.dissection_files import save_dissection
 
     check_choice(inputs, "inputs", "dissect", ("keywords", "mapping"))
@@ -126,9 +126,9 @@ def dissect(
 
 def _silenced(network: Any, found: Dissection, source: Any, name: str, inputs: str, seed: int) -> Any:
     """The causal check with a person's own metric."""
+    from ..dissection.ablation import mean_metric
+    from ..dissection.causal_check import causal_check
     from ..errors import ParameterError
-    from ..explain.ablation import mean_metric
-    from ..explain.causal_check import causal_check
 
     function = named_function(name, "--ablate")
 

@@ -29,10 +29,10 @@ def evaluate(
 
     Example: lego-fusion evaluate runs/seed-* --data my-dataset
     """
+    from ..alarm.calibration import read_calibration
+    from ..alarm.event_evaluation import evaluate_events
     from ..data.dataset import Dataset
-    from ..detect.calibration import read_calibration
-    from ..detect.evaluation import evaluate_runs
-    from ..detect.event_evaluation import evaluate_events
+    from ..learn.evaluation import evaluate_runs
     from ..measure.result import save_results
     from .results import print_events, print_results
 

@@ -13,8 +13,8 @@ from .terminal import one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset, VideoRecord
-    from ..detect.event_records import VideoExplanation
     from ..report.pictures import Pictures
+    from ..why.event_records import VideoExplanation
 
 
 @one_line_errors
@@ -56,8 +56,8 @@ def explain(
     Example: lego-fusion explain my-run door_07 --data my-dataset
     """
     from ..data.dataset import Dataset
-    from ..detect.event_records import REMOVALS
     from ..errors import ParameterError, check_choice, check_number
+    from ..why.event_records import REMOVALS
 
     check_choice(removal, "removal", "explain", REMOVALS)
     check_number(threshold, "threshold", "explain", low=0.0, high=1.0)
@@ -103,9 +103,9 @@ def _records(dataset: Dataset, names: Sequence[str], split: str | None) -> list[
 def _explained(
     run: Path, dataset: Dataset, records: Sequence[VideoRecord], threshold: float, removal: Any, captions: Path | None
 ) -> list[VideoExplanation]:
-    from ..detect.captioned import with_captions
-    from ..detect.explainer import Explainer
     from ..extract.caption_files import captions_of
+    from ..why.captioned import with_captions
+    from ..why.explainer import Explainer
 
     sole = records[0].video if len(records) == 1 else None
     texts = captions_of(records, captions, sole=sole)

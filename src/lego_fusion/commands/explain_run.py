@@ -14,19 +14,19 @@ from .terminal import print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
-    from ..detect.explanation import CoefficientRow, OperatorExplanation, ReadingWeights
     from ..explain.evolution import ShareHistory
     from ..explain.shapley import Contributions
+    from ..why.explanation import CoefficientRow, OperatorExplanation, ReadingWeights
 
 _MOST_ROWS, _MOST_STEPS = 12, 12
 
 
 def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution: bool, json: bool) -> None:
     """Say what runs have learned, what each modality contributes on the test videos, and how an operator changed."""
-    from ..detect.checkpoint import load_detector
-    from ..detect.explanation import explain_operator, operator_history, reading_weights
-    from ..detect.snapshots import list_snapshots
     from ..errors import ParameterError
+    from ..learn.checkpoint import load_detector
+    from ..learn.snapshots import list_snapshots
+    from ..why.explanation import explain_operator, operator_history, reading_weights
 
     notes: list[str] = []
     operator: OperatorExplanation | None = None
@@ -78,9 +78,9 @@ def _print_weights(run: str, found: ReadingWeights) -> None:
 
 def _contributions(runs: Sequence[Path], dataset: Dataset, notes: list[str]) -> Contributions | None:
     """What each modality contributes on the test videos; None, and a note, where that cannot be measured."""
-    from ..detect.contributions import run_contributions
-    from ..detect.evaluation import measurable_videos
     from ..errors import DataError, ParameterError
+    from ..learn.evaluation import measurable_videos
+    from ..why.contributions import run_contributions
 
     try:
         videos = measurable_videos(dataset, "test")[0]

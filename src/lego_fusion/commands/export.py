@@ -24,7 +24,7 @@ def export(
 
     Example: lego-fusion export my-run my-model
     """
-    from ..detect.export import export_run
+    from ..alarm.export import export_run
 
     with progress("exporting") as tell:
         files = export_run(run, out, torch_too=torch)

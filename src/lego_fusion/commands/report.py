@@ -101,7 +101,7 @@ def _of_video(
     truth: Path | None,
     camera: str,
 ) -> Report:
-    from ..detect.checkpoint import read_run_config
+    from ..learn.checkpoint import read_run_config
     from ..report.run_report import video_report
 
     config = read_run_config(run)

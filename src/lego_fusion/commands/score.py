@@ -13,9 +13,9 @@ from .beside import captions_beside, given_networks, reads_captions, truth_besid
 from .terminal import USER_ERROR, as_text, one_line_errors, print_json, print_table, progress, remark, warn
 
 if TYPE_CHECKING:
-    from ..detect.checkpoint import RunConfig
-    from ..detect.events import EventRule
-    from ..detect.runs import VideoScores
+    from ..alarm.events import EventRule
+    from ..learn.checkpoint import RunConfig
+    from ..learn.runs import VideoScores
     from ..measure.events import Event
     from ..report.folder_scores import FolderReport
 
@@ -51,10 +51,10 @@ def score(
 
     Example: lego-fusion score recordings --model my-run --workers 4 --out scores
     """
-    from ..detect.checkpoint import read_run_config
-    from ..detect.event_evaluation import rule_of_run
-    from ..detect.video_scoring import open_run, score_video
+    from ..alarm.event_evaluation import rule_of_run
     from ..errors import MissingExtraError, ParameterError
+    from ..learn.checkpoint import read_run_config
+    from ..learn.video_scoring import open_run, score_video
     from ..report.scores import save_scores, scores_document
 
     config = read_run_config(model)
@@ -161,8 +161,8 @@ def _auc(value: float | None) -> str:
 
 
 def _tell(scores: VideoScores, files: dict[str, Path], rule: EventRule, promise: str) -> None:
-    from ..detect.event_evaluation import events_of
-    from ..detect.events import as_score
+    from ..alarm.event_evaluation import events_of
+    from ..alarm.events import as_score
     from ..measure.detection import micro_auc
     from ..measure.scored import ScoredVideo
 

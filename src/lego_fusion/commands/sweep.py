@@ -27,9 +27,9 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
-    from ..detect.detector import Detector
-    from ..detect.sweep_plan import SweepPlan
-    from ..detect.sweep_table import SweepTable
+    from ..learn.detector import Detector
+    from ..study.sweep_plan import SweepPlan
+    from ..study.sweep_table import SweepTable
 
 _SHOWN = 10  # rows on the terminal
 
@@ -89,11 +89,11 @@ def sweep(
     """
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
-    from ..detect.protocol import division_warnings
-    from ..detect.runs import training_split
-    from ..detect.settings import read_settings
-    from ..detect.sweep_plan import METHODS, make_sweep_plan, parse_grid
     from ..errors import ParameterError, check_choice
+    from ..learn.protocol import division_warnings
+    from ..learn.runs import training_split
+    from ..learn.settings import read_settings
+    from ..study.sweep_plan import METHODS, make_sweep_plan, parse_grid
 
     data = group_videos(Dataset.open(dataset), group_by)
     check_choice(fusion, "fusion", "sweep", METHODS)
@@ -127,10 +127,10 @@ def sweep(
 def _sweep(
     plan: SweepPlan, data: Dataset, out: Path, mode: str, workers: int | None, cache: str, devices: int, *, test: bool
 ) -> tuple[SweepTable, Detector]:
-    from ..detect.ranks import process_group
-    from ..detect.sweep import MODES, load_trial, measurable, measure_on_test, run_sweep
-    from ..detect.sweep_table import tabulate
     from ..errors import check_choice
+    from ..learn.ranks import process_group
+    from ..study.sweep import MODES, load_trial, measurable, measure_on_test, run_sweep
+    from ..study.sweep_table import tabulate
 
     check_choice(mode, "mode", "sweep", MODES)
     doing = f"training {len(plan.configurations())} configurations" + (f" with {plan.seeds} seeds" if plan.seeds > 1 else "")
@@ -159,8 +159,8 @@ def _search(
     workers: int | None,
     cache: str,
 ) -> tuple[SweepTable, Detector]:
-    from ..detect.search import Space, grid_of, make_search_plan, parse_space, run_search
-    from ..detect.sweep_plan import default_grid, make_sweep_plan
+    from ..study.search import Space, grid_of, make_search_plan, parse_space, run_search
+    from ..study.sweep_plan import default_grid, make_sweep_plan
 
     usual = default_grid(settings["method"], settings["modalities"] or list(data.modalities))
     space = parse_space(words) if words else {key: Space(values=values) for key, values in usual.items()}
@@ -171,8 +171,8 @@ def _search(
 
 def _save_pick(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str) -> Path:
     """The chosen model as a run folder."""
-    from ..detect.runs import save_run
-    from ..detect.sweep import training_bags
+    from ..learn.runs import save_run
+    from ..study.sweep import training_bags
 
     plan, row = table.plan, table.rows[table.pick]
     trial = plan.trial(0, row.values, row.trials[0] % plan.seeds)

@@ -23,8 +23,8 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
-    from ..detect.checkpoint import RunConfig
-    from ..detect.evaluation import Evaluation
+    from ..learn.checkpoint import RunConfig
+    from ..learn.evaluation import Evaluation
 
 
 @one_line_errors
@@ -70,12 +70,12 @@ def train(
     """
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
-    from ..detect.evaluation import evaluate_runs
-    from ..detect.protocol import LEARNED, division_warnings
-    from ..detect.ranks import process_group
-    from ..detect.runs import train_run, training_split
-    from ..detect.settings import read_settings
     from ..errors import check_choice
+    from ..learn.evaluation import evaluate_runs
+    from ..learn.protocol import LEARNED, division_warnings
+    from ..learn.ranks import process_group
+    from ..learn.runs import train_run, training_split
+    from ..learn.settings import read_settings
     from ..measure.result import save_results
 
     method: str = check_choice(fusion, "fusion", "train", LEARNED)

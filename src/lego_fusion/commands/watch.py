@@ -16,10 +16,10 @@ from .beside import given_networks
 from .terminal import one_line_errors, remark
 
 if TYPE_CHECKING:
-    from ..detect.checkpoint import RunConfig
-    from ..detect.events import EventRule
-    from ..detect.stream import SegmentScore
-    from ..detect.watch import Health, Watch
+    from ..alarm.events import EventRule
+    from ..alarm.stream import SegmentScore
+    from ..alarm.watch import Health, Watch
+    from ..learn.checkpoint import RunConfig
 
 
 @one_line_errors
@@ -63,13 +63,13 @@ def watch(
 
     Example: lego-fusion watch rtsp://door.local/live --model my-run --out door.jsonl --camera door
     """
+    from ..alarm.journal import AlarmJournal, Progress
+    from ..alarm.stream import stream_extractors
+    from ..alarm.watch import Hearers, Watch, check_paths, fingerprint
+    from ..alarm.webhook import Webhook
     from ..data.stream import open_source
-    from ..detect.checkpoint import load_detector
-    from ..detect.journal import AlarmJournal, Progress
-    from ..detect.stream import stream_extractors
-    from ..detect.watch import Hearers, Watch, check_paths, fingerprint
-    from ..detect.webhook import Webhook
     from ..errors import ParameterError
+    from ..learn.checkpoint import load_detector
 
     check_paths(out)
     if webhook is not None and out is None:
@@ -117,7 +117,7 @@ class _Telling:
         remark(json_module.dumps({"kind": "note", "note": text}) if self.json else text)
 
     def health(self, health: Health) -> None:
-        from ..detect.watch import health_as_json
+        from ..alarm.watch import health_as_json
         from ..writing import written_whole
 
         facts = health_as_json(health)
@@ -142,8 +142,8 @@ def _rule(model: Path, camera: str, threshold: float | None, given: dict[str, fl
     """The run's calibration, changed by what is given on the command line."""
     import math
 
-    from ..detect.calibration import read_calibration
-    from ..detect.events import EventRule
+    from ..alarm.calibration import read_calibration
+    from ..alarm.events import EventRule
     from ..errors import ParameterError
 
     for name, value in given.items():
@@ -165,7 +165,7 @@ def _rule(model: Path, camera: str, threshold: float | None, given: dict[str, fl
 
 
 def _beginning(config: RunConfig, rule: EventRule, name: str) -> str:
-    from ..detect.events import as_score
+    from ..alarm.events import as_score
 
     modalities = " + ".join(config.manifests)
     return f"watching {name} by {modalities}; an alarm is a score of {as_score(rule.threshold):.3f} or more"

@@ -132,7 +132,7 @@ class VideoReader:
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from lego_fusion.data.synthetic import render_scenes
+        >>> from lego_fusion.scenes.render import render_scenes
         >>> with TemporaryDirectory() as folder:
         ...     scenes = render_scenes(folder, videos=2, frames=(16, 16), size=(64, 96))
         ...     with VideoReader(scenes.videos[0].path) as reader:
@@ -277,7 +277,7 @@ def probe_video(path: str | Path) -> VideoInfo:
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from lego_fusion.data.synthetic import render_scenes
+        >>> from lego_fusion.scenes.render import render_scenes
         >>> with TemporaryDirectory() as folder:
         ...     scenes = render_scenes(folder, videos=2, frames=(16, 16), size=(64, 96), fps=10.0)
         ...     info = probe_video(scenes.videos[0].path)

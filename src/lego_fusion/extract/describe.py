@@ -92,7 +92,7 @@ def extract_video(
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from lego_fusion.data.synthetic import render_scenes
+        >>> from lego_fusion.scenes.render import render_scenes
         >>> from lego_fusion.extract.motion import Motion
         >>> with TemporaryDirectory() as folder:
         ...     scenes = render_scenes(folder, videos=2, frames=(20, 20), size=(64, 96), fps=10.0)

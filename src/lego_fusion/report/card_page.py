@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from ..detect.event_records import EventExplanation, HeatMap, Parts, RelationPart, Segment, VideoExplanation
-from ..detect.node_parts import DEPARTURE, OWN, READINGS, TIME
+from ..why.event_records import EventExplanation, HeatMap, Parts, RelationPart, Segment, VideoExplanation
+from ..why.node_parts import DEPARTURE, OWN, READINGS, TIME
 from .charts import bar, colour, parts_chart, score_chart
 from .markup import Html, document, element, join
 from .pictures import Pictures

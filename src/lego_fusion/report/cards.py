@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..detect.event_records import EventExplanation, VideoExplanation, event_document
 from ..errors import DataError
+from ..why.event_records import EventExplanation, VideoExplanation, event_document
 from ..writing import written_whole
 from .card_page import index_page, video_page
 from .pictures import Pictures

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..detect.comparison import BEST, UNFINISHED, Comparison, Row, together
-from ..detect.plan import Plan
-from ..detect.planning import ALL_FUSIONS, SPLITS
-from ..detect.settings import Settings, as_word
+from ..learn.settings import Settings, as_word
 from ..measure.result import save_results
 from ..measure.video_level import TOP_SHARE
+from ..study.comparison import BEST, UNFINISHED, Comparison, Row, together
+from ..study.plan import Plan
+from ..study.planning import ALL_FUSIONS, SPLITS
 from ..writing import written_whole
 
 RECORDS_FILE, MARKDOWN_FILE, JSON_FILE = "results.jsonl", "table.md", "table.json"

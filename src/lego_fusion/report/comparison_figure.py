@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..detect.comparison import OURS, Comparison, Row
-from ..detect.conditions import parse_condition
-from ..detect.protocol import UNLEARNED
+from ..learn.conditions import parse_condition
+from ..learn.protocol import UNLEARNED
+from ..study.comparison import OURS, Comparison, Row
 from .figures import CURVE, TRUTH, load_matplotlib, save_figure
 
 FIGURE_FILE = "comparison.png"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..explain.dissection import FUSED, Dissection, LevelConcepts
+from ..dissection.findings import FUSED, Dissection, LevelConcepts
 from ..explain.similarity import SimilarityMatrix
 from .charts import colour
 from .markup import Html, element, join

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..data.files import write_table
-from ..explain.dissection import FUSED, Dissection, LevelConcepts
+from ..dissection.findings import FUSED, Dissection, LevelConcepts
 from ..writing import written_whole
 from .dissection_page import dissection_page
 from .dissection_words import QUESTIONS, collaboration_words, consistency_words, evolution_words

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..explain.dissection import FUSED, Dissection, Gallery, UnitRow
-from ..explain.overlap import Mode
+from ..dissection.findings import FUSED, Dissection, Gallery, UnitRow
+from ..dissection.overlap import Mode
 from .dissection_definitions import DEFINITIONS
 from .dissection_figures import collaboration_figure, evolution_figure, matrix_table, sets_figure, shaded
 from .dissection_pictures import gallery_uri

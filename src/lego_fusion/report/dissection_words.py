@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ..explain.dissection import AblationReading, Dissection, LevelConcepts
-from ..explain.variance import Bounded
+from ..dissection.findings import AblationReading, Dissection, LevelConcepts
+from ..dissection.variance import Bounded
 from .words import number_text, percent_text
 
 QUESTIONS = (

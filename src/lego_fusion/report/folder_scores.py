@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..alarm.event_evaluation import events_of
+from ..alarm.events import EventRule
 from ..data.files import write_table
-from ..detect.event_evaluation import events_of
-from ..detect.events import EventRule
-from ..detect.processes import run_jobs
-from ..detect.runs import VideoScores
-from ..detect.video_scoring import OpenRun, open_run, score_video
 from ..engines import ENGINES, run_on_ray
 from ..errors import LegoFusionError, MissingExtraError, check_choice, check_int
 from ..extract.base import file_hash
+from ..learn.processes import run_jobs
+from ..learn.runs import VideoScores
+from ..learn.video_scoring import OpenRun, open_run, score_video
 from ..measure.detection import micro_auc
 from ..measure.scored import ScoredVideo
 from ..writing import PARTIAL, written_whole

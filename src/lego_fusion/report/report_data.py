@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from ..alarm.events import frame_edges, score_segments
 from ..data.annotations import intervals_from_labels
-from ..detect.event_records import Segment
-from ..detect.events import frame_edges, score_segments
-from ..detect.reading import CoefficientTable, VideoReading
+from ..why.event_records import Segment
+from ..why.reading import CoefficientTable, VideoReading
 from .pictures import Pictures
 
 MOST_ROWS = 512  # of the graphs of one video: those around its highest events

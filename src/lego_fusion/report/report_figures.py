@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..alarm.events import frame_edges
 from ..data.annotations import intervals_from_labels
-from ..detect.events import frame_edges
-from ..detect.reading import CoefficientTable, VideoReading
+from ..why.reading import CoefficientTable, VideoReading
 from .figures import CURVE, TRUTH, load_matplotlib, save_figure
 from .report_data import Moment, moment_at, moments_of, peak_moments
 from .report_record import Report

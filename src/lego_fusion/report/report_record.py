@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..detect.explanation import ReadingWeights
-from ..detect.reading import CoefficientTable, VideoReading
 from ..measure.result import Result
+from ..why.explanation import ReadingWeights
+from ..why.reading import CoefficientTable, VideoReading
 
 
 @dataclass(frozen=True, eq=False)

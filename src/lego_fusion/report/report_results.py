@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..detect.events import as_score
+from ..alarm.events import as_score
 from ..measure.result import Result
 from .markup import Html, element
 from .report_record import Report

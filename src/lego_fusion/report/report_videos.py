@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..data.annotations import intervals_from_labels
-from ..detect.reading import VideoReading
+from ..why.reading import VideoReading
 from .markup import Html, element
 from .report_record import Report
 from .words import number_text

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..alarm.event_evaluation import UNCALIBRATED, evaluate_events, rule_of_run
 from ..data.dataset import Dataset
-from ..detect.checkpoint import RunConfig
-from ..detect.evaluation import Evaluation, evaluate_runs, measure_runs, selection_of
-from ..detect.event_evaluation import UNCALIBRATED, evaluate_events, rule_of_run
-from ..detect.explanation import reading_weights
-from ..detect.model_card import model_card
-from ..detect.reading import Reader, VideoReading, coefficient_tables
-from ..detect.runs import read_method
 from ..errors import DataError
+from ..learn.checkpoint import RunConfig
+from ..learn.evaluation import Evaluation, evaluate_runs, measure_runs, selection_of
+from ..learn.runs import read_method
 from ..measure.scored import ScoredVideo
+from ..why.explanation import reading_weights
+from ..why.reading import Reader, VideoReading, coefficient_tables
 from ..writing import written_whole
+from .model_card import model_card
 from .pictures import Pictures, find_video, read_pictures
 from .report_data import DEFAULT_MEGABYTES, wanted_segments
 from .report_page import report_page

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..alarm.event_evaluation import events_of
+from ..alarm.events import EventRule, as_score
 from ..data.files import write_table
-from ..detect.event_evaluation import events_of
-from ..detect.events import EventRule, as_score
-from ..detect.runs import VideoScores
+from ..learn.runs import VideoScores
 from ..writing import written_whole
 from .figures import score_curve
 

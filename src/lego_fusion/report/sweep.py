@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ..detect.settings import as_word
-from ..detect.sweep_table import SweepRow, SweepTable
 from ..errors import DataError
+from ..learn.settings import as_word
+from ..study.sweep_table import SweepRow, SweepTable
 from ..writing import written_whole
 from .figures import load_matplotlib, save_figure
 

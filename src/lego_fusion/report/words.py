@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..detect.event_records import EventExplanation, Segment, VideoExplanation
-from ..detect.node_parts import OWN
+from ..why.event_records import EventExplanation, Segment, VideoExplanation
+from ..why.node_parts import OWN
 
 _VERBS = {
     "motion": "it moves",

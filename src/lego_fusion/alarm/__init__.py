@@ -1,0 +1,1 @@
+"""From scores to events and alarms: rules, budgets, and a source that is watched live."""

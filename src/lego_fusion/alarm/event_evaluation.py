@@ -1,0 +1,106 @@
+"""How well a saved run finds events: its own rule on videos with ground truth, every metric with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.annotations import intervals_from_labels
+from ..data.dataset import Dataset
+from ..learn.checkpoint import load_detector
+from ..learn.evaluation import Evaluation, measurable_videos, selection_of
+from ..learn.runs import VideoScores, read_method, score_dataset
+from ..measure.events import Event, EventVideo, event_intervals
+from ..measure.intervals import Estimate
+from ..measure.result import Result
+from .calibration import Calibration, read_calibration
+from .events import EventRule, find_events, frame_edges, score_segments
+
+UNCALIBRATED = "the run is not calibrated: events are spans scored 0.5 or more, which promises nothing about false alarms"
+
+
+def rule_of_run(folder: str | Path, camera: str = "") -> tuple[EventRule, str]:
+    """The rule that a run makes events by, and what it promises: the calibrated one, or spans scored 0.5 or more."""
+    return _rule_of(read_calibration(folder), camera)
+
+
+def events_of(scores: VideoScores, rule: EventRule) -> tuple[Event, ...]:
+    """The events of a scored video."""
+    return find_events(score_segments(scores), rule)
+
+
+def event_video(scores: VideoScores, rule: EventRule) -> EventVideo:
+    """A scored video with its events and, in seconds, its ground truth (none where nothing is known)."""
+    edges = frame_edges(scores.times, scores.fps)
+    runs = () if scores.truth is None else intervals_from_labels("video", scores.truth)
+    truth = tuple((float(edges[run.start_frame]), float(edges[run.end_frame])) for run in runs)
+    return EventVideo(scores.video, float(edges[-1] - edges[0]), events_of(scores, rule), truth)
+
+
+def evaluate_events(
+    folder: str | Path,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    ious: Sequence[float] = (0.1, 0.3, 0.5),
+    resamples: int = 1000,
+) -> Evaluation:
+    """Measure the events of one saved run on the videos of a split.
+
+    Args:
+        folder: Run folder; its calibration makes the events, for each camera its own.
+        dataset: Made by the same extractors as the run's training data.
+        split: Name of the videos' split; videos without ground truth in time are left out.
+        ious: Temporal IoUs of the average precision.
+        resamples: Of the bootstrap over videos.
+
+    Raises:
+        DataError: No video of the split has ground truth.
+        CheckpointError: The folder holds no run, or a calibration of other weights.
+    """
+    names, notes = measurable_videos(dataset, split)
+    detector, config = load_detector(Path(folder))
+    calibration = read_calibration(folder)
+    _, promise = _rule_of(calibration)
+    videos = [
+        event_video(scores, _rule_of(calibration, dataset.record(scores.video).camera)[0])
+        for scores in score_dataset(folder, dataset, names)
+    ]
+    true = sum(len(video.truth) for video in videos)
+    if promise == UNCALIBRATED:
+        notes.append(promise)
+    notes += _calibrated_on(calibration, names)
+    protocol = f"events, {len(videos)} videos with {true} true ones; {promise}; 95 % bootstrap interval over videos"
+    facts = {
+        "dataset": dataset.name,
+        "split": split,
+        "modalities": tuple(config.manifests),
+        "fusion": read_method(Path(folder), config),
+        "seed": int(str(config.training["seed"])),
+        "selection": selection_of(config),
+        "smoothing": config.smoothing,
+        "protocol": protocol,
+        "parameters": detector.parameter_count(),
+    }
+    found = event_intervals(videos, ious=ious, resamples=resamples)
+    return Evaluation(tuple(_result(name, estimate, facts) for name, estimate in found.items()), tuple(notes))
+
+
+def _result(metric: str, estimate: Estimate, facts: dict[str, object]) -> Result:
+    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "level": estimate.level}
+    return Result.model_validate({"metric": metric, **values, **facts})
+
+
+def _rule_of(calibration: Calibration | None, camera: str = "") -> tuple[EventRule, str]:
+    if calibration is None:
+        return EventRule(), UNCALIBRATED
+    return calibration.rule_for(camera), calibration.promise()
+
+
+def _calibrated_on(calibration: Calibration | None, videos: Sequence[str]) -> list[str]:
+    if calibration is None:
+        return []
+    used = {video for camera in calibration.cameras.values() for video in camera.videos} & set(videos)
+    if not used:
+        return []
+    return [f"{len(used)} of the {len(videos)} videos were calibrated on: false alarms on new footage will be more"]

@@ -1,0 +1,1 @@
+"""Any network of several modalities: what its layers share, what each holds alone. Knows nothing of detection."""

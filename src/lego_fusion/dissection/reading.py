@@ -1,0 +1,219 @@
+"""One network over one set of data: its layers recorded on disk, aligned one after the other, and forgotten."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..errors import DataError
+from .active_pixels import Layer
+from .alignment import UnitAlignment, align
+from .concepts import Concepts
+from .findings import FUSED, Gallery, UnitRow, best_units
+from .labelled_data import LabelledData, Labels, Read
+from .overlap import Mode
+from .recorded import Key, Recording, place_means
+from .recorder import Call, Kind, Recorder
+from .region_alignment import QUANTILE, align_regions
+from .regions import Regions, active_regions
+
+Layers = Mapping[str, Mapping[str, str]]
+Tell = Callable[[str], None]
+PIXEL_QUANTILE = 0.005  # Network Dissection's
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """How a network is read; as for ``dissect``."""
+
+    kind: Kind
+    grid: tuple[int, int] | None
+    call: Call | None
+    read: Read
+    quantile: float | None
+    mode: Mode | None
+    cut: float | None
+    unlabelled: Literal["refuse", "drop"]
+    auroc_pixels: int
+    shuffles: int
+    seed: int
+    dtype: Literal["float16", "float32"]
+    scratch: Path | None
+    batch_size: int
+    device: str | torch.device
+
+
+@dataclass(frozen=True)
+class ChosenSettings(ReadingSettings):
+    """The same once it is known what is read over."""
+
+    quantile: float
+    mode: Mode
+
+
+def chosen(settings: ReadingSettings, regions: Regions | None) -> ChosenSettings:
+    """Where they are not given: over regions the area under the ROC curve, over pixels the way from chance to the ceiling."""
+    mode, quantile = settings.mode, settings.quantile
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    values["mode"] = mode or ("normalised" if regions is None else "auroc")
+    values["quantile"] = quantile if quantile is not None else PIXEL_QUANTILE if regions is None else QUANTILE
+    return ChosenSettings(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one network does.
+
+    Args:
+        alignments: By modality and level.
+        fused: By level.
+        pooled: Means over places of every layer.
+        galleries: Of the best detectors, without pictures.
+        digest: Of the labels, to tell whether another pass met the same in the same order.
+        vague: Number of units that detect concepts which exclude each other, and of units that detect any.
+        over: What was read over, and why, in words.
+        settings: With what was left to the data filled in.
+    """
+
+    alignments: dict[str, dict[str, UnitAlignment]]
+    fused: dict[str, UnitAlignment]
+    pooled: Recording
+    galleries: tuple[Gallery, ...]
+    digest: bytes
+    vague: tuple[int, int]
+    over: str
+    settings: ChosenSettings
+
+    @property
+    def regions(self) -> int:
+        """How many objects were read over; 0 for pixels."""
+        return next(iter(next(iter(self.alignments.values())).values())).regions
+
+
+def read_network(
+    model: nn.Module,
+    layers: Layers,
+    data: LabelledData,
+    modalities: tuple[str, ...],
+    settings: ReadingSettings,
+    *,
+    galleries: tuple[int, int] = (0, 0),
+    tell: Tell | None = None,
+) -> Reading:
+    """Record the layers into a folder that is removed afterwards, and align each.
+
+    Args:
+        model: The network.
+        layers: Layers by modality and level; those of ``FUSED`` are the fused ones.
+        data: What it is run on.
+        modalities: All that the labels may speak of.
+        settings: How.
+        galleries: For how many units of each layer, and how many images of each, masks are kept.
+        tell: Called with the name of each step.
+    """
+    recorder = Recorder(model, layers, call=settings.call, grid=settings.grid)
+    labels = Labels(data.concept_names(), settings.kind, modalities)
+    alignments: dict[str, dict[str, UnitAlignment]] = {}
+    means: dict[Key, NDArray[Any]] = {}
+    shown: list[Gallery] = []
+    vague = np.zeros(2, dtype=np.int64)
+    if tell is not None:
+        tell("recording")
+    with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="dissection-") as folder:
+        kept = Path(folder) / "recording"
+        recorder.record(labels.inputs(data.batches()), settings.kind, folder=kept, dtype=settings.dtype)
+        regions, over = labels.regions(settings.read)
+        asked = chosen(settings, regions)
+        for key in recorder.layers:
+            if tell is not None:
+                tell(" ".join(key))
+            maps = Recording.open(kept)[key]  # opened anew, so that only one layer is mapped into memory
+            maps = maps if maps.ndim == 4 else maps[:, :, None, None]
+            means[key] = place_means(maps)
+            alignments.setdefault(key[0], {})[key[1]] = found = _aligned(maps, key, recorder, labels, regions, asked)
+            vague += _vague(found, labels.concepts(key[0], maps), asked)
+            shown += _galleries(maps, found, key, labels, regions, asked, *galleries)
+            del maps
+    fused = alignments.pop(FUSED, {})
+    pooled = Recording(means, dict(recorder.layers), "pooled")
+    return Reading(alignments, fused, pooled, tuple(shown), labels.digest.digest(), (int(vague[0]), int(vague[1])), over, asked)
+
+
+def _aligned(
+    maps: NDArray[Any], key: Key, recorder: Recorder, labels: Labels, regions: Regions | None, settings: ChosenSettings
+) -> UnitAlignment:
+    where = f"layer '{recorder.layers[key]}', {key[0]} {key[1]}"
+    concepts = labels.concepts(key[0], maps)
+    if len(maps) != len(concepts):
+        raise DataError("labels are of other images", where=where, expected=f"{len(maps)} images", got=len(concepts))
+    if regions is not None:
+        return align_regions(
+            maps,
+            concepts,
+            regions,
+            quantile=settings.quantile,
+            unlabelled=settings.unlabelled,
+            shuffles=settings.shuffles,
+            seed=settings.seed,
+            where=where,
+        )
+    return align(
+        maps,
+        concepts,
+        quantile=settings.quantile,
+        unlabelled=settings.unlabelled,
+        auroc_pixels=settings.auroc_pixels,
+        shuffles=settings.shuffles,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        device=settings.device,
+        where=where,
+    )
+
+
+def _vague(found: UnitAlignment, concepts: Concepts, settings: ChosenSettings) -> NDArray[Any]:
+    """Units that detect two concepts which no pixel has both of, and units that detect any."""
+    detects = found.detects(settings.mode, settings.cut).astype(np.float64)
+    members = concepts.members.astype(np.float64)
+    apart = members.T @ members == 0
+    return np.array([int((((detects @ apart) * detects).sum(axis=1) > 0).sum()), int(detects.any(axis=1).sum())])
+
+
+def _galleries(
+    maps: NDArray[Any],
+    found: UnitAlignment,
+    key: Key,
+    labels: Labels,
+    regions: Regions | None,
+    settings: ChosenSettings,
+    units: int,
+    images: int,
+) -> list[Gallery]:
+    """Of the best detector of each concept, best concepts first."""
+    if settings.kind != "spatial" or not units or not images:
+        return []
+    best: dict[str, UnitRow] = {}
+    for row in best_units(found, key, settings.mode, settings.cut):
+        if row.detects:
+            best.setdefault(row.concept, row)
+    size = labels.concepts(key[0], maps).size
+    galleries = []
+    for row in list(best.values())[:units]:
+        places = np.array(found.gallery(row.unit, images))
+        threshold = float(found.thresholds[row.unit])
+        if regions is not None:
+            masks = active_regions(maps[places, row.unit][:, None], regions.numbers[places], threshold)
+        else:
+            layer = Layer(maps, places, np.array([row.unit]), size, len(places), settings.device, key[0])
+            large = torch.cat([layer.upsampled(rows[:, 0]) for _, rows in layer.batches()])
+            masks = (large > threshold).cpu().numpy()
+        galleries.append(Gallery(row, tuple(int(place) for place in places), None, masks))
+    return galleries

@@ -1,0 +1,1 @@
+"""Many trainings: comparisons and sweeps, cell by cell, resumable."""

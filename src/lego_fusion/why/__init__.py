@@ -1,0 +1,1 @@
+"""Why a saved run scored a video as it did."""

@@ -1,0 +1,141 @@
+"""Similarity of recordings, and verdicts on streams whose concepts are planted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lego_fusion.dissection.alignment import UnitAlignment, align
+from lego_fusion.dissection.collaboration import Streams, collaboration
+from lego_fusion.dissection.concepts import Concepts
+from lego_fusion.dissection.feature_similarity import feature_similarity, on_one_grid
+from lego_fusion.dissection.recorded import Recording
+from lego_fusion.dissection.recorder import Recorder
+from lego_fusion.errors import DataError, ParameterError
+from lego_fusion.explain.similarity import cka
+
+NAMES = tuple("abcdef")
+MASKS = np.random.default_rng(100).random((20, 6, 8, 8)) < 0.15
+CONCEPTS = Concepts.from_masks(MASKS, NAMES)
+
+
+def detector_maps(detected: str, seed: int) -> np.ndarray:
+    """One unit for each concept it is to detect, and two that detect nothing."""
+    noise = np.random.default_rng(seed).random((20, len(detected) + 2, 8, 8))
+    chosen = MASKS[:, [NAMES.index(name) for name in detected]]
+    noise[:, : len(detected)] += chosen
+    return noise
+
+
+def aligned(detected: str, seed: int = 0) -> UnitAlignment:
+    return align(detector_maps(detected, seed), CONCEPTS, quantile=0.05)
+
+
+def streams(first: str, second: str, seed: int = 0) -> Streams:
+    maps = {("rgb", "late"): detector_maps(first, seed), ("depth", "late"): detector_maps(second, seed + 1)}
+    alignments = {key[0]: {"late": align(values, CONCEPTS, quantile=0.05)} for key, values in maps.items()}
+    arrays = {key: values.astype(np.float32) for key, values in maps.items()}
+    return Streams(Recording(arrays, {key: key[0] for key in maps}, "spatial", (8, 8)), alignments)
+
+
+@pytest.mark.parametrize(
+    ("joint", "apart", "fused", "verdict", "trend"),
+    [
+        (("abcd", "cdef"), ("abcd", "cdef"), "abcdef", "hybrid rule", None),
+        (("abcd", "abcd"), ("abcd", "cdef"), "abcd", "alignment", "alignment"),
+        (("abc", "def"), ("abcd", "cdef"), "ad", "division of labour", "division of labour"),
+        (("abcd", "cdef"), ("abcd", "cdef"), "cd", "undecided", None),
+        (("abcde", "bcdef"), ("abc", "def"), "abcdef", "hybrid rule", "alignment"),
+        (("", ""), ("abc", "def"), "abc", "undecided", None),
+        (("abcd", "cdef"), ("abcd", "cdef"), None, "undecided", None),
+    ],
+)
+def test_verdicts_follow_what_was_planted(
+    joint: tuple[str, str], apart: tuple[str, str], fused: str | None, verdict: str, trend: str | None
+) -> None:
+    layer = None if fused is None else {"late": aligned(fused)}
+    (found,) = collaboration(streams(*joint), streams(*apart, seed=5), layer)
+    assert (found.verdict, found.trend) == (verdict, trend)
+    assert found.joint.shared == set(joint[0]) & set(joint[1])
+    assert found.apart.union == set(apart[0]) | set(apart[1])
+    shared, special = set(joint[0]) & set(joint[1]), set(joint[0]) ^ set(joint[1])
+    for kept, wanted in ((found.shared_kept, shared), (found.special_kept, special)):
+        if fused is None or not wanted:
+            assert kept is None
+        else:
+            assert kept == pytest.approx(len(wanted & set(fused)) / len(wanted))
+    assert any("J says nothing" in line for line in found.evidence()) == (not joint[0])
+
+
+def test_the_same_training_twice_changes_nothing() -> None:
+    side = streams("abcd", "cdef")
+    (found,) = collaboration(side, side)
+    assert (found.similarity_change, found.joint_change) == (0, 0)
+    assert found.kept_by_training == pytest.approx({"rgb": 1.0, "depth": 1.0})
+    assert found.verdict == "undecided"
+
+
+def test_similarities_are_those_of_the_measure() -> None:
+    recording = streams("abcd", "cdef").recording
+    matrix = feature_similarity(recording, permutations=5)
+    assert matrix.names_a == ("rgb late", "depth late")
+    rgb, depth = (recording[modality, "late"] for modality in ("rgb", "depth"))
+    assert matrix.values[0, 1] == pytest.approx(cka(rgb.mean((2, 3)), depth.mean((2, 3))), abs=1e-6)
+    places = feature_similarity(recording, over="places", permutations=5)
+    rows = [values.transpose(0, 2, 3, 1).reshape(-1, values.shape[1]) for values in (rgb, depth)]
+    assert places.values[0, 1] == pytest.approx(cka(*rows), abs=1e-5)
+    np.testing.assert_allclose(np.diag(places.values), 1, atol=1e-6)
+    assert places.floor is not None
+    assert places.values[0, 1] > places.floor[0, 1]  # both see c and d
+
+
+def test_a_finer_grid_is_averaged_to_the_coarser() -> None:
+    coarse = torch.arange(16.0).reshape(1, 1, 4, 4)
+    fine = coarse.repeat_interleave(2, 2).repeat_interleave(3, 3)
+    x, y = on_one_grid(fine, coarse)
+    assert torch.equal(x, coarse)
+    assert torch.equal(y, coarse)
+    noise = np.random.default_rng(0).normal(size=(10, 3, 4, 4)).astype(np.float32)
+    arrays = {("m", "fine"): noise.repeat(2, 2).repeat(2, 3), ("m", "coarse"): noise}
+    matrix = feature_similarity(Recording(arrays, {}, "spatial"), over="places", permutations=0)
+    np.testing.assert_allclose(matrix.values, 1, atol=1e-5)
+
+
+def test_from_a_network_to_the_sets(tmp_path: Path) -> None:
+    """A network that copies the masks it is shown detects them, from memory and from disk."""
+    model = nn.Conv2d(6, 6, 1, bias=False).eval()
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(6)[:, :, None, None] * torch.tensor([1.0, 1, 1, 0, 0, 0])[:, None, None, None])
+    images = torch.from_numpy(detector_maps("abcdef", 0)[:, :6]).float()
+    recorder = Recorder(nn.Sequential(model).eval(), {"rgb": {"late": "0"}})
+    for folder in (None, tmp_path / "recording"):
+        recording = recorder.record(images.split(7), "spatial", folder=folder)
+        found = align(recording["rgb", "late"], CONCEPTS, quantile=0.05, image_size=recording.image_size)
+        assert found.detected() == set("abc")
+        assert feature_similarity(recorder.record(images.split(7), folder=None)).values.tolist() == [[pytest.approx(1)]]
+
+
+def test_streams_that_cannot_be_compared_are_refused() -> None:
+    side = streams("abcd", "cdef")
+    with pytest.raises(ParameterError, match=r"no level 'early' to compare a fused layer with: expected \['late'\]"):
+        collaboration(side, side, {"early": aligned("a")})
+    row = side.alignments["rgb"]["late"]
+    one = Streams(side.recording, {"rgb": {"late": row}})
+    with pytest.raises(DataError, match="between two modalities: expected 2, got 1"):
+        collaboration(one, one)
+    with pytest.raises(DataError, match="differ in modalities or levels"):
+        collaboration(side, Streams(side.recording, {"rgb": {"late": row}, "depth": {"early": row}}))
+    uneven = Streams(side.recording, {"rgb": {"late": row}, "depth": {"late": row, "later": row}})
+    with pytest.raises(ParameterError, match=r"different numbers of levels: expected as many in each.*got 1 and 2"):
+        collaboration(uneven, uneven)
+    other = Streams(side.recording, {"rgb": {"last": row}, "depth": {"last": row}})
+    with pytest.raises(DataError, match="nothing was recorded for rgb last"):
+        collaboration(other, other)
+    pooled = Recording({("m", "l"): np.zeros((5, 2))}, {}, "pooled")
+    with pytest.raises(DataError, match=r"no spatial extent \(m l\): expected kind 'spatial', got kind 'pooled'"):
+        feature_similarity(pooled, over="places")
+    short = Recording({key: values[:9] for key, values in side.recording.arrays.items()}, {}, "spatial")
+    with pytest.raises(DataError, match="different numbers of samples"):
+        feature_similarity(side.recording, short, over="places", permutations=0)
