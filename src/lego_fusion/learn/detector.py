@@ -114,5 +114,5 @@ class Detector(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def config(self) -> dict[str, Any]:
-        """JSON values from which ``detect.checkpoint`` makes an equal detector."""
+        """JSON values from which ``learn.checkpoint`` makes an equal detector."""
         return {"fusion": {"kind": self.fusion.kind, "config": self.fusion.config()}, "head": self.head_config}

@@ -39,7 +39,7 @@ class Result(BaseModel):
         high: Upper end of its interval.
         level: Share that the interval covers, in (0, 1).
         protocol: One line on how it was measured.
-        condition: What was done to the features, ``"clean"`` for nothing (``detect.conditions``).
+        condition: What was done to the features, ``"clean"`` for nothing (``learn.conditions``).
         smoothing: Standard deviation in seconds of the Gaussian that smoothed the scores; 0 for none (``measure.smoothing``).
         parameters: Learned parameters.
         train_seconds: Wall-clock time of training.

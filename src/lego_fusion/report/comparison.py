@@ -24,7 +24,7 @@ def save_comparison(folder: str | Path, comparison: Comparison) -> dict[str, Pat
 
     Args:
         folder: Of the comparison.
-        comparison: What ``detect.comparison.summarise`` returned.
+        comparison: What ``study.comparison.summarise`` returned.
 
     Returns:
         The files by their kind: records, markdown, json.

@@ -27,7 +27,7 @@ def comparison_figure(path: str | Path, comparison: Comparison) -> Path:
 
     Args:
         path: PNG, SVG or PDF file to write.
-        comparison: What ``detect.comparison.summarise`` returned.
+        comparison: What ``study.comparison.summarise`` returned.
 
     Returns:
         The path.

@@ -108,7 +108,7 @@ class Plan(BaseModel):
         fusions: Learned methods.
         references: Whether the methods that learn nothing are there too.
         seeds: Number of training seeds; they count up from the configuration's seed.
-        conditions: What is done to the features, in words of ``detect.conditions``.
+        conditions: What is done to the features, in words of ``learn.conditions``.
         training: The same for every fusion.
         validation: Share of the training videos of each label that are held out; 0 holds none out.
         nodes: N, segments per video.

@@ -74,7 +74,7 @@ class SweepPlan(BaseModel):
         nodes: N, segments per video.
         hidden: Width of the head, where the fusion brings none.
         smoothing: Of the scores of test videos and of the pick, in seconds (``measure.smoothing``); by default none.
-        grid: Values by key (``detect.settings``): ``fusion.references``, ``fusion.order.motion``, ``training.k`` and others.
+        grid: Values by key (``learn.settings``): ``fusion.references``, ``fusion.order.motion``, ``training.k`` and others.
         default: Value of every key of the grid without it.
         seeds: How many; they count up from the training's.
         training: What the grid leaves alone.
