@@ -12,20 +12,16 @@ import torch
 from two_stream import CHANNELS, TwoStream, pictures_of
 
 from lego_fusion.data.planted_rgbd import CLASSES, LABELS, SEEN_BY, PlantedScenes
-from lego_fusion.dissection.ablation import ablate, class_iou, unit_groups, unit_labels
-from lego_fusion.dissection.ablation_result import excess_over_random
+from lego_fusion.dissection.ablation import ablate, class_iou, excess_over_random, unit_groups, unit_labels
 from lego_fusion.dissection.alignment import UnitAlignment, align
 from lego_fusion.dissection.collaboration import LevelCollaboration, Streams, collaboration
-from lego_fusion.dissection.concept_sets import ConceptSets, concept_sets
-from lego_fusion.dissection.concepts import Concepts
-from lego_fusion.dissection.recorded import Recording
-from lego_fusion.dissection.recorder import Recorder
-from lego_fusion.dissection.regions import by_region
+from lego_fusion.dissection.concepts import Concepts, ConceptSets, by_region, concept_sets
+from lego_fusion.dissection.recorder import Recorder, Recording
 from lego_fusion.dissection.variance import bootstrap, semantic_variance, share_statistics, unit_permutation_null
 from lego_fusion.explain.batch_information import batch_partial_information
+from lego_fusion.explain.contributions import ModelValue
 from lego_fusion.explain.decomposition import PartialInformation
 from lego_fusion.explain.information import partial_information
-from lego_fusion.explain.removal import ModelValue
 from lego_fusion.explain.shapley import contributions
 
 ENCODER = {"1": "2", "2": "5", "3": "8"}  # level -> place of the ReLU in an encoder

@@ -44,8 +44,8 @@ from two_stream import TwoStream, intersection_over_union, pictures_of, predicte
 
 from lego_fusion.data.planted_rgbd import PlantedScenes, plant_scenes
 from lego_fusion.dissection.collaboration import Streams, collaboration
-from lego_fusion.dissection.concept_sets import concept_sets
-from lego_fusion.dissection.recorded import Recording
+from lego_fusion.dissection.concepts import concept_sets
+from lego_fusion.dissection.recorder import Recording
 from lego_fusion.explain.similarity import cka
 
 OBJECTS = (4, 7)

@@ -47,7 +47,7 @@ from lego_fusion.explain.faithfulness import (
 )
 from lego_fusion.explain.shapley import contributions
 from lego_fusion.explain.terms import Terms, explain_nodes, mean_row, mean_sorted_row
-from lego_fusion.fusion.attention import CrossAttention
+from lego_fusion.fusion.networks import CrossAttention
 from lego_fusion.learn.bags import Bags, load_bags
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.protocol import own_split, run_method

@@ -25,10 +25,9 @@ import torch
 from measuring import RESULTS, store
 from torch import Tensor, nn
 
-from lego_fusion.fusion.attention import CrossAttention
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import MLP, Add, Concat
-from lego_fusion.fusion.graph_convolution import GraphConvolution
+from lego_fusion.fusion.networks import CrossAttention, GraphConvolution
 from lego_fusion.fusion.paper import PaperFusion
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

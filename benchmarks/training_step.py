@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from lego_fusion.fusion.networks import MTN, TevadHead
 from lego_fusion.fusion.registry import make_plain_fusion
-from lego_fusion.fusion.temporal import MTN, TevadHead
 from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.losses import bag_loss
+from lego_fusion.learn.objective import bag_loss
 
 WIDTHS = {"video": 2048, "text": 768}
 VIDEOS, NODES, ORDER = 60, 32, 3

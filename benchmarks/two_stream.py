@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lego_fusion import LegoBlock
 from lego_fusion.data.planted_rgbd import LABELS, PlantedScenes
-from lego_fusion.fusion.attention import CrossAttention
+from lego_fusion.fusion.networks import CrossAttention
 
 CHANNELS = {"rgb": 3, "depth": 1}
 WIDTH = 48  # channels where streams meet in the middle

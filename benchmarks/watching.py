@@ -35,7 +35,7 @@ from measuring import store
 
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.alarm.journal import AlarmJournal
-from lego_fusion.alarm.stream import SegmentScore, stream_extractors
+from lego_fusion.alarm.live import SegmentScore, stream_extractors
 from lego_fusion.alarm.watch import Health, Hearers, Watch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.stream import LiveStream, Take, VideoFile

@@ -101,7 +101,7 @@ def test_a_row_says_what_scoring_the_video_alone_says(recordings: Path, model: P
 
 
 def test_a_file_that_vanishes_is_listed(recordings: Path, model: Path, tmp_path: Path) -> None:
-    from lego_fusion.report.folder_scores import VideoToScore, score_folder
+    from lego_fusion.report.scores import VideoToScore, score_folder
 
     videos = [VideoToScore(path) for path in sorted(recordings.glob("*.mp4"))]
     videos[1].path.unlink()
@@ -113,7 +113,7 @@ def test_a_file_that_vanishes_is_listed(recordings: Path, model: Path, tmp_path:
 
 def test_another_model_or_file_is_scored_again(recordings: Path, model: Path, tmp_path: Path) -> None:
     from lego_fusion.alarm.events import EventRule
-    from lego_fusion.report.folder_scores import VideoToScore, score_folder
+    from lego_fusion.report.scores import VideoToScore, score_folder
 
     videos = [VideoToScore(path) for path in sorted(recordings.glob("*.mp4"))]
     steps: list[tuple[int, int]] = []
@@ -174,7 +174,7 @@ def test_what_is_for_one_video_is_refused_for_a_folder(recordings: Path, model: 
 
 
 def test_no_workers(model: Path, tmp_path: Path) -> None:
-    from lego_fusion.report.folder_scores import score_folder
+    from lego_fusion.report.scores import score_folder
 
     with pytest.raises(ParameterError, match="workers"):
         score_folder(model, [], tmp_path, workers=0)
@@ -195,7 +195,7 @@ def test_ray_writes_the_same_files(recordings: Path, model: Path, tmp_path: Path
 def test_a_full_disk_fails_a_video_and_leaves_nothing_of_it(
     recordings: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lego_fusion.report import folder_scores
+    from lego_fusion.report import scores as folder_scores
 
     videos = [folder_scores.VideoToScore(path) for path in sorted(recordings.glob("*.mp4"))]
     plain = folder_scores.save_scores

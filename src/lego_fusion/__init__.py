@@ -28,9 +28,9 @@ _HOME = {
     "Appearance": "extract.appearance",
     "Audio": "extract.audio",
     "Motion": "extract.motion",
-    "MotionCells": "extract.motion_units",
-    "MotionFrames": "extract.motion_units",
-    "Words": "extract.words",
+    "MotionCells": "extract.motion",
+    "MotionFrames": "extract.motion",
+    "Words": "extract.text",
     "OnnxImage": "extract.onnx",
     "Text": "extract.text",
     "extract_dataset": "extract.run",
@@ -101,13 +101,13 @@ if TYPE_CHECKING:
     from .extract.appearance import Appearance as Appearance
     from .extract.audio import Audio as Audio
     from .extract.motion import Motion as Motion
-    from .extract.motion_units import MotionCells as MotionCells
-    from .extract.motion_units import MotionFrames as MotionFrames
+    from .extract.motion import MotionCells as MotionCells
+    from .extract.motion import MotionFrames as MotionFrames
     from .extract.onnx import OnnxImage as OnnxImage
     from .extract.run import extract_dataset as extract_dataset
     from .extract.run import extract_video as extract_video
     from .extract.text import Text as Text
-    from .extract.words import Words as Words
+    from .extract.text import Words as Words
     from .fusion.block import LegoBlock as LegoBlock
     from .fusion.elementwise import Concat as Concat
     from .fusion.lego import LegoFusion as LegoFusion

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lego_fusion.alarm.stream import SegmentMaker, StreamScorer, stream_extractors
+from lego_fusion.alarm.live import SegmentMaker, StreamScorer, stream_extractors
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.video import Frame
@@ -18,14 +18,13 @@ from lego_fusion.extract.motion import Motion
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
-from lego_fusion.fusion.units import mean_over_units
-from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.fusion.relation import mean_over_units
+from lego_fusion.learn.bags import Bags, bag_of_segments, fit_statistics, fixed_segments
 from lego_fusion.learn.checkpoint import RunConfig, read_run_config
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.protocol import LEARNED, make_default_fusion
 from lego_fusion.learn.runs import train_run
 from lego_fusion.learn.train import TrainingConfig, predict_logits
-from lego_fusion.learn.windows import bag_of_segments, fixed_segments
 
 WINDOW = 4
 MANIFESTS = {
@@ -270,7 +269,7 @@ def test_a_model_of_equal_spans_is_refused() -> None:
 
 def test_a_model_that_needs_captions_is_refused_by_name(planted: Dataset, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers", reason="pip install 'lego-fusion[text]'")
-    from lego_fusion.extract.words import Words
+    from lego_fusion.extract.text import Words
 
     manifests = {"motion": Motion().manifest("motion"), "told": Words().manifest("told")}
     with pytest.raises(ParameterError, match="needs captions for modality 'told', which a stream does not bring"):

@@ -19,8 +19,7 @@ import torch
 
 from lego_fusion.alarm.events import EventRule, find_events
 from lego_fusion.alarm.journal import AlarmJournal, Progress, read_alarms
-from lego_fusion.alarm.snippet_queue import SnippetQueue, Work
-from lego_fusion.alarm.stream import SegmentScore, stream_extractors
+from lego_fusion.alarm.live import SegmentScore, SnippetQueue, Work, stream_extractors
 from lego_fusion.alarm.watch import Health, Hearers, Watch, fingerprint, health_as_json
 from lego_fusion.data.dataset import Dataset, write_videos
 from lego_fusion.data.stream import LiveStream, Take, VideoFile, VideoFolder
@@ -316,7 +315,7 @@ from lego_fusion.data.stream import VideoFolder
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.alarm.journal import AlarmJournal, Progress
-from lego_fusion.alarm.stream import stream_extractors
+from lego_fusion.alarm.live import stream_extractors
 from lego_fusion.alarm import watch as module
 import av, cv2, numpy
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from lego_fusion.data.benchmarks import BENCHMARKS, benchmark
-from lego_fusion.data.lists import ListedVideo
+from lego_fusion.data.lists import BENCHMARKS, ListedVideo, benchmark
 from lego_fusion.errors import DataError, ParameterError
 
 

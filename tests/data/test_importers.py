@@ -5,13 +5,11 @@ import csv
 import numpy as np
 import pytest
 
-from lego_fusion.data.arrays import ArrayFiles
-from lego_fusion.data.benchmarks import benchmark
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.doctor import diagnose
-from lego_fusion.data.importers import import_dataset, read_frame_counts
-from lego_fusion.data.lists import ListedVideo, label_videos, read_lists
-from lego_fusion.data.locations import FeatureLocation
+from lego_fusion.data.features import FeatureLocation
+from lego_fusion.data.importers import ArrayFiles, import_dataset, read_frame_counts
+from lego_fusion.data.lists import ListedVideo, benchmark, label_videos, read_lists
 from lego_fusion.errors import DataError, ParameterError
 
 

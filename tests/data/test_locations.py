@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
 from lego_fusion.data.doctor import diagnose
-from lego_fusion.data.locations import FeatureLocation, read_rows
+from lego_fusion.data.features import FeatureLocation, read_rows
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.errors import DataError
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset, write_features
 from lego_fusion.data.doctor import diagnose
 from lego_fusion.data.manifest import Manifest
-from lego_fusion.data.segments import segment_bounds, to_segments
-from lego_fusion.data.units import MOST_UNITS, split_presence, units_to_segments, with_presence
+from lego_fusion.data.segments import MOST_UNITS, segment_bounds, split_presence, to_segments, units_to_segments, with_presence
 from lego_fusion.errors import DataError
 
 U, D = 6, 2

@@ -5,8 +5,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lego_fusion.dissection.ablation import ImageMetric, ablate, class_iou, mean_metric, silenced, unit_groups, unit_labels
-from lego_fusion.dissection.ablation_result import Ablation, excess_over_random
+from lego_fusion.dissection.ablation import (
+    Ablation,
+    ImageMetric,
+    ablate,
+    class_iou,
+    excess_over_random,
+    mean_metric,
+    silenced,
+    unit_groups,
+    unit_labels,
+)
 from lego_fusion.dissection.alignment import align
 from lego_fusion.dissection.concepts import Concepts
 from lego_fusion.errors import DataError, ParameterError

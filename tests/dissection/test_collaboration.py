@@ -8,11 +8,9 @@ import torch
 from torch import nn
 
 from lego_fusion.dissection.alignment import UnitAlignment, align
-from lego_fusion.dissection.collaboration import Streams, collaboration
+from lego_fusion.dissection.collaboration import Streams, collaboration, feature_similarity, on_one_grid
 from lego_fusion.dissection.concepts import Concepts
-from lego_fusion.dissection.feature_similarity import feature_similarity, on_one_grid
-from lego_fusion.dissection.recorded import Recording
-from lego_fusion.dissection.recorder import Recorder
+from lego_fusion.dissection.recorder import Recorder, Recording
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.explain.similarity import cka
 

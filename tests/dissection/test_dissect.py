@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lego_fusion.dissection.dissect import dissect
 from lego_fusion.dissection.findings import Dissection
-from lego_fusion.dissection.levels import chosen_layers
+from lego_fusion.dissection.reading import chosen_layers
 from lego_fusion.errors import CheckpointError, DataError, LegoFusionError, ParameterError
 
 NAMES = ("red", "tall", "any")

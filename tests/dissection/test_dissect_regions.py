@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lego_fusion.data.planted_rgbd import OUTLINES, SEEN_BY, plant_scenes
-from lego_fusion.dissection.ablation import mean_metric
-from lego_fusion.dissection.causal_check import causal_check
+from lego_fusion.dissection.ablation import causal_check, mean_metric
 from lego_fusion.dissection.dissect import dissect
 from lego_fusion.dissection.findings import Dissection
 from lego_fusion.errors import DataError, LegoFusionError, ParameterError

@@ -9,13 +9,11 @@ from lego_fusion.data.planted_rgbd import CLASSES, LABELS, OUTLINES, SEEN_BY, pl
 from lego_fusion.dissection.ablation import ablate, class_iou, unit_groups, unit_labels
 from lego_fusion.dissection.alignment import align
 from lego_fusion.dissection.collaboration import Streams, collaboration
-from lego_fusion.dissection.concept_sets import concept_sets
-from lego_fusion.dissection.concepts import Concepts
+from lego_fusion.dissection.concepts import Concepts, by_region, concept_sets
 from lego_fusion.dissection.recorder import Recorder
-from lego_fusion.dissection.regions import by_region
 from lego_fusion.dissection.variance import semantic_variance
+from lego_fusion.explain.contributions import ModelValue
 from lego_fusion.explain.information import decompose_table
-from lego_fusion.explain.removal import ModelValue
 from lego_fusion.explain.shapley import contributions
 
 SCENES = plant_scenes(60, objects=(3, 6), noise=0.01, seed=77)

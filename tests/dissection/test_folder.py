@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lego_fusion.dissection.folder import DissectionFolder
+from lego_fusion.dissection.labelled_data import DissectionFolder
 from lego_fusion.errors import DataError
 
 NAMES = ("a", "b", "c")

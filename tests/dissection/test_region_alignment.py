@@ -6,12 +6,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from lego_fusion.data.planted_rgbd import SEEN_BY, plant_scenes
-from lego_fusion.dissection.alignment import align
-from lego_fusion.dissection.auroc import RankedRegions
-from lego_fusion.dissection.concepts import Concepts
-from lego_fusion.dissection.region_alignment import align_regions
-from lego_fusion.dissection.regions import Regions, by_region, found_regions, given_regions, region_means
-from lego_fusion.dissection.untrained import untrained_copy
+from lego_fusion.dissection.alignment import align, align_regions
+from lego_fusion.dissection.concepts import Concepts, Regions, by_region, found_regions, given_regions, region_means
+from lego_fusion.dissection.overlap import RankedRegions
+from lego_fusion.dissection.reading import untrained_copy
 from lego_fusion.dissection.variance import bootstrap, overlaps_of, relabelled_null
 from lego_fusion.errors import DataError, ParameterError
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from lego_fusion.dissection.alignment import align
-from lego_fusion.dissection.concepts import Concepts
-from lego_fusion.dissection.regions import by_region
+from lego_fusion.dissection.concepts import Concepts, by_region
 from lego_fusion.errors import DataError
 
 RANDOM = np.random.default_rng(0)

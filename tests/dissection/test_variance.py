@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_fusion.dissection.alignment import UnitAlignment, align
-from lego_fusion.dissection.concept_sets import concept_sets
-from lego_fusion.dissection.concepts import Concepts
+from lego_fusion.dissection.concepts import Concepts, concept_sets
 from lego_fusion.dissection.overlap import UnitOverlap
 from lego_fusion.dissection.variance import (
     SemanticVariance,

@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.explain.batch_information import Training, batch_partial_information, conditional_information, sinkhorn
-from lego_fusion.explain.classifiers import calibrate, held_out_probabilities, information_gain
+from lego_fusion.explain.batch_information import (
+    Training,
+    batch_partial_information,
+    calibrate,
+    conditional_information,
+    held_out_probabilities,
+    information_gain,
+    sinkhorn,
+)
 from lego_fusion.explain.decomposition import PartialInformation
 
 Parts = tuple[float, float, float, float]

@@ -10,8 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.explain.contributions import model_contributions
-from lego_fusion.explain.removal import ModelValue
+from lego_fusion.explain.contributions import ModelValue, model_contributions
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
 from lego_fusion.measure.scored import ScoredVideo

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from lego_fusion.errors import DataError
-from lego_fusion.explain.evolution import share_history
-from lego_fusion.explain.terms import operator_terms, variance_shares
+from lego_fusion.explain.terms import operator_terms, share_history, variance_shares
 from lego_fusion.graph.operator import GraphOperator
 
 GRAPHS = {name: torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(place)) for place, name in enumerate("ab")}

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.data.sound import read_sound
 from lego_fusion.errors import DataError, ParameterError, VideoError
-from lego_fusion.extract.audio import RATE, Audio, mel_centres, mel_filter_bank
+from lego_fusion.extract.audio import RATE, Audio, mel_centres, mel_filter_bank, read_sound
 from lego_fusion.extract.describe import extract_video
 from lego_fusion.extract.registry import extractor_for
 from lego_fusion.extract.run import extract_dataset

@@ -7,8 +7,7 @@ import pytest
 
 from lego_fusion.data.dataset import VideoRecord
 from lego_fusion.errors import DataError
-from lego_fusion.extract.caption_files import captions_between, captions_of, word_shares
-from lego_fusion.extract.captions import Caption
+from lego_fusion.extract.captions import Caption, captions_between, captions_of, word_shares
 
 
 def record(video: str, file: str = "") -> VideoRecord:

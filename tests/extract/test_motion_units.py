@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.data.units import split_presence
+from lego_fusion.data.segments import split_presence
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.extract.motion import Motion
-from lego_fusion.extract.motion_units import MotionCells, MotionFrames
+from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
 from lego_fusion.extract.run import extract_dataset, extract_video
 
 SIZE = {"longest_side": 90}

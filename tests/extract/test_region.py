@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_fusion.data.units import split_presence
+from lego_fusion.data.segments import split_presence
 from lego_fusion.data.video import Frame
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.extract.appearance import Appearance
-from lego_fusion.extract.base import FrameExtractor
-from lego_fusion.extract.motion import Motion
-from lego_fusion.extract.motion_units import MotionCells, MotionFrames
+from lego_fusion.extract.base import FrameExtractor, Region
+from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
 from lego_fusion.extract.onnx import OnnxImage
-from lego_fusion.extract.region import Region
 from lego_fusion.extract.registry import extractor_for, make_extractor
 
 pytest.importorskip("cv2", reason="pip install 'lego-fusion[video]'")

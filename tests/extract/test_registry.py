@@ -12,8 +12,7 @@ from lego_fusion.errors import DataError, ManifestError, ParameterError
 from lego_fusion.extract.appearance import Appearance
 from lego_fusion.extract.audio import Audio
 from lego_fusion.extract.base import Extractor, FrameExtractor
-from lego_fusion.extract.motion import Motion
-from lego_fusion.extract.motion_units import MotionCells, MotionFrames
+from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.registry import EXTRACTORS, extractor_for, make_extractor
 from lego_fusion.extract.text import Text

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from lego_fusion.data.units import split_presence
+from lego_fusion.data.segments import split_presence
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.extract.captions import Caption
 from lego_fusion.extract.registry import extractor_for
-from lego_fusion.extract.text import Text
-from lego_fusion.extract.words import Words
+from lego_fusion.extract.text import Text, Words
 
 
 @pytest.fixture(scope="module")

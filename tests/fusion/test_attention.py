@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.fusion.attention import CrossAttention, SelfAttention, attention_weights
+from lego_fusion.fusion.networks import CrossAttention, SelfAttention, attention_weights
 
 WIDTHS = {"motion": 3, "text": 2, "audio": 4}
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from lego_fusion.errors import DataError
 from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.networks import MTN
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.registry import FUSIONS, make_fusion, make_plain_fusion
-from lego_fusion.fusion.temporal import MTN
 
 NAMES = ("motion", "text", "audio", "depth")
 WIDTHS = (5, 3, 8, 2)

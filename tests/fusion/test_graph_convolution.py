@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.fusion.graph_convolution import GraphConvolution, neighbour_shares
+from lego_fusion.fusion.networks import GraphConvolution, neighbour_shares
 
 WIDTHS = {"motion": 3, "text": 2}
 

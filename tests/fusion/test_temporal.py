@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.fusion.temporal import JOINS, MTN, NodeNorm, NonLocal, TemporalNetwork, TevadHead
+from lego_fusion.fusion.networks import JOINS, MTN, NodeNorm, NonLocal, TemporalNetwork, TevadHead
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.fusion.tensor import Bilinear, LowRankTensorFusion, TensorFusion
+from lego_fusion.fusion.elementwise import Bilinear, LowRankTensorFusion, TensorFusion
 
 WIDTHS = {"motion": 3, "text": 2, "audio": 4, "depth": 5}
 

@@ -12,7 +12,7 @@ from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.registry import make_fusion
-from lego_fusion.fusion.units import UNIT_POOLINGS, UnitRelation, mean_over_units
+from lego_fusion.fusion.relation import UNIT_POOLINGS, UnitRelation, mean_over_units
 
 N, U, D = 5, 6, 3
 LABELS = torch.tensor([False, True, False, False, True, False])

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.graph.granularity import (
+from lego_fusion.graph.relationship import (
     assign_units,
+    cosine_graph,
     pool_relations,
 )
-from lego_fusion.graph.relationship import cosine_graph
 
 CASES = st.tuples(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 5))  # seed, units, nodes
 

@@ -16,8 +16,8 @@ from lego_fusion.errors import CheckpointError
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.networks import MTN
 from lego_fusion.fusion.paper import PaperFusion
-from lego_fusion.fusion.temporal import MTN
 from lego_fusion.learn.checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from lego_fusion.learn.detector import Detector
 

@@ -10,10 +10,10 @@ from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.networks import MTN
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.reading_head import ReadingHead
 from lego_fusion.fusion.registry import make_fusion
-from lego_fusion.fusion.temporal import MTN
 from lego_fusion.learn.detector import Detector, NodeHead
 
 WIDTHS = {"motion": 4, "text": 3}

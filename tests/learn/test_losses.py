@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.learn.losses import bag_loss, degree_variance, smoothness, sparsity
+from lego_fusion.learn.objective import bag_loss, degree_variance, smoothness, sparsity
 
 POOLINGS = ("top-k", "max", "mean")
 PER_BAG = {

@@ -12,7 +12,7 @@ import torch
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import ParameterError
-from lego_fusion.learn.ranks import ALONE, Ranks, process_group
+from lego_fusion.learn.processes import ALONE, Ranks, process_group
 
 CASES = """
 import json, sys
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from lego_fusion.learn.bags import Bags, fit_statistics
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.ranks import ALONE, process_group
+from lego_fusion.learn.processes import ALONE, process_group
 from lego_fusion.learn.train import TrainingConfig, fit
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.study.comparison import compare
@@ -33,7 +33,7 @@ from lego_fusion.errors import DataError, LegoFusionError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
-from lego_fusion.fusion.temporal import MTN
+from lego_fusion.fusion.networks import MTN
 
 generator = torch.Generator().manual_seed(0)
 labels = torch.arange(11) % 3 == 2

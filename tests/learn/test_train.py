@@ -16,11 +16,11 @@ from lego_fusion.errors import CheckpointError, DataError, ParameterError
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.networks import MTN
 from lego_fusion.fusion.paper import PaperFusion
-from lego_fusion.fusion.temporal import MTN
 from lego_fusion.learn.bags import Bags, fit_statistics
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.losses import operator_penalty
+from lego_fusion.learn.objective import operator_penalty
 from lego_fusion.learn.train import TrainingConfig, TrainingState, fit, predict
 
 WIDTHS = {"motion": 4, "text": 3}

@@ -10,10 +10,9 @@ import torch
 from lego_fusion.data.annotations import Interval
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
 from lego_fusion.data.manifest import Manifest
-from lego_fusion.data.units import with_presence
+from lego_fusion.data.segments import with_presence
 from lego_fusion.errors import DataError, ManifestError
-from lego_fusion.extract.motion import Motion
-from lego_fusion.extract.motion_units import MotionCells, MotionFrames
+from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
 from lego_fusion.extract.run import extract_dataset
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags, scoring_inputs, seen_by, training_inputs, without_units
 from lego_fusion.learn.checkpoint import load_detector

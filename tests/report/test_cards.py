@@ -11,13 +11,11 @@ import pytest
 from lego_fusion.alarm.events import Span
 from lego_fusion.data.dataset import VideoRecord
 from lego_fusion.errors import DataError
-from lego_fusion.report.card_page import index_page, video_page
-from lego_fusion.report.cards import card_document, save_cards
-from lego_fusion.report.charts import bar, parts_chart, score_chart
-from lego_fusion.report.markup import Html, element, join
+from lego_fusion.report.cards import card_document, index_page, save_cards, video_page
+from lego_fusion.report.charts import Html, bar, element, join, parts_chart, score_chart
 from lego_fusion.report.pictures import Pictures, find_video, load_pictures, overlay
 from lego_fusion.report.words import headline, logit_text, percent_text, score_text, support_text, term_text
-from lego_fusion.why.event_records import (
+from lego_fusion.why.records import (
     ColumnPart,
     Counterfactual,
     EventExplanation,

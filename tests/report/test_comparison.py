@@ -10,8 +10,7 @@ import pytest
 from lego_fusion.learn.protocol import Split
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.result import Result, load_results
-from lego_fusion.report.comparison import document, markdown, rules, save_comparison, sections, table
-from lego_fusion.report.comparison_figure import comparison_figure
+from lego_fusion.report.comparison import comparison_figure, document, markdown, rules, save_comparison, sections, table
 from lego_fusion.study.comparison import UNFINISHED, Comparison, Row
 from lego_fusion.study.plan import DatasetPlan, Plan
 from lego_fusion.study.planning import ALL_FUSIONS

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from lego_fusion.dissection.dissect import dissect
 from lego_fusion.dissection.findings import AblationReading, Dissection, LevelConcepts
 from lego_fusion.report.dissection_files import dissection_document, save_dissection
-from lego_fusion.report.dissection_page import dissection_page
-from lego_fusion.report.dissection_pictures import gallery_uri, outline, png_uri
+from lego_fusion.report.dissection_page import dissection_page, gallery_uri, outline, png_uri
 from lego_fusion.report.dissection_words import collaboration_words, consistency_words, evolution_words
 
 

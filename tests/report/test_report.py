@@ -23,16 +23,14 @@ from lego_fusion.learn.runs import VideoScores
 from lego_fusion.measure.events import Event
 from lego_fusion.measure.result import Result
 from lego_fusion.report.pictures import Pictures
-from lego_fusion.report.report_data import MOST_ROWS, moment_at, moments_of, quantise, report_data, wanted_segments
+from lego_fusion.report.report_data import MOST_ROWS, Report, moment_at, moments_of, quantise, report_data, wanted_segments
 from lego_fusion.report.report_figures import save_report_figures
-from lego_fusion.report.report_page import report_page
-from lego_fusion.report.report_record import Report
-from lego_fusion.report.report_results import metric_interval, metric_value
+from lego_fusion.report.report_page import metric_interval, metric_value, report_page
 from lego_fusion.report.run_report import run_report, save_report
 from lego_fusion.scenes.render import render_scenes
-from lego_fusion.why.event_records import Segment
 from lego_fusion.why.explanation import ReadingWeights
 from lego_fusion.why.reading import CoefficientTable, VideoReading
+from lego_fusion.why.records import Segment
 
 NASTY = "<script>alert('1')</script>&\"\N{LINE SEPARATOR}"
 pytest.importorskip("plotly", reason="pip install 'lego-fusion[report]'")

@@ -14,10 +14,18 @@ cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install 'lego-fusion[
 
 from lego_fusion.data.video import VideoReader, probe_video  # noqa: E402
 from lego_fusion.errors import DataError, MissingExtraError, ParameterError  # noqa: E402
-from lego_fusion.scenes.captions import write_captions  # noqa: E402
-from lego_fusion.scenes.places import Place  # noqa: E402
-from lego_fusion.scenes.render import ANOMALY_KINDS, render_scenes  # noqa: E402
-from lego_fusion.scenes.script import KINDS, View, runs_of, write_scene  # noqa: E402
+from lego_fusion.scenes.render import (  # noqa: E402
+    ANOMALY_KINDS,
+    render_scenes,
+    write_captions,
+)
+from lego_fusion.scenes.script import (  # noqa: E402
+    KINDS,
+    Place,
+    View,
+    runs_of,
+    write_scene,
+)
 
 SMALL = {"frames": (24, 40), "size": (80, 120)}
 MENTIONS = ("running", "runs past", "sprinting", "bicycle", "cyclist", "bike", "cart", "utility vehicle")

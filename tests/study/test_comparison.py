@@ -16,7 +16,7 @@ from lego_fusion.learn.protocol import frame_scores
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import METRICS, average_precision, micro_auc
 from lego_fusion.measure.intervals import mean_interval, paired_difference, seeded_interval
-from lego_fusion.measure.video_level import video_auc, video_average_precision
+from lego_fusion.measure.ranking import video_auc, video_average_precision
 from lego_fusion.study.compare import cell_videos, read_cell, run_plan
 from lego_fusion.study.comparison import Comparison, Row, choose_baseline, summarise
 from lego_fusion.study.plan import Plan

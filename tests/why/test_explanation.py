@@ -21,12 +21,11 @@ from lego_fusion.learn.checkpoint import load_detector, save_detector
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.runs import load_run_bags, score_dataset, train_run
 from lego_fusion.learn.train import TrainingConfig, predict_logits
-from lego_fusion.why.captioned import with_captions
 from lego_fusion.why.contributions import run_contributions
-from lego_fusion.why.counterfactual import operator_of
-from lego_fusion.why.event_records import VideoExplanation, event_document
 from lego_fusion.why.explainer import Explainer
 from lego_fusion.why.explanation import explain_operator, explain_video, operator_history, reading_weights
+from lego_fusion.why.parts import operator_of
+from lego_fusion.why.records import VideoExplanation, event_document, with_captions
 
 NODES, ROWS, ODD = 8, 24, slice(9, 15)  # a segment is three snippets of 8 frames; three segments are odd
 KINDS = {"motion": "magnitude", "text": "direction", "audio": "direction"}

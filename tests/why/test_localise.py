@@ -6,7 +6,7 @@ import torch
 
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
 from lego_fusion.data.manifest import Manifest
-from lego_fusion.data.units import with_presence
+from lego_fusion.data.segments import with_presence
 from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion

@@ -15,9 +15,9 @@ from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.train import TrainingConfig
-from lego_fusion.report.model_card import model_card
-from lego_fusion.why.event_records import Segment
+from lego_fusion.report.run_report import model_card
 from lego_fusion.why.reading import Reader, coefficient_tables
+from lego_fusion.why.records import Segment
 
 NODES = 12
 VIDEO = "test_abnormal_0"

@@ -21,12 +21,11 @@ from ..extract.describe import describe_snippet
 from ..extract.footage import FootageMonitor
 from ..learn.checkpoint import RunConfig
 from ..learn.detector import Detector
-from ..learn.familiarity import FamiliarityMonitor
+from ..learn.known_normals import FamiliarityMonitor
 from ..measure.smoothing import CausalSmoother
 from .events import EventRule, EventTracker, EventUpdate, as_score
 from .journal import AlarmJournal, Progress, Record, now_as_text
-from .snippet_queue import QUEUE_BYTES, QUEUE_SNIPPETS, SnippetQueue, Work
-from .stream import SegmentMaker, SegmentScore, StreamScorer, StreamSegment
+from .live import QUEUE_BYTES, QUEUE_SNIPPETS, SegmentMaker, SegmentScore, SnippetQueue, StreamScorer, StreamSegment, Work
 from .webhook import Webhook
 
 _POSITION_SECONDS = 1.0

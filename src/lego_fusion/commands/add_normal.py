@@ -37,7 +37,7 @@ def add_normal(
     from ..data.dataset import Dataset
     from ..errors import ParameterError
     from ..learn.checkpoint import read_run_config
-    from ..learn.known_normal import add_known_normal
+    from ..learn.known_normals import add_known_normal
 
     chosen = names(videos)
     if not chosen or len(set(chosen)) != len(chosen):

@@ -87,10 +87,9 @@ def compare(
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
     from ..errors import DataError, MissingExtraError, check_choice
-    from ..learn.ranks import process_group
+    from ..learn.processes import process_group
     from ..learn.settings import read_settings
-    from ..report.comparison import save_comparison
-    from ..report.comparison_figure import FIGURE_FILE, FIGURE_KINDS, comparison_figure
+    from ..report.comparison import FIGURE_FILE, FIGURE_KINDS, comparison_figure, save_comparison
     from ..study.comparison import compare as run
     from ..study.comparison import summarise
     from ..study.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets

@@ -14,7 +14,7 @@ from .terminal import one_line_errors, print_json, print_table, progress, warn
 if TYPE_CHECKING:
     from ..data.dataset import Dataset, VideoRecord
     from ..report.pictures import Pictures
-    from ..why.event_records import VideoExplanation
+    from ..why.records import VideoExplanation
 
 
 @one_line_errors
@@ -57,7 +57,7 @@ def explain(
     """
     from ..data.dataset import Dataset
     from ..errors import ParameterError, check_choice, check_number
-    from ..why.event_records import REMOVALS
+    from ..why.records import REMOVALS
 
     check_choice(removal, "removal", "explain", REMOVALS)
     check_number(threshold, "threshold", "explain", low=0.0, high=1.0)
@@ -103,9 +103,9 @@ def _records(dataset: Dataset, names: Sequence[str], split: str | None) -> list[
 def _explained(
     run: Path, dataset: Dataset, records: Sequence[VideoRecord], threshold: float, removal: Any, captions: Path | None
 ) -> list[VideoExplanation]:
-    from ..extract.caption_files import captions_of
-    from ..why.captioned import with_captions
+    from ..extract.captions import captions_of
     from ..why.explainer import Explainer
+    from ..why.records import with_captions
 
     sole = records[0].video if len(records) == 1 else None
     texts = captions_of(records, captions, sole=sole)

@@ -14,8 +14,8 @@ from .terminal import print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
-    from ..explain.evolution import ShareHistory
     from ..explain.shapley import Contributions
+    from ..explain.terms import ShareHistory
     from ..why.explanation import CoefficientRow, OperatorExplanation, ReadingWeights
 
 _MOST_ROWS, _MOST_STEPS = 12, 12

@@ -11,10 +11,8 @@ import typer
 from .terminal import one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
-    from ..data.benchmarks import Benchmark
-    from ..data.importers import ImportReport
-    from ..data.lists import ListedVideo
-    from ..data.sources import Source
+    from ..data.importers import ImportReport, Source
+    from ..data.lists import Benchmark, ListedVideo
 
 _FILES = ("{video}_i3d.npy", "{video}_emb.npy", "{video}.npy")
 
@@ -61,8 +59,8 @@ def import_(
     Example: lego-fusion import sh --benchmark shanghaitech --features clip=SH_ten_crop_i3d --features text=sent_emb_n
     --train-list shanghai-i3d-train-10crop.list --test-list shanghai-i3d-test-10crop.list --ground-truth gt-sh2.npy
     """
-    from ..data.benchmarks import benchmark as find_benchmark
     from ..data.importers import import_dataset, read_frame_counts
+    from ..data.lists import benchmark as find_benchmark
 
     known = find_benchmark(benchmark) if benchmark else None
     lists = {split: path for split, path in (("train", train_list), ("test", test_list)) if path is not None}
@@ -131,8 +129,8 @@ def _sources(
 ) -> dict[str, Source]:
     from pydantic import ValidationError
 
-    from ..data.arrays import HDF5_ENDINGS, ArrayFiles
-    from ..data.locations import LENGTH_RULES, FeatureLocation
+    from ..data.features import LENGTH_RULES, FeatureLocation
+    from ..data.importers import HDF5_ENDINGS, ArrayFiles
     from ..errors import DataError, ParameterError, check_choice
 
     check_choice(others["length"], "--text-length", "import", LENGTH_RULES)

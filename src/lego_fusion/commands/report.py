@@ -13,7 +13,7 @@ from .terminal import names, one_line_errors, print_json, progress, warn
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
     from ..report.pictures import Pictures
-    from ..report.report_record import Report
+    from ..report.report_data import Report
 
 
 @one_line_errors

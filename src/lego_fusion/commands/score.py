@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..learn.checkpoint import RunConfig
     from ..learn.runs import VideoScores
     from ..measure.events import Event
-    from ..report.folder_scores import FolderReport
+    from ..report.scores import FolderReport
 
 _MOST_EVENTS = 5
 _MOST_VIDEOS = 10
@@ -108,7 +108,7 @@ def _score_folder(
     json: bool,
 ) -> None:
     from ..data.video import find_videos
-    from ..report.folder_scores import VideoToScore, score_folder
+    from ..report.scores import VideoToScore, score_folder
 
     captioned = reads_captions(config)
     videos = [

@@ -128,7 +128,7 @@ def _sweep(
     plan: SweepPlan, data: Dataset, out: Path, mode: str, workers: int | None, cache: str, devices: int, *, test: bool
 ) -> tuple[SweepTable, Detector]:
     from ..errors import check_choice
-    from ..learn.ranks import process_group
+    from ..learn.processes import process_group
     from ..study.sweep import MODES, load_trial, measurable, measure_on_test, run_sweep
     from ..study.sweep_table import tabulate
 

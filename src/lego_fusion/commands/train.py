@@ -72,8 +72,8 @@ def train(
     from ..data.grouping import group_videos
     from ..errors import check_choice
     from ..learn.evaluation import evaluate_runs
+    from ..learn.processes import process_group
     from ..learn.protocol import LEARNED, division_warnings
-    from ..learn.ranks import process_group
     from ..learn.runs import train_run, training_split
     from ..learn.settings import read_settings
     from ..measure.result import save_results

@@ -17,7 +17,7 @@ from .terminal import one_line_errors, remark
 
 if TYPE_CHECKING:
     from ..alarm.events import EventRule
-    from ..alarm.stream import SegmentScore
+    from ..alarm.live import SegmentScore
     from ..alarm.watch import Health, Watch
     from ..learn.checkpoint import RunConfig
 
@@ -64,7 +64,7 @@ def watch(
     Example: lego-fusion watch rtsp://door.local/live --model my-run --out door.jsonl --camera door
     """
     from ..alarm.journal import AlarmJournal, Progress
-    from ..alarm.stream import stream_extractors
+    from ..alarm.live import stream_extractors
     from ..alarm.watch import Hearers, Watch, check_paths, fingerprint
     from ..alarm.webhook import Webhook
     from ..data.stream import open_source

@@ -23,19 +23,22 @@ from ..errors import DataError
 from ..writing import written_whole
 from .annotations import Interval, labels_from_intervals, read_intervals, write_intervals
 from .features import (
+    Array,
+    FeatureLocation,
+    Member,
     Provenance,
     feature_path,
     form_problems,
     load_features,
     manifest_problems,
     read_provenance,
+    read_rows,
     value_problems,
     write_features,
 )
 from .files import check_name, read_table, read_text, write_table
-from .locations import Array, FeatureLocation, Member, read_rows
 from .manifest import Manifest
-from .units import presence_problems
+from .segments import presence_problems
 from .video import is_video_file
 
 __all__ = [

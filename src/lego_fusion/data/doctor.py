@@ -21,7 +21,7 @@ from .features import (
 )
 from .grouping import likely_sources, sources_of
 from .manifest import Manifest
-from .units import presence_problems, split_presence
+from .segments import presence_problems, split_presence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Severity = Literal["error", "warning"]

@@ -2,22 +2,166 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, check_int, check_number
+import numpy as np
+
+from ..errors import DataError, MissingExtraError, check_int, check_number
 from .annotations import Interval
-from .benchmarks import Benchmark
 from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, read_config, write_dataset
-from .features import write_features
-from .files import read_table
+from .features import FeatureLocation, load_features, read_rows, write_features
+from .files import check_name, read_table
 from .ground_truth import Span, audit, read_ground_truth
-from .lists import ListedVideo
-from .locations import FeatureLocation, read_rows
+from .lists import Benchmark, ListedVideo
 from .manifest import Manifest, Nature
-from .sources import Shapes, Source, Warnings, read_shapes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+HDF5_ENDINGS = (".h5", ".hdf5")
+
+
+@dataclass(frozen=True)
+class ArrayFiles:
+    """Features of one modality in ``.npz`` files, one for each video, or in one HDF5 file.
+
+    Args:
+        path: A folder of ``<video>.npz``, or an HDF5 file.
+        key: Name of the array: in a ``.npz`` file it may be left out if there is one array only; in HDF5 it holds
+            ``{video}``, which alone is the default.
+    """
+
+    path: Path
+    key: str = ""
+
+    def read(self, video: str, where: str) -> Array:
+        """The array of one video.
+
+        Raises:
+            DataError: If the file or the array is missing, or holds no floating-point numbers.
+            MissingExtraError: If HDF5 is needed and h5py is not installed.
+        """
+        name = check_name(video, "video")
+        values = self._hdf5(name, where) if self.path.suffix in HDF5_ENDINGS else self._npz(name, where)
+        if values.dtype.kind != "f":
+            raise DataError("not features", where=where, expected="floating-point numbers", got=values.dtype)
+        return values
+
+    def _npz(self, video: str, where: str) -> Array:
+        path = self.path / f"{video}.npz"
+        if not path.is_file():
+            raise DataError("there is no feature file", where=where, expected=path)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                key = self.key or (arrays.files[0] if len(arrays.files) == 1 else "")
+                if key not in arrays.files:
+                    got = ", ".join(arrays.files)
+                    raise DataError("which array of the file?", where=path, expected="its name", got=got, fix="give the key")
+                values: Array = arrays[key]
+                return values
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"not a .npz file of numbers: {error}", where=path) from error
+
+    def _hdf5(self, video: str, where: str) -> Array:
+        try:
+            import h5py
+        except ImportError as error:
+            raise MissingExtraError("h5py", "formats") from error
+        key = (self.key or "{video}").replace("{video}", video)
+        try:
+            with h5py.File(self.path, "r") as file:
+                found = file.get(key)
+                if not isinstance(found, h5py.Dataset):
+                    raise DataError("there is no such array in the file", where=where, expected=f"'{key}' in {self.path}")
+                return np.asarray(found[()])
+        except OSError as error:
+            raise DataError(f"not an HDF5 file: {error}", where=self.path) from error
+
+
+Source = FeatureLocation | ArrayFiles
+Shapes = dict[str, tuple[int, ...]]  # video: rows, crops, width
+
+
+class Warnings:
+    """Errors that a person may choose to be warnings."""
+
+    def __init__(self, allow_partial: bool) -> None:
+        self.allow_partial, self.lines = allow_partial, list[str]()
+
+    def unless_partial(self, problem: DataError, others: int = 0) -> None:
+        """Raise a problem that stands for ``others`` more, or keep its line where a partial import is allowed."""
+        if not self.allow_partial:
+            more = f" (and {others} more like it)" if others else ""
+            fix = problem.fix or "correct it, or allow a partial import"
+            where, expected, got = problem.where, problem.expected, problem.got
+            raise DataError(problem.what + more, where=where, expected=expected, got=got, fix=fix) from problem
+        self.lines.append(str(DataError(problem.what, where=problem.where, expected=problem.expected, got=problem.got)))
+
+
+def read_shapes(
+    features: Mapping[str, Source],
+    listed: Sequence[ListedVideo],
+    warnings: Warnings,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, Shapes]:
+    """Shape of every feature file by modality and video, and an error for the first one that is unlike the others."""
+    shapes: dict[str, Shapes] = {}
+    for number, (modality, source) in enumerate(features.items()):
+        found: Shapes = {}
+        missing: list[DataError] = []
+        for done, video in enumerate(listed, start=number * len(listed) + 1):
+            where = f"modality '{modality}', video '{video.video}'"
+            if _is_there(source, video.video):
+                found[video.video] = _shape(_open(source, video.video, where), where)
+            else:
+                expected = source.path(video.video) if isinstance(source, FeatureLocation) else source.path
+                missing.append(DataError("a listed video has no feature file", where=where, expected=expected))
+            if on_progress is not None:
+                on_progress(done, len(listed) * len(features))
+        for problem in missing:
+            warnings.unless_partial(problem, len(missing) - 1)
+        _check_same(modality, found)
+        shapes[modality] = found
+    return shapes
+
+
+def _is_there(source: Source, video: str) -> bool:
+    if isinstance(source, FeatureLocation):
+        return source.path(video).is_file()
+    return source.path.is_file() or (source.path / f"{video}.npz").is_file()
+
+
+def _open(source: Source, video: str, where: str) -> Array:
+    return load_features(source.path(video), where) if isinstance(source, FeatureLocation) else source.read(video, where)
+
+
+def _shape(values: Array, where: str) -> tuple[int, ...]:
+    if values.ndim not in (2, 3) or 0 in values.shape or values.dtype.kind != "f":
+        got = f"shape {values.shape}, type {values.dtype}"
+        raise DataError("not a feature set", where=where, expected="(T, D) or (T, C, D) of floating-point numbers", got=got)
+    return (len(values), *(values.shape[1:] if values.ndim == 3 else (1, *values.shape[1:])))
+
+
+def _check_same(modality: str, found: Shapes) -> None:
+    """Crops and width are those of most videos, or the first video that differs is named."""
+    for axis, what in ((1, "crops"), (2, "width")):
+        counts = Counter(shape[axis] for shape in found.values())
+        if len(counts) > 1:
+            usual = counts.most_common(1)[0][0]
+            odd = next(video for video, shape in found.items() if shape[axis] != usual)
+            raise DataError(
+                f"{what} differ between videos",
+                where=f"modality '{modality}', video '{odd}'",
+                expected=f"{usual} as in {counts[usual]} of {len(found)} videos",
+                got=f"{found[odd][axis]} (axes are snippets, crops, width)",
+                fix="extract that video as the others",
+            )
+
 
 ASSUMED_FPS = 25.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, write_dataset
-from .locations import Member
+from .features import Member
 from .manifest import Manifest
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +20,64 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from .ablation_result import Ablation
 from .alignment import UnitAlignment
+from .findings import Dissection
+from .labelled_data import LabelledData, Pairs
 from .overlap import Mode
-from .recorded import Key
-from .recorder import Call, Recorder
+from .recorder import Call, Key, Recorder
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One metric before and after some units of a layer are silenced, on the same images.
+
+    Args:
+        level: Of the layer.
+        modality: Of the layer.
+        group: What the units have in common: "shared" and "special" concepts, or "random" units of the same number.
+        units: Positions of the units that were silenced.
+        before: The metric of the network as it is.
+        after: With the units silenced.
+        change: after - before.
+        low: Lower end of the interval of the change, over resampled images.
+        high: Upper end.
+        metric: Name of the metric, for example of a class whose IoU it is.
+        matched: Of random units: the group that they match in number; elsewhere "".
+    """
+
+    level: str
+    modality: str
+    group: str
+    units: tuple[int, ...]
+    before: float
+    after: float
+    change: float
+    low: float
+    high: float
+    metric: str = ""
+    matched: str = ""
+
+
+def excess_over_random(found: Iterable[Ablation]) -> dict[tuple[str, str], float]:
+    """Change by (group, metric) minus the mean change of the random units that match the group.
+
+    A layer may depend on how many units it has left, whatever they stand for: what a group does beyond that is its own.
+    Groups without random units are left out.
+
+    Example:
+        >>> own = Ablation("late", "rgb", "special", (0, 1), 0.9, 0.3, -0.6, -0.7, -0.5, "disc")
+        >>> other = Ablation("late", "rgb", "random", (2, 3), 0.9, 0.8, -0.1, -0.2, 0.0, "disc", matched="special")
+        >>> excess_over_random([own, other])
+        {('special', 'disc'): -0.5}
+    """
+    rows = list(found)
+    excess = {}
+    for row in rows:
+        chance = [other.change for other in rows if other.matched == row.group and other.metric == row.metric]
+        if row.group != "random" and chance:
+            excess[row.group, row.metric] = row.change - sum(chance) / len(chance)
+    return excess
+
 
 Array = NDArray[Any]
 By = Literal["zero", "mean"]
@@ -281,3 +335,58 @@ def _checked(units: Collection[int], name: str, count: int, layer: str) -> tuple
             f"layer '{layer}' has no such unit", where=f"group '{name}'", expected=f"0 to {count - 1}", got=chosen
         )
     return chosen
+
+
+def causal_check(
+    model: nn.Module,
+    found: Dissection,
+    data: str | Path | Pairs | Callable[[], Pairs],
+    metric: ImageMetric,
+    *,
+    levels: Sequence[str] | None = None,
+    by: By = "mean",
+    draws: int = 3,
+    call: Call | None = None,
+    resamples: int = 200,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> tuple[Ablation, ...]:
+    """Silence the units of each stream that stand for shared and for special concepts, and as many others at random.
+
+    Args:
+        model: The network that was dissected.
+        found: Its dissection, which says what units stand for.
+        data: What it was dissected on, or other images with labels, as for ``dissect``.
+        metric: Read from the outputs of the network and the labels as the data gives them; a folder gives masks.
+        levels: Of which units are silenced; the last one by default.
+        by: As ``ablate``.
+        draws: As ``ablate``.
+        call: As for ``dissect``.
+        resamples: As ``ablate``.
+        batch_size: Of a folder.
+        seed: Of random units and resamples.
+
+    Returns:
+        The records, as ``dissect(..., ablation=)`` and the page take them.
+
+    Raises:
+        ParameterError: If a level is unknown, or the data can be read once only.
+        DataError: As ``ablate``.
+    """
+    source = LabelledData(data, found.concepts, batch_size)
+    if not source.again:
+        raise ParameterError("the data can be read once only", fix="hand in a list, a loader, or a function that returns one")
+    wanted = found.levels[-1:] if levels is None else levels
+    unknown = sorted(set(wanted) - set(found.levels))
+    if unknown:
+        raise ParameterError(f"there is no level '{unknown[0]}'", expected=", ".join(found.levels))
+    rows: list[Ablation] = []
+    for one, alignments in zip(found.sets, zip(*(row.items() for row in found.alignments.values()), strict=True), strict=True):
+        for modality, (level, alignment) in zip(found.modalities, alignments, strict=True):
+            labels = unit_labels(alignment, found.mode, found.cut)
+            groups = unit_groups(labels, {"shared": one.shared, "special": one.special(modality)})
+            if one.level in wanted and groups:
+                layer = found.layers[modality, level]
+                options: dict[str, Any] = {"by": by, "draws": draws, "call": call, "resamples": resamples, "seed": seed}
+                rows += ablate(model, layer, groups, source, metric, key=(modality, level), **options)
+    return tuple(rows)

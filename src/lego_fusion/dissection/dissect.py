@@ -31,12 +31,9 @@ from .alignment import UnitAlignment
 from .collaboration import LevelCollaboration, Streams, collaboration
 from .findings import FUSED, AblationReading, DetectorCount, Dissection, Gallery, LevelConcepts, Snapshot, UnitRow, best_units
 from .labelled_data import LabelledData, Pairs, Read, named_pictures
-from .levels import chosen_layers
 from .overlap import Mode
-from .reading import ChosenSettings, Reading, ReadingSettings, Tell, read_network
-from .recorded import Key, Recording
-from .recorder import Call, Kind
-from .untrained import untrained_copy
+from .reading import ChosenSettings, Reading, ReadingSettings, Tell, chosen_layers, read_network, untrained_copy
+from .recorder import Call, Key, Kind, Recording
 from .variance import (
     AgainstChance,
     Profile,

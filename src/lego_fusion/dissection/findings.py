@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ..explain.similarity import SimilarityMatrix
 from .alignment import UnitAlignment
 from .collaboration import LevelCollaboration
-from .concept_sets import ConceptSets, concept_sets
+from .concepts import ConceptSets, concept_sets
 from .overlap import CUTS, Mode
-from .recorded import Key
+from .recorder import Key
 from .variance import AgainstChance, Bounded, SemanticVariance
 
 FUSED = "fused"

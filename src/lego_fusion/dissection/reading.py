@@ -1,9 +1,10 @@
-"""One network over one set of data: its layers recorded on disk, aligned one after the other, and forgotten."""
+"""One network over one set of data: its levels found, its layers recorded on disk, aligned one by one, and forgotten."""
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,17 +14,108 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import DataError
+from ..errors import DataError, ParameterError
 from .active_pixels import Layer
-from .alignment import UnitAlignment, align
-from .concepts import Concepts
+from .alignment import QUANTILE, UnitAlignment, align, align_regions
+from .concepts import Concepts, Regions, active_regions
 from .findings import FUSED, Gallery, UnitRow, best_units
 from .labelled_data import LabelledData, Labels, Read
 from .overlap import Mode
-from .recorded import Key, Recording, place_means
-from .recorder import Call, Kind, Recorder
-from .region_alignment import QUANTILE, align_regions
-from .regions import Regions, active_regions
+from .recorder import Call, Key, Kind, Recorder, Recording, place_means
+
+
+def chosen_layers(
+    model: nn.Module,
+    layers: Mapping[str, Mapping[str, str] | Sequence[str] | str],
+    fused: Mapping[str, str] | Sequence[str] | str | None = None,
+) -> dict[str, dict[str, str]]:
+    """The layers by modality and level, with one set of names for the levels; ``fused`` under ``FUSED``.
+
+    Raises:
+        ParameterError: If there are not two modalities, a layer is unknown, or numbers of levels differ.
+    """
+    if len(layers) < 2 or FUSED in layers:
+        expected = f"two modalities or more, none called '{FUSED}'"
+        raise ParameterError("there is nothing to compare", expected=expected, got=", ".join(layers) or "none")
+    found: dict[str, dict[str, str]] = {modality: {} for modality in layers}
+    numbered = {name: _numbered(levels) for name, levels in layers.items()}
+    for (modality, level), layer in Recorder(model, numbered).layers.items():
+        found[modality][level] = layer
+    counts = {modality: len(row) for modality, row in found.items()}
+    if len(set(counts.values())) > 1:
+        raise ParameterError(
+            "modalities have different numbers of levels",
+            expected="as many in each, matched by their order",
+            got="; ".join(f"{modality} {len(row)} ({', '.join(row.values())})" for modality, row in found.items()),
+            fix="name the layers that correspond",
+        )
+    names = _level_names(layers, next(iter(counts.values())))
+    chosen = {modality: dict(zip(names, row.values(), strict=True)) for modality, row in found.items()}
+    if fused is not None:
+        chosen[FUSED] = _fused(model, fused, names)
+    return chosen
+
+
+def _numbered(levels: Mapping[str, str] | Sequence[str] | str) -> Mapping[str, str] | str:
+    if isinstance(levels, str | Mapping):
+        return levels
+    return {f"level {place + 1}": layer for place, layer in enumerate(levels)}
+
+
+def _level_names(layers: Mapping[str, object], count: int) -> tuple[str, ...]:
+    """Those that all modalities give alike, else numbers."""
+    given = {tuple(levels) if isinstance(levels, Mapping) else () for levels in layers.values()}
+    named = next(iter(given)) if len(given) == 1 else ()
+    return named or tuple(f"level {place + 1}" for place in range(count))
+
+
+def _fused(model: nn.Module, fused: Mapping[str, str] | Sequence[str] | str, names: tuple[str, ...]) -> dict[str, str]:
+    if isinstance(fused, str):
+        found = [layer for _, layer in Recorder(model, {FUSED: fused}).layers.items()]
+        rows = dict(zip(names, found, strict=True)) if len(found) == len(names) else {names[-1]: found[0]}
+        if len(found) not in (1, len(names)):
+            raise ParameterError(
+                f"the pattern '{fused}' matches {len(found)} layers", where=FUSED, expected=f"1 or {len(names)}"
+            )
+        return rows
+    if not isinstance(fused, Mapping):
+        if len(fused) > len(names):
+            raise ParameterError("more fused layers than levels", expected=f"at most {len(names)}", got=len(fused))
+        fused = dict(zip(names[-len(fused) :], fused, strict=True))
+    unknown = [level for level in fused if level not in names]
+    if unknown or not fused:
+        raise ParameterError(f"no level '{unknown[0] if unknown else ''}' for a fused layer", expected=", ".join(names))
+    return {level: layer for (_, level), layer in Recorder(model, {FUSED: fused}).layers.items()}
+
+
+def untrained_copy(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy with new weights: every module draws its own as when it is made, running statistics included.
+
+    Parameters of modules that cannot do so are drawn from a normal distribution of the parameter's own root mean square.
+
+    Args:
+        model: The network; it is not changed, nor is the global random state.
+        seed: Of the weights.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+        >>> drawn = untrained_copy(model)
+        >>> torch.equal(drawn[0].weight, model[0].weight), drawn.training
+        (False, False)
+    """
+    drawn = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for module in drawn.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                continue
+            for parameter in module.parameters(recurse=False):
+                size = float(parameter.square().mean().sqrt())
+                parameter.copy_(size * torch.randn(parameter.shape, dtype=parameter.dtype))
+    return drawn
+
 
 Layers = Mapping[str, Mapping[str, str]]
 Tell = Callable[[str], None]

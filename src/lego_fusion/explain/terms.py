@@ -1,4 +1,4 @@
-"""Reading the graph operator: every fused entry, node score and event as a sum of shares of terms.
+"""Reading the graph operator: every fused entry, node score and event as a sum of shares of terms, and how these evolve.
 
 A fused entry is a sum of terms, G_ij = sum_t A_t prod_m R_m,ij^(p_tm), each with an exponent for every modality. So its shares
 are exact and need no approximation: they add up to the entry. Which modalities a term belongs to (those with p >= 1) is its
@@ -340,3 +340,79 @@ def _phrase(terms: Terms, shares: Mapping[tuple[int, ...], float], support: Supp
     if len(support) == 1:
         return f"{support[0]} at order {orders[0]}"
     return f"{' x '.join(support)} agreement at order {sum(largest)} ({' + '.join(orders)})"
+
+
+@dataclass(frozen=True)
+class ShareHistory:
+    """Variance shares over the steps of a training; at every step they add up to 1.
+
+    Args:
+        steps: In ascending order.
+        by_support: Of each set of modalities, one share per step.
+        by_order: Of each total order of the terms.
+    """
+
+    steps: tuple[int, ...]
+    by_support: dict[Support, tuple[float, ...]]
+    by_order: dict[int, tuple[float, ...]]
+
+    def lines(self) -> dict[str, tuple[float, ...]]:
+        """Shares by a name to print, largest at the last step first; a constant that does not vary is left out.
+
+        A zeroth power that is the identity varies: it is 1 on the diagonal and 0 elsewhere.
+        """
+        varies = {support: shares for support, shares in self.by_support.items() if support or any(shares)}
+        named = {" x ".join(support) or "constant": shares for support, shares in varies.items()}
+        return dict(sorted(named.items(), key=lambda pair: -pair[1][-1]))
+
+
+def share_history(
+    operators: Mapping[int, GraphOperator],
+    graphs: Mapping[str, Float[Tensor, "b n k"]],
+    mask: Bool[Tensor, "b n"] | None = None,
+    *,
+    square: bool | None = None,
+) -> ShareHistory:
+    """Variance shares (``terms.variance_shares``) of the operator of each snapshot over the same graphs.
+
+    Args:
+        operators: By step, of one training.
+        graphs: As for ``terms.operator_terms``: some typical bags, not a whole dataset.
+        mask: As there.
+        square: As there.
+
+    Raises:
+        DataError: If there is no snapshot, or the operators differ in modalities or orders.
+
+    Example:
+        >>> import torch
+        >>> operator = GraphOperator(["motion"], order=1)
+        >>> history = share_history({0: operator, 50: operator}, {"motion": torch.rand(1, 4, 4)})
+        >>> {name: [round(share, 6) for share in shares] for name, shares in history.lines().items()}
+        {'motion': [1.0, 1.0]}
+    """
+    if not operators:
+        raise DataError("there is no snapshot to follow", fix="train with --snapshots STEPS")
+    steps = sorted(operators)
+    first = operators[steps[0]]
+    by_support: dict[Support, list[float]] = {}
+    by_order: dict[int, list[float]] = {}
+    for place, step in enumerate(steps):
+        operator = operators[step]
+        if (operator.names, operator.orders) != (first.names, first.orders):
+            raise DataError(
+                "snapshots of different operators cannot be compared",
+                where=f"step {step}",
+                expected=f"{first.names} with orders {first.orders}",
+                got=f"{operator.names} with orders {operator.orders}",
+            )
+        terms = operator_terms(operator, graphs, mask, square=square)
+        shares = variance_shares(terms)
+        for support, exponents in zip(terms.supports, terms.exponents, strict=True):
+            by_support.setdefault(support, [0.0] * len(steps))[place] += shares[exponents]
+            by_order.setdefault(sum(exponents), [0.0] * len(steps))[place] += shares[exponents]
+    return ShareHistory(
+        tuple(steps),
+        {support: tuple(values) for support, values in by_support.items()},
+        {order: tuple(values) for order, values in sorted(by_order.items())},
+    )

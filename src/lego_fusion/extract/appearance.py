@@ -12,8 +12,7 @@ from pydantic import JsonValue
 from ..data.manifest import Nature
 from ..data.video import Frame
 from ..errors import check_int
-from .base import FrameExtractor, load_opencv, reduced_size, sample_evenly
-from .region import Region, region_setting
+from .base import FrameExtractor, Region, load_opencv, reduced_size, region_setting, sample_evenly
 
 _DIRECTIONS = 9
 _CLIP = 0.2  # the share of one direction in a block is limited, as in the source

@@ -15,8 +15,7 @@ from pydantic import JsonValue
 from ..data.manifest import Nature
 from ..data.video import Frame
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from .base import FrameExtractor, file_hash, load_opencv, load_package, reduced_size, sample_evenly
-from .region import Region, region_setting
+from .base import FrameExtractor, Region, file_hash, load_opencv, load_package, reduced_size, region_setting, sample_evenly
 
 _LAYOUTS = ("nchw", "nhwc")
 _SILENT = 4  # only fatal messages of onnxruntime; its errors are raised anyway

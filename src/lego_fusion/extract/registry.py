@@ -13,11 +13,9 @@ from ..errors import DataError, LegoFusionError, ManifestError, ParameterError
 from .appearance import Appearance
 from .audio import Audio
 from .base import Extractor
-from .motion import Motion
-from .motion_units import MotionCells, MotionFrames
+from .motion import Motion, MotionCells, MotionFrames
 from .onnx import OnnxImage
-from .text import Text
-from .words import Words
+from .text import Text, Words
 
 EXTRACTORS: dict[str, type[Extractor]] = {
     extractor.name: extractor for extractor in (Motion, Appearance, OnnxImage, Text, Audio, MotionCells, MotionFrames, Words)

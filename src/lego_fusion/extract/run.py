@@ -25,8 +25,7 @@ from ..data.dataset import (
     write_dataset,
     write_features,
 )
-from ..data.features import feature_path
-from ..data.locations import FeatureLocation
+from ..data.features import FeatureLocation, feature_path
 from ..data.manifest import Manifest
 from ..engines import ENGINES, run_on_ray
 from ..errors import DataError, LegoFusionError, check_choice, check_int

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_int
 from ..graph.operator import check_names
-from .known import KnownNormals
-from .known_units import KnownUnits
+from .known import KnownNormals, KnownUnits
 from .streams import FeatureWindow, NodeStream
 
 

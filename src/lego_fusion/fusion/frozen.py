@@ -16,9 +16,8 @@ from ..graph.operator import GraphOperator
 from ..graph.readings import bounded, degrees, inside_degrees, propagated
 from ..graph.references import choose_references, evenly_thinned, node_numbers, require_several_videos, spacings
 from .base import at_least_single, mask_nodes
-from .known import KnownNormals, column_scales, normal_rows
-from .known_units import KnownUnits
-from .units import mean_over_units
+from .known import KnownNormals, KnownUnits, column_scales, normal_rows
+from .relation import mean_over_units
 
 NUMBERS_AT_ONCE = 2**23  # entries of the graphs that are held at a time
 PSEUDO_NODES = 2.0  # of the usual variance inside a video

@@ -14,10 +14,9 @@ from ..graph.operator import FORMS, Form, GraphOperator
 from ..graph.readings import degrees, propagated, time_reach
 from .base import Fusion, FusionOutput, Graphs, mask_nodes
 from .frozen import FrozenReadings, Own, Readings, Settings, chunks, in_parts
-from .known import KnownNormals
-from .known_units import KnownUnits
-from .modality_options import unit_groups
+from .known import KnownNormals, KnownUnits
 from .reading_head import FUSED, Layout, ReadingHead
+from .relation import unit_groups
 from .streams import NodeRing, NodeStream
 
 OperatorChoice = Literal["fixed", "learned"]

@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ParameterError, check_choice
-from .attention import CrossAttention, SelfAttention
 from .base import Fusion
-from .elementwise import MLP, Add, Concat, Gated, Product, ScoreAverage
-from .graph_convolution import GraphConvolution
+from .elementwise import MLP, Add, Bilinear, Concat, Gated, LowRankTensorFusion, Product, ScoreAverage, TensorFusion
 from .lego import LegoFusion
+from .networks import MTN, CrossAttention, GraphConvolution, SelfAttention
 from .paper import PaperFusion
-from .temporal import MTN
-from .tensor import Bilinear, LowRankTensorFusion, TensorFusion
 
 FUSIONS: dict[str, type[Fusion]] = {
     fusion.kind: fusion

@@ -1,21 +1,28 @@
-"""One modality's relation inside a video, with what it learned from the training videos: centre and scale."""
+"""One modality's relation inside a video, of segments or of finer units, and the options that may differ by modality.
+
+Features of a fine modality are (B, N, U, D + 1): N nodes of U units, the last column being 1 where a unit is present and 0
+where it is not. An absent unit relates to nothing and counts nowhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..errors import check_choice
+from ..errors import DataError, ParameterError, check_choice, check_int
 from ..graph.relation_vectors import RelationVectors, cosine_vectors, dot_vectors, gaussian_vectors
 from ..graph.relationship import (
+    apply_mask,
     cosine_graph,
     dot_graph,
     gaussian_graph,
     mean_squared_norm,
     median_distance,
+    pool_relations,
     to_unit_range,
 )
 
@@ -85,3 +92,84 @@ class Relation(nn.Module):
     def centred_features(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Features as the relation sees them: x - centre."""
         return x - self.centre
+
+
+UnitPooling = Literal["mean", "max"]
+UNIT_POOLINGS: tuple[UnitPooling, ...] = ("mean", "max")
+
+
+def mean_over_units(x: Float[Tensor, "b n u d_and_1"]) -> Float[Tensor, "b n d"]:
+    """Mean of a node's present units; zero where there is none. What a fusion sees that reads no units.
+
+    Example:
+        >>> mean_over_units(torch.tensor([[[[2.0, 1.0], [4.0, 1.0], [0.0, 0.0]]]]))
+        tensor([[[3.]]])
+    """
+    present = x[..., -1:]
+    return (x[..., :-1] * present).sum(2) / present.sum(2).clamp_min(1)
+
+
+class UnitRelation(Relation):
+    """Finer units -> graph of the nodes that hold them: relations are pooled, features are not.
+
+    R_ij = mean or maximum of R_uv over units u of node i and v of node j. Centre and bandwidth are fitted on *different*
+    units: most cells of most pictures do not move, and copies of one unit say nothing new about how far units lie apart.
+
+    Args:
+        width: D.
+        kind: As in ``Relation``.
+        pooling: ``"mean"`` or ``"max"``.
+        centre: As in ``Relation``.
+        unit_range: As in ``Relation``.
+    """
+
+    def __init__(
+        self, width: int, kind: RelationKind, *, pooling: UnitPooling = "mean", centre: bool = False, unit_range: bool = False
+    ) -> None:
+        super().__init__(width, kind, centre=centre, unit_range=unit_range)
+        self.pooling: UnitPooling = check_choice(pooling, "unit_pooling", "PaperFusion", UNIT_POOLINGS)
+
+    def fit(self, features: Float[Tensor, "v n u d_and_1"]) -> None:
+        """Fit centre and scale on the different units of the training bags."""
+        units = features.flatten(0, -2)
+        units = units[units[:, -1] > 0][:, :-1]
+        if not len(units):
+            raise DataError("no unit is present in the training videos", expected="units to learn from", got="absent ones only")
+        super().fit(torch.unique(units, dim=0)[:, None])
+
+    def forward(self, x: Float[Tensor, "b n u d_and_1"], mask: Bool[Tensor, "b n"] | None = None) -> Float[Tensor, "b n n"]:
+        """Relate the units to each other, and pool them by node."""
+        return apply_mask(torch.stack([self._among_themselves(bag) for bag in x]), mask, square=True)
+
+    def _among_themselves(self, bag: Float[Tensor, "n u d_and_1"]) -> Float[Tensor, "n n"]:
+        nodes, units, _ = bag.shape
+        present = bag[..., -1].flatten() > 0
+        if not bool(present.any()):
+            return bag.new_zeros(nodes, nodes)
+        node = torch.arange(nodes, device=bag.device).repeat_interleave(units)[present]
+        graph = super().forward(bag[..., :-1].flatten(0, 1)[present][None])
+        return pool_relations(graph, node[None], nodes, reduce="max" if self.pooling == "max" else "mean")[0]
+
+
+def relation_kinds(
+    modalities: Mapping[str, int], relations: RelationKind | Mapping[str, RelationKind]
+) -> dict[str, RelationKind]:
+    """The relation of each modality."""
+    if isinstance(relations, str):
+        return dict.fromkeys(modalities, relations)
+    given: object = relations
+    if not isinstance(given, Mapping):
+        what = f"The 'relations' parameter of PaperFusion must be a relation, or one by modality. Got {relations!r} instead"
+        raise ParameterError(what)
+    missing = [name for name in modalities if name not in relations]
+    if missing:
+        raise ParameterError(f"no relation is given for modality '{missing[0]}'", got=", ".join(relations) or "none")
+    return {name: relations[name] for name in modalities}
+
+
+def unit_groups(modalities: Mapping[str, int], units: Mapping[str, int]) -> dict[str, int]:
+    """Groups of units of each fine modality."""
+    unknown = [name for name in units if name not in modalities]
+    if unknown:
+        raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
+    return {name: check_int(groups, f"units['{name}']", "fusion", low=1) for name, groups in units.items()}

@@ -33,16 +33,24 @@ from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..fusion.base import Fusion
 from ..measure.smoothing import SMOOTHING, check_smoothing, smooth, smooth_frames
 from ..writing import PARTIAL, written_whole
-from .bags import Bags, fit_statistics, load_bags, require_modalities, segments_by_crop, thread_count
+from .bags import (
+    Bags,
+    bag_of_segments,
+    fit_statistics,
+    fixed_segments,
+    load_bags,
+    load_fixed_bags,
+    require_modalities,
+    segments_by_crop,
+    thread_count,
+)
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
-from .processes import torch_threads
+from .processes import ALONE, Ranks, torch_threads
 from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
-from .ranks import ALONE, Ranks
 from .snapshots import SNAPSHOTS, clear_snapshots
 from .train import TrainingConfig, TrainingState, fit, predict_logits
-from .windows import bag_of_segments, fixed_segments, load_fixed_bags
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,17 +16,13 @@ from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.reading_head import Priors
 from ..graph.operator import GraphOperator
-from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, training_inputs, without_graphs
+from .bags import Bags, is_cached, mean_over_crops, scoring_inputs, segment_outputs, training_inputs, without_graphs
 from .checkpoint import load_training_state, save_training_state
-from .conditions import Removal
+from .conditions import ModalityDropout, Removal
 from .detector import Detector, DetectorOutput
-from .losses import Pooling, bag_loss, degree_variance, operator_penalty, smoothness, sparsity
-from .modality_dropout import ModalityDropout
-from .posterior import all_weights, most_probable
-from .ranks import ALONE, Ranks, current_ranks
-from .shared_forward import SharedForward
+from .objective import Pooling, all_weights, bag_loss, degree_variance, most_probable, operator_penalty, smoothness, sparsity
+from .processes import ALONE, Ranks, SharedForward, current_ranks
 from .snapshots import save_snapshot
-from .windows import segment_outputs
 
 NODES = "nodes"  # of bags that hold node vectors
 

@@ -19,7 +19,7 @@ from ..extract.registry import extractor_for
 from .bags import Bags, seen_by
 from .checkpoint import RunConfig, load_detector
 from .detector import Detector
-from .familiarity import unlike_training
+from .known_normals import unlike_training
 from .runs import VideoScores, bags_of_video, frame_logits
 from .train import predict_logits
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DataError, check_number
-from .ranking import RankedRuns
+from .ranking import RankedRuns, video_auc, video_average_precision
 from .scored import ScoredVideo as ScoredVideo
 from .scored import require_videos
-from .video_level import video_auc, video_average_precision
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from jaxtyping import Float64, Int64
 
 from ..errors import DataError
 from .detection import abnormal_auc, average_precision, macro_auc, micro_auc
+from .ranking import as_single_frames, video_auc, video_average_precision
 from .scored import ScoredVideo
-from .video_level import as_single_frames, video_auc, video_average_precision
 
 Metric = Callable[[Sequence[ScoredVideo]], float]
 

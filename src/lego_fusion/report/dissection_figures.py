@@ -8,8 +8,7 @@ import numpy as np
 
 from ..dissection.findings import FUSED, Dissection, LevelConcepts
 from ..explain.similarity import SimilarityMatrix
-from .charts import colour
-from .markup import Html, element, join
+from .charts import Html, colour, element, join
 from .words import number_text
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 360, 150, 26, 20

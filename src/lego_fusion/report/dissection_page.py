@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
 
 from ..dissection.findings import FUSED, Dissection, Gallery, UnitRow
 from ..dissection.overlap import Mode
-from .dissection_definitions import DEFINITIONS
+from .charts import Html, document, element
 from .dissection_figures import collaboration_figure, evolution_figure, matrix_table, sets_figure, shaded
-from .dissection_pictures import gallery_uri
-from .dissection_style import DISSECTION_STYLE
 from .dissection_words import (
     QUESTIONS,
     bounded_percent,
@@ -18,8 +22,129 @@ from .dissection_words import (
     evolution_words,
     reading_words,
 )
-from .markup import Html, document, element
+from .style import PAGE_STYLE
 from .words import number_text, percent_text
+
+DEFINITIONS: dict[str, str] = {
+    "Unit and concept": """A unit is active where its upsampled map exceeds its own quantile.
+        IoU = |M ∧ Y| / |M ∨ Y| (Network Dissection, arXiv 1704.05796).""",
+    "Objects": """Ours. Where concepts lie on objects, a unit is read over objects: its mean over each, one number an object.
+        Among pixels a unit active on every object alike would hold half of each of two colours and count for both; among
+        objects it is at chance. A detector is then a unit whose area under the ROC curve is above 0.8: of an object with the
+        concept and one without, it is higher on the first four times out of five. Objects are given, or the connected areas
+        of one combination of concepts.""",
+    "Ceiling, chance": """Ours. IoU cannot exceed min(q/p, p/q) for a unit active in a share q and a concept covering a share p:
+        at q = 0.005 and the usual cut of 0.04 no concept of more than 12.5 % of the pixels could ever be found. So a detector
+        is a unit that comes a given share of the way from chance to the ceiling.""",
+    "Profile s[m, l, c]": """Ours. Over pixels the mean over the units of a layer of IoU / ceiling; over objects how far the
+        best unit is on the way from chance to the ceiling, in which units for concepts that exclude each other do not
+        cancel.""",
+    "Semantic variance": """Ours. Variances of the profile over modalities, levels and units; its exact split into M, L, C, ML,
+        MC, LC and MLC says what is consistent (C), special (MC + MLC) and what evolves (L + LC in common, ML + MLC of its own).
+        MLC is in two of them.""",
+    "Copies that were never trained": """Ours. The same network with weights drawn as before any training: what these detect
+        comes from the inputs and the architecture.""",
+    "J and U": "Ours. J: share of the detected concepts that all modalities detect; U: share that one alone detects.",
+    "Feature similarity": "Debiased linear CKA (arXiv 1905.00414), with a noise floor from permuted images.",
+    "Collaboration": """Ours. Hybrid rule: the fused level keeps at least 75 % of the shared and of the special concepts.
+        Alignment: training together raises J by more than 0.05. Division of labour: it lowers J.""",
+    "Why ours": """The paper that asks the three questions (arXiv 2308.10019) gives its equations nowhere that we could read
+        them; these definitions answer the same questions and have exact cases that are tested.""",
+}
+
+
+DISSECTION_STYLE = (
+    PAGE_STYLE
+    + """
+:root{--shared:#009e73}
+@media (prefers-color-scheme:dark){:root{--shared:#2fc79b}}
+main.wide{max-width:84rem;padding-top:.9rem}
+.answers{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:1rem;align-items:stretch;margin:.7rem 0 1rem}
+.answers .card{margin:0;border-top:4px solid var(--accent);padding:.8rem 1rem}
+.answers h2{font-size:1.05rem}
+.answers p{font-size:.92rem;line-height:1.42}
+.answers p.lead{font-size:1rem;font-weight:600}
+.tight{margin:.55rem 0 .15rem!important}
+.bar.three{grid-template-columns:minmax(4rem,6.6rem) 1fr 3.6rem;margin:.22rem 0;font-size:.86rem}
+.bar.three>:first-child{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.bar.small{font-size:.78rem;color:var(--soft)}
+.bar.small .track{height:.55rem}
+.stack{display:flex;height:1.15rem;border-radius:3px;overflow:hidden;background:var(--track)}
+.stack .part{color:#fff;font-size:.74rem;line-height:1.15rem;text-align:center;min-width:0;overflow:hidden;
+border-right:2px solid var(--card);font-weight:600}
+@media (prefers-color-scheme:dark){.stack .part{color:#111}}
+.floor{position:absolute;top:0;bottom:0;width:2px;background:var(--ink)}
+svg.lines{width:100%;display:block;max-width:26rem}
+svg.lines text{font-size:11px;fill:var(--soft)}
+svg.mark{width:.9rem;height:.9rem;vertical-align:-.12rem;margin-right:.3rem}
+table.heat{width:auto;font-size:.8rem;font-variant-numeric:tabular-nums}
+table.heat td{text-align:center;padding:.2rem .35rem;min-width:2.9rem;border:1px solid var(--card);white-space:nowrap}
+table.heat th{padding:.2rem .5rem .2rem 0;white-space:nowrap;vertical-align:bottom;border:0;max-width:16rem;overflow:hidden;
+text-overflow:ellipsis}
+table.heat th.turned{padding:.2rem .1rem;text-align:center;white-space:normal;line-height:1.15;
+font-size:.74rem;max-width:4.2rem}
+td.below{color:var(--soft)}
+td.found{font-weight:700;outline:2px solid var(--ink);outline-offset:-2px}
+.units{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr));gap:.9rem 1.2rem;margin:.6rem 0}
+.unit .row{display:grid;grid-template-columns:repeat(4,1fr);gap:.25rem}
+.unit img{width:100%;display:block;border-radius:4px;image-rendering:pixelated}
+.unit p{font-size:.84rem;line-height:1.3}
+@media (max-width:60rem){.answers{grid-template-columns:1fr}}
+@media (max-width:40rem){.scroll table:not(.heat){min-width:36rem}table.heat th{white-space:normal;max-width:6.5rem}
+table.heat td{min-width:2.5rem;padding:.2rem .2rem}.units{grid-template-columns:1fr}svg.lines text{font-size:12px}}
+"""
+)
+
+
+_LONGEST_SIDE = 96
+_LINE = np.array([213.0, 94.0, 0.0])  # Okabe and Ito's vermilion
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def gallery_uri(picture: Float32[np.ndarray, "c h w"], mask: Bool[np.ndarray, "g v"]) -> str:
+    """A picture of which all but the mask is pale, the mask outlined.
+
+    Args:
+        picture: In [0, 1]; of 3 channels or more the first three are colours, else the first is gray.
+        mask: Resampled to the picture.
+    """
+    step = -(-max(picture.shape[1:]) // _LONGEST_SIDE)
+    small = picture[:3, ::step, ::step] if picture.shape[0] >= 3 else np.repeat(picture[:1, ::step, ::step], 3, axis=0)
+    colours = 255.0 * np.moveaxis(np.clip(small, 0, 1), 0, -1)
+    rows, columns = (np.arange(size) * old // size for size, old in zip(colours.shape[:2], mask.shape, strict=True))
+    inside = mask[rows][:, columns]
+    shown = np.where(inside[..., None], colours, 0.45 * colours + 0.55 * 128)
+    shown[outline(inside)] = _LINE
+    return png_uri((shown.astype(np.uint8) >> 3 << 3).astype(np.uint8))  # fewer colours: half the size
+
+
+def outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Pixels outside that touch the inside.
+
+    Example:
+        >>> outline(np.array([[False, False, False], [False, True, False]])).astype(int).tolist()
+        [[0, 1, 0], [1, 0, 1]]
+    """
+    wide = np.pad(mask, 1)
+    near = wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
+    return np.asarray(near & ~mask)
+
+
+def png_uri(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    """A picture as a PNG data URI, by the standard library alone."""
+    height, width = image.shape[:2]
+    rows = np.concatenate(
+        [np.zeros((height, 1), np.uint8), image.reshape(height, -1)], axis=1
+    )  # each row begins with its filter
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    data = _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in parts)
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
 
 _MOST_UNITS = 8  # rows of each layer
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from ..data.dataset import VideoRecord
 from ..data.video import VIDEO_SUFFIXES, VideoReader
 from ..errors import MissingExtraError, VideoError
-from ..why.event_records import HeatMap, Segment, VideoExplanation
+from ..why.records import HeatMap, Segment, VideoExplanation
 
 Image = UInt8[np.ndarray, "h w 3"]
 _LONGEST_SIDE, _QUALITY = 480, 82

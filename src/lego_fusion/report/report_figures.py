@@ -13,8 +13,7 @@ from ..alarm.events import frame_edges
 from ..data.annotations import intervals_from_labels
 from ..why.reading import CoefficientTable, VideoReading
 from .figures import CURVE, TRUTH, load_matplotlib, save_figure
-from .report_data import Moment, moment_at, moments_of, peak_moments
-from .report_record import Report
+from .report_data import Moment, Report, moment_at, moments_of, peak_moments
 
 _ALARM = "#D55E00"
 _FORMATS = ("png", "svg")

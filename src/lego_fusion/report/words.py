@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..why.event_records import EventExplanation, Segment, VideoExplanation
-from ..why.node_parts import OWN
+from ..why.parts import OWN
+from ..why.records import EventExplanation, Segment, VideoExplanation
 
 _VERBS = {
     "motion": "it moves",

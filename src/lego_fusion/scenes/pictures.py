@@ -1,20 +1,197 @@
-"""Pictures of a scripted scene and their encoding: a walkway under a fixed camera, as an H.264 mp4."""
+"""Pictures of a scripted scene, walkers and carts drawn at sixteenths of a pixel, and their encoding as an H.264 mp4."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from ..errors import MissingExtraError
-from .figures import Brush, Canvas, Look, draw_cart, draw_cyclist, draw_person
-from .places import Place
-from .script import Actor, Scene, View
+from .script import Actor, Place, Scene, View
+
+Colour = tuple[float, float, float]
+Point = tuple[float, float]
+Canvas = UInt8[np.ndarray, "h w 3"]
+
+_CLOTHES = (
+    *((52, 62, 84), (116, 48, 46), (70, 88, 66), (152, 146, 132), (58, 58, 62), (176, 160, 120)),
+    *((92, 112, 142), (126, 96, 76), (188, 186, 184), (84, 58, 92), (150, 84, 52), (64, 104, 110)),
+)
+_SKINS = ((226, 188, 160), (198, 152, 120), (150, 108, 82), (104, 74, 58))
+_HAIRS = ((44, 36, 32), (78, 56, 40), (122, 98, 66), (96, 94, 92), (30, 28, 28))
+_TYRE = (34.0, 34.0, 36.0)
+_STEEL = (128.0, 132.0, 138.0)
+_GLASS = (150.0, 172.0, 184.0)
+_SHIFT = 4
+_ONE = 1 << _SHIFT
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colours and build of a figure."""
+
+    shirt: Colour
+    trousers: Colour
+    skin: Colour
+    hair: Colour
+    build: float
+    bag: bool
+
+    @classmethod
+    def from_seed(cls, seed: int) -> Look:
+        """Draw a look from a seed."""
+        rng = np.random.default_rng(seed)
+
+        def pick(colours: tuple[tuple[int, int, int], ...]) -> Colour:
+            red, green, blue = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.85, 1.15)
+            return float(red), float(green), float(blue)
+
+        shirt, trousers, skin, hair = (pick(colours) for colours in (_CLOTHES, _CLOTHES, _SKINS, _HAIRS))
+        return cls(shirt, trousers, skin, hair, float(rng.uniform(0.85, 1.2)), bool(rng.random() < 0.25))
+
+
+class Brush:
+    """OpenCV's shapes with coordinates in fractions of a pixel and smooth edges."""
+
+    def __init__(self) -> None:
+        try:
+            self.cv2: Any = importlib.import_module("cv2")
+        except ImportError as error:
+            raise MissingExtraError("opencv-python-headless", "video") from error
+
+    def line(self, canvas: Canvas, points: list[Point], thickness: float, colour: Colour) -> None:
+        """Draw a broken line through the points, at least one pixel thick."""
+        ends = [(round(x * _ONE), round(y * _ONE)) for x, y in points]
+        for start, end in pairwise(ends):
+            self.cv2.line(canvas, start, end, colour, max(1, round(thickness)), self.cv2.LINE_AA, _SHIFT)
+
+    def ellipse(
+        self, canvas: Canvas, centre: Point, axes: Point, colour: Colour, *, tilt: float = 0.0, arc: Point = (0.0, 360.0)
+    ) -> None:
+        """Fill an ellipse, or the part of it between two angles in degrees."""
+        where = (round(centre[0] * _ONE), round(centre[1] * _ONE))
+        half = (max(1, round(axes[0] * _ONE)), max(1, round(axes[1] * _ONE)))
+        self.cv2.ellipse(canvas, where, half, tilt, arc[0], arc[1], colour, -1, self.cv2.LINE_AA, _SHIFT)
+
+    def ring(self, canvas: Canvas, centre: Point, radius: float, thickness: float, colour: Colour) -> None:
+        """Draw a circle's outline."""
+        where = (round(centre[0] * _ONE), round(centre[1] * _ONE))
+        width = max(1, round(thickness))
+        self.cv2.circle(canvas, where, round(radius * _ONE), colour, width, self.cv2.LINE_AA, _SHIFT)
+
+    def polygon(self, canvas: Canvas, points: list[Point], colour: Colour) -> None:
+        """Fill a convex polygon."""
+        corners = np.array([(round(x * _ONE), round(y * _ONE)) for x, y in points], dtype=np.int32)
+        self.cv2.fillConvexPoly(canvas, corners, colour, self.cv2.LINE_AA, _SHIFT)
+
+    def shadow(self, canvas: Canvas, centre: Point, axes: Point, strength: float = 0.35) -> None:
+        """Darken an ellipse of the ground."""
+        height, width = canvas.shape[:2]
+        left, top = max(0, int(centre[0] - axes[0])), max(0, int(centre[1] - axes[1]))
+        right, bottom = min(width, int(centre[0] + axes[0]) + 2), min(height, int(centre[1] + axes[1]) + 2)
+        if left >= right or top >= bottom:
+            return
+        ground = canvas[top:bottom, left:right]
+        dark = self.cv2.convertScaleAbs(ground, alpha=1 - strength)
+        mask = np.zeros(ground.shape[:2], dtype=np.uint8)
+        where = (round((centre[0] - left) * _ONE), round((centre[1] - top) * _ONE))
+        half = (max(1, round(axes[0] * _ONE)), max(1, round(axes[1] * _ONE)))
+        self.cv2.ellipse(mask, where, half, 0, 0, 360, 255, -1, self.cv2.LINE_8, _SHIFT)
+        self.cv2.copyTo(dark, mask, ground)
+
+
+def draw_person(
+    brush: Brush, canvas: Canvas, feet: Point, body: float, look: Look, *, phase: float, facing: int, running: bool
+) -> None:
+    """Draw someone who walks, stands (phase 0) or runs: legs and arms swing, the body bobs with each step."""
+    x, ground = feet
+    reach, lean = (0.3, 0.14) if running else (0.19, 0.02)
+    swing = float(np.sin(phase))
+    y = ground - abs(float(np.cos(phase))) * (0.05 if running else 0.02) * body
+    hip, neck = (x, y - 0.46 * body), (x + facing * lean * body, y - 0.8 * body)
+    brush.shadow(canvas, (x + 0.06 * body, ground), (0.24 * body, 0.045 * body))
+    for side, colour in ((-1, _darker(look.trousers)), (1, look.trousers)):
+        knee = (x + facing * (side * 0.55 * swing * reach + 0.04 * abs(swing)) * body, y - 0.24 * body)
+        foot = (x + facing * side * swing * reach * body, ground - max(0.0, -side * float(np.cos(phase))) * 0.06 * body)
+        brush.line(canvas, [hip, knee, foot], 0.1 * body, colour)
+    if look.bag:
+        pack = (x + facing * (0.5 * lean - 0.12) * body, y - 0.66 * body)
+        brush.ellipse(canvas, pack, (0.08 * body, 0.13 * body), _darker(look.hair))
+    tilt = float(np.degrees(np.arctan2(neck[0] - hip[0], hip[1] - neck[1])))
+    middle = ((hip[0] + neck[0]) / 2, (hip[1] + neck[1]) / 2 - 0.01 * body)
+    brush.ellipse(canvas, middle, (0.115 * look.build * body, 0.2 * body), look.shirt, tilt=tilt)
+    elbow = (neck[0] - facing * 0.08 * swing * body, y - 0.62 * body)
+    raised = 0.1 if running else 0.0
+    hand = (neck[0] + facing * (raised - 0.9 * swing * reach) * body, y - (0.47 + 1.2 * raised) * body)
+    brush.line(canvas, [(neck[0], neck[1] + 0.05 * body), elbow, hand], 0.065 * body, _darker(look.shirt))
+    _draw_head(brush, canvas, (neck[0] + facing * 0.015 * body, y - 0.9 * body), body, look, facing)
+
+
+def draw_cyclist(brush: Brush, canvas: Canvas, feet: Point, body: float, look: Look, *, phase: float, facing: int) -> None:
+    """Draw someone on a bicycle, pedalling."""
+    x, y = feet
+
+    def at(along: float, up: float) -> Point:
+        return x + facing * along * body, y - up * body
+
+    brush.shadow(canvas, (x + 0.05 * body, y), (0.5 * body, 0.05 * body))
+    for along in (-0.32, 0.32):
+        brush.ring(canvas, at(along, 0.2), 0.19 * body, 0.04 * body, _TYRE)
+    frame = [at(-0.32, 0.2), at(-0.1, 0.47), at(0.24, 0.47), at(0.0, 0.2), at(-0.1, 0.47)]
+    brush.line(canvas, [*frame, at(0.0, 0.2), at(-0.32, 0.2)], 0.035 * body, _darker(look.hair))
+    brush.line(canvas, [at(0.32, 0.2), at(0.24, 0.5), at(0.28, 0.56)], 0.035 * body, _darker(look.hair))
+    for half_turn, colour in ((np.pi, _darker(look.trousers)), (0.0, look.trousers)):
+        turn = phase / 2 + half_turn
+        pedal = at(0.08 * float(np.cos(turn)), 0.18 + 0.08 * float(np.sin(turn)))
+        knee = at(0.1 + 0.03 * float(np.cos(turn)), 0.38 + 0.05 * float(np.sin(turn)))
+        brush.line(canvas, [at(-0.1, 0.52), knee, pedal], 0.09 * body, colour)
+    brush.line(canvas, [at(-0.1, 0.57), at(0.1, 0.84)], 0.2 * look.build * body, look.shirt)
+    brush.line(canvas, [at(0.1, 0.82), at(0.2, 0.66), at(0.28, 0.58)], 0.065 * body, _darker(look.shirt))
+    _draw_head(brush, canvas, at(0.17, 0.98), body, look, facing)
+
+
+def draw_cart(brush: Brush, canvas: Canvas, feet: Point, body: float, look: Look, *, phase: float, facing: int) -> None:
+    """Draw an open utility cart with a driver: about two body heights long."""
+    x, y = feet
+
+    def at(along: float, up: float) -> Point:
+        return x + facing * along * body, y - up * body
+
+    brush.shadow(canvas, (x + 0.05 * body, y), (0.95 * body, 0.09 * body), 0.45)
+    brush.polygon(canvas, [at(-0.35, 0.5), at(-0.35, 1.12), at(0.3, 1.12), at(0.42, 0.5)], _darker(_GLASS, 0.75))
+    brush.line(canvas, [at(-0.05, 0.5), at(-0.02, 0.82)], 0.22 * body, look.trousers)
+    _draw_head(brush, canvas, at(0.0, 0.95), body, look, facing)
+    brush.line(canvas, [at(0.0, 0.78), at(0.22, 0.66)], 0.06 * body, _darker(look.trousers))
+    for along, top in ((-0.38, -0.35), (0.48, 0.34)):
+        brush.line(canvas, [at(along, 0.45), at(top, 1.16)], 0.045 * body, _STEEL)
+    brush.polygon(canvas, [at(-0.46, 1.14), at(-0.42, 1.21), at(0.4, 1.21), at(0.46, 1.14)], _darker(look.shirt, 1.25))
+    brush.polygon(canvas, [at(-0.92, 0.18), at(-0.92, 0.56), at(-0.34, 0.56), at(-0.34, 0.18)], look.shirt)
+    brush.polygon(canvas, [at(-0.34, 0.4), at(0.4, 0.4), at(0.4, 0.18), at(-0.34, 0.18)], _darker(look.shirt, 0.9))
+    brush.polygon(canvas, [at(0.38, 0.18), at(0.44, 0.56), at(0.8, 0.5), at(0.92, 0.36), at(0.92, 0.18)], look.shirt)
+    for along in (-0.62, 0.62):
+        brush.ellipse(canvas, at(along, 0.16), (0.17 * body, 0.17 * body), _TYRE)
+        brush.ellipse(canvas, at(along, 0.16), (0.07 * body, 0.07 * body), _STEEL)
+        spoke = (0.12 * float(np.cos(phase)), 0.12 * float(np.sin(phase)))
+        brush.line(canvas, [at(along, 0.16), at(along + spoke[0], 0.16 + spoke[1])], 0.03 * body, _STEEL)
+
+
+def _draw_head(brush: Brush, canvas: Canvas, centre: Point, body: float, look: Look, facing: int) -> None:
+    brush.ellipse(canvas, centre, (0.066 * body, 0.085 * body), look.skin)
+    crown = (centre[0] - facing * 0.012 * body, centre[1] - 0.015 * body)
+    brush.ellipse(canvas, crown, (0.07 * body, 0.085 * body), look.hair, arc=(180.0, 360.0))
+
+
+def _darker(colour: Colour, factor: float = 0.72) -> Colour:
+    red, green, blue = (min(255.0, part * factor) for part in colour)
+    return red, green, blue
+
 
 _SUPERSAMPLING = 2
 _NOISE_MARGIN = 32

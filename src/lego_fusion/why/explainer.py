@@ -30,12 +30,14 @@ from ..learn.bags import (
 )
 from ..learn.checkpoint import RunConfig, load_detector
 from ..learn.runs import VideoScores, dataset_segment, frame_logits, load_run_bags, read_method, require_same_features
-from .counterfactual import (
+from .localise import NormalSegments, heat_map_at
+from .parts import (
     MEAN_MEANING,
     PARTS_MEANING,
     ROW_MEANINGS,
     Counterfactuals,
     MeanFeatures,
+    NodeParts,
     PartsPresent,
     TypicalNormal,
     TypicalRelations,
@@ -44,9 +46,11 @@ from .counterfactual import (
     is_ranked,
     node_head,
     operator_of,
+    reading_parts,
+    row_parts,
     terms_of,
 )
-from .event_records import (
+from .records import (
     REMOVALS,
     ColumnPart,
     Counterfactual,
@@ -59,9 +63,6 @@ from .event_records import (
     Segment,
     VideoExplanation,
 )
-from .localise import heat_map_at
-from .nearest import NormalSegments
-from .node_parts import NodeParts, reading_parts, row_parts
 
 MOST_COLUMNS = 8  # listed of an event
 _ROWS_AT_ONCE = 256

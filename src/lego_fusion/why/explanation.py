@@ -12,17 +12,16 @@ from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..errors import CheckpointError, DataError, ParameterError
-from ..explain.evolution import ShareHistory, share_history
-from ..explain.terms import coefficient_spread, summarise_operator, variance_shares
+from ..explain.terms import ShareHistory, coefficient_spread, share_history, summarise_operator, variance_shares
 from ..fusion.base import Fusion
 from ..learn.bags import training_inputs
 from ..learn.checkpoint import RunConfig, load_detector
 from ..learn.detector import Detector
 from ..learn.runs import require_same_features
 from ..learn.snapshots import list_snapshots, load_snapshot
-from .counterfactual import operator_of, terms_of
-from .event_records import Removal, VideoExplanation
 from .explainer import Explainer, require_same_references, training_bags
+from .parts import operator_of, terms_of
+from .records import Removal, VideoExplanation
 
 _MOST_BAGS = 64  # that the variation of the fused graph is measured on
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from ..data.segments import rows_to_frames
-from ..data.units import cells_of_pixels
+from ..data.segments import cells_of_pixels, rows_to_frames
 from ..errors import DataError
 from ..measure.scored import ScoredVideo
 

@@ -25,10 +25,9 @@ from ..learn.runs import VideoScores, load_run_bags, score_dataset, segment_span
 from ..learn.train import predict_logits
 from ..learn.video_scoring import score_video
 from ..measure.events import Event
-from .counterfactual import is_ranked, node_head, terms_of
-from .event_records import Segment
 from .explainer import Explainer, known_columns
-from .node_parts import NodeParts, reading_parts, row_parts
+from .parts import NodeParts, is_ranked, node_head, reading_parts, row_parts, terms_of
+from .records import Segment
 
 Graph = Float[np.ndarray, "n k"]
 MOST_COLUMNS = 64  # known segments whose relations are kept of one video
