@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import store
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from lego_fusion.learn.bags import Bags, fit_statistics
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.novelty import nearest_neighbour_scores
 from lego_fusion.learn.train import TrainingConfig, fit, predict
+from measuring import store
 
 TRAIN, TEST, NODES, WIDTH, EVENT, NOISE = 80, 60, 16, 8, 4, 0.5
 STATES = {"alpha": 4, "beta": 4, "gamma": 24, "delta": 24}

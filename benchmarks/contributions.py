@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.learn.bags import load_bags
@@ -23,6 +22,7 @@ from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.protocol import own_split, run_method
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.why.contributions import QUANTITIES, detector_contributions
+from measuring import store
 
 
 def measure(dataset: Dataset, method: str, seeds: int, draws: int) -> list[dict[str, Any]]:

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import store
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +38,7 @@ from lego_fusion.learn.graph_cache import cached_graphs
 from lego_fusion.learn.protocol import make_default_fusion, own_split
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.train import TrainingConfig, predict
+from measuring import store
 
 ROWS, CROPS, WIDTHS = 100, 10, {"video": 2048, "text": 768}
 VIDEOS, FULL, TRAINED = 95, 1900, 0.85

@@ -17,13 +17,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from measuring import alternating, median_ratio, store
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lego_fusion.measure.detection import detection_metrics
 from lego_fusion.measure.scored import ScoredVideo
+from measuring import alternating, median_ratio, store
 
 VIDEOS, SEGMENTS, FRAMES, TARGET = 290, 32, 1_100_000, 5.0
 

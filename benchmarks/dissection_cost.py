@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import store
 from rich.console import Console
 from torch import Tensor, nn
 
 from lego_fusion.dissection.dissect import dissect
 from lego_fusion.report.dissection_files import save_dissection
+from measuring import store
 
 IMAGES, SIDE, CONCEPTS = 2000, 128, 40
 LEVELS = ((32, 2), (64, 2), (64, 1), (64, 2), (64, 1))  # channels and stride of the layers of each stream

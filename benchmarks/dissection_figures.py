@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import RESULTS
 
-from lego_fusion.data.planted_rgbd import SEEN_BY
+from known_answers.scenes import SEEN_BY
 from lego_fusion.report.figures import LINES, load_matplotlib
+from measuring import RESULTS
 
 LEVELS = ("1", "2", "3", "4", "5")
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

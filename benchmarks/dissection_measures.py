@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from two_stream import CHANNELS, TwoStream, pictures_of
 
-from lego_fusion.data.planted_rgbd import CLASSES, LABELS, SEEN_BY, PlantedScenes
+from known_answers.scenes import CLASSES, LABELS, SEEN_BY, PlantedScenes
 from lego_fusion.dissection.ablation import ablate, class_iou, excess_over_random, unit_groups, unit_labels
 from lego_fusion.dissection.alignment import UnitAlignment, align
 from lego_fusion.dissection.collaboration import LevelCollaboration, Streams, collaboration
@@ -23,6 +22,7 @@ from lego_fusion.explain.contributions import ModelValue
 from lego_fusion.explain.decomposition import PartialInformation
 from lego_fusion.explain.information import partial_information
 from lego_fusion.explain.shapley import contributions
+from two_stream import CHANNELS, TwoStream, pictures_of
 
 ENCODER = {"1": "2", "2": "5", "3": "8"}  # level -> place of the ReLU in an encoder
 DECODER = {"4": "2", "5": "6"}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from dissection_measures import (
     CHANNELS,
     ENCODER,
@@ -39,14 +40,13 @@ from dissection_measures import (
     streams_of,
     variance,
 )
-from measuring import store
-from two_stream import TwoStream, intersection_over_union, pictures_of, predicted, train
-
-from lego_fusion.data.planted_rgbd import PlantedScenes, plant_scenes
+from known_answers.scenes import PlantedScenes, plant_scenes
 from lego_fusion.dissection.collaboration import Streams, collaboration
 from lego_fusion.dissection.concepts import concept_sets
 from lego_fusion.dissection.recorder import Recording
 from lego_fusion.explain.similarity import cka
+from measuring import store
+from two_stream import TwoStream, intersection_over_union, pictures_of, predicted, train
 
 OBJECTS = (4, 7)
 JOINT = ("middle: concatenation", "middle: LegoBlock", "late")

@@ -14,9 +14,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from known_answers.scenes import SEEN_BY
 from measuring import RESULTS
-
-from lego_fusion.data.planted_rgbd import SEEN_BY
 
 LEVELS = ("1", "2", "3", "4", "5")
 TOLD = {"rgb": "colour", "depth": "height", "either": "outline alone", "both": "colour XOR height"}

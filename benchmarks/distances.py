@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import alternating, main_of_rows, median_ratio
 from torch import Tensor
 
 from lego_fusion.graph.distances import nearest, prepare, squared_distances
+from measuring import alternating, main_of_rows, median_ratio
 
 ROWS, OTHERS, WIDTH, NEAREST = 2048, 8192, 512, 3
 OFFSETS = (0.0, 1e3, 1e6)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.joining import join_datasets
@@ -30,6 +29,7 @@ from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.intervals import seeded_interval
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.measure.smoothing import SMOOTHING
+from measuring import store
 
 METHODS = ("lego", "concat", "nearest-neighbours")
 STATISTICS = ("shared", "centred by domain", "centred and scaled by domain")

@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import planted
 import torch
-from measuring import store
 from torch import Tensor
 
+import planted
+from known_answers.agreement import logits_within, modality_shares, node_auc, order_shares, share_error
+from known_answers.bags import KINDS
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.data.planted import KINDS
 from lego_fusion.data.segments import segment_bounds
-from lego_fusion.explain.agreement import logits_within, modality_shares, node_auc, order_shares, share_error
 from lego_fusion.explain.attribution import gradient_times_input, integrated_gradients, modality_shapley
 from lego_fusion.explain.faithfulness import (
     Case,
@@ -52,6 +51,7 @@ from lego_fusion.learn.bags import Bags, load_bags
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.protocol import own_split, run_method
 from lego_fusion.learn.train import TrainingConfig
+from measuring import store
 
 Graphs = dict[str, Tensor]
 METHODS = ("terms", "shapley", "gradient x input", "integrated gradients", "random")

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import store
 
 from lego_fusion.alarm.event_evaluation import event_video
 from lego_fusion.alarm.events import EventRule
@@ -33,6 +32,7 @@ from lego_fusion.learn.protocol import frame_scores, make_default_fusion
 from lego_fusion.learn.runs import VideoScores
 from lego_fusion.learn.train import TrainingConfig, fit, predict_logits
 from lego_fusion.measure.events import EventMetrics, event_metrics
+from measuring import store
 
 CALIBRATION = {0.1: 9, 0.2: 4}
 

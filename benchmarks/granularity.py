@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.learn.bags import load_bags
@@ -26,6 +25,7 @@ from lego_fusion.learn.protocol import LEARNED, Split, draws_at_random, own_spli
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
+from measuring import store
 from study import mean_and_deviation
 
 MODALITIES = ("motion", "motion-cells", "motion-frames", "text", "words")

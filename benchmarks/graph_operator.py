@@ -17,12 +17,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import alternating, median_ratio, store
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lego_fusion.graph.kernels import bivariate_polynomial
+from measuring import alternating, median_ratio, store
 
 SHAPES = [(64, 32, 8, 1.5), (8, 256, 8, None), (64, 32, 3, None)]  # B, N, P = Q, target ratio
 ORDERS = [1, 3, 8]  # P = Q, for the bytes kept

@@ -24,7 +24,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from measuring import store
 from scipy.stats import chi2
 
 from lego_fusion.alarm.calibration import ALL_CAMERAS, calibrate_run
@@ -41,6 +40,7 @@ from lego_fusion.learn.runs import VideoScores, score_dataset, train_run
 from lego_fusion.measure.events import event_metrics
 from lego_fusion.scenes.pictures import SceneRenderer
 from lego_fusion.scenes.script import ANOMALY_KINDS, Scene, View, runs_of, write_scene
+from measuring import store
 
 VIEW, PEOPLE, NOISE, PER_HOUR = View(80, 120, 5.0), (3, 12), 2.0, 1.0
 RULES = {

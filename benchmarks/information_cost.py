@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import alternating, store
 from rich.console import Console
 from rich.table import Table
 
 from lego_fusion.explain.batch_information import batch_partial_information
 from lego_fusion.explain.decomposition import PartialInformation
 from lego_fusion.explain.information import decompose_table, partial_information
+from measuring import alternating, store
 
 SHAPE, TARGET_SECONDS = (30, 30, 5), 1.0
 CONCENTRATIONS = {"dense": 1.0, "uneven": 0.3, "sparse": 0.05}  # of the Dirichlet distribution that tables are drawn from

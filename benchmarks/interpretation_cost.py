@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import store
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -30,6 +29,7 @@ from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import predict
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
+from measuring import store
 
 PED2 = {"motion": 72, "appearance": 512, "text": 384}  # widths
 PED2_VIDEOS, PED2_FRAMES = (10, 18), 180  # training and test videos

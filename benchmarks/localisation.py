@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from measuring import store
 
+from known_answers.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.video import VideoReader
 from lego_fusion.fusion.base import Fusion
@@ -28,7 +28,7 @@ from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
 from lego_fusion.report.figures import heat_map
 from lego_fusion.why.localise import heat_maps
-from lego_fusion.why.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
+from measuring import store
 
 CELLS = "motion-cells"
 METHODS = ("lego", "nearest-cells", "speed")

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from measuring import store
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm, rankdata
@@ -31,6 +30,7 @@ from sklearn.svm import SVC
 from lego_fusion.estimators import LegoClassifier
 from lego_fusion.graph import kernel_learning as learning
 from lego_fusion.graph.relationship import cosine_graph, gaussian_graph, median_distance
+from measuring import store
 
 Views = dict[str, np.ndarray]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

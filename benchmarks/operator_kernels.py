@@ -19,11 +19,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from graph_operator import explicit, inputs, kept_bytes
-from measuring import alternating, main_of_rows, median_ratio
 from torch import Tensor
 
+from graph_operator import explicit, inputs, kept_bytes
 from lego_fusion.graph.kernels import bivariate_polynomial
+from measuring import alternating, main_of_rows, median_ratio
 
 SHAPES = [(64, 32, 10.0), (8, 256, 12.0)]  # B, N, times faster than explicit; P = Q = 8
 MATRIX = 1024
@@ -123,7 +123,7 @@ def memory_rows() -> list[dict[str, Any]]:
 
 
 def cuda_rows(rounds: int) -> list[dict[str, Any]]:
-    """The Triton forward against the copy bandwidth (P = Q <= 3) and the float32 rate (P = Q = 8)."""
+    """The compiled forward on CUDA against the copy bandwidth (P = Q <= 3) and the float32 rate (P = Q = 8)."""
     wanted = [(3, "of the measured copy bandwidth", 0.8), (8, "of the measured float32 rate", 0.4)]
     if not torch.cuda.is_available():
         return [
@@ -138,7 +138,7 @@ def _cuda_row(order: int, what: str, least: float, rounds: int) -> dict[str, Any
     big, copy = torch.rand(2**28, device="cuda"), torch.empty(2**28, device="cuda")
     square = torch.rand(8192, 8192, device="cuda")
     calls: dict[str, Callable[[], object]] = {
-        "operator": lambda: bivariate_polynomial(s, t, a, kernel="triton"),
+        "operator": lambda: bivariate_polynomial(s, t, a, kernel="compiled"),
         "copy": lambda: copy.copy_(big),
         "product": lambda: square @ square,
     }

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import RESULTS, store
 from torch import Tensor
 
 from lego_fusion.data.annotations import Interval
@@ -43,6 +42,7 @@ from lego_fusion.learn.protocol import UNLEARNED, Split, make_default_fusion, ow
 from lego_fusion.learn.train import TrainingConfig, fit, predict
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
 from lego_fusion.scenes.render import render_scenes
+from measuring import RESULTS, store
 
 IMAGE = Path(__file__).parent.parent / "docs" / "images" / "own-world.png"
 OWN_DEGREE = "own degree of lego, untrained"

@@ -16,10 +16,10 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+
+from known_answers.scenes import CLASSES, PlantedScenes, plant_scenes
 from measuring import alternating, store
 from two_stream import PLACES, TwoStream, intersection_over_union, pictures_of, predicted, train
-
-from lego_fusion.data.planted_rgbd import CLASSES, PlantedScenes, plant_scenes
 
 OBJECTS = (4, 7)
 TEST_SEED = 101

@@ -2,7 +2,7 @@
 
     python benchmarks/patch_relations.py [--seeds 0 1 2] [--steps 600] [--development]
 
-The network of two_stream.py on the scenes of data/planted_relations.py: 600 to train on (others for each seed), the same 200
+The network of two_stream.py on the scenes of known_answers/relations.py: 600 to train on (others for each seed), the same 200
 to test on. No convolution of the network reaches across a scene, so what tells a match from a stray has to come through the
 middle. Object accuracy: the more frequent answer, match or stray, over the pixels of an object; chance is 50 %, and
 the colours alone or the heights alone of object and key allow 83 %.
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from known_answers.relations import RELATION_LABELS, plant_relations
+from known_answers.scenes import PlantedScenes
 from measuring import store
 from two_stream import TwoStream, intersection_over_union, pictures_of, predicted, train
-
-from lego_fusion.data.planted_relations import RELATION_LABELS, plant_relations
-from lego_fusion.data.planted_rgbd import PlantedScenes
 
 NETWORKS = (
     "middle: concatenation",

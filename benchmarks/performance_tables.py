@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+
 from bench import CLAIMS
 from measuring import RESULTS, normalised, short
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lego_fusion.data.planted import PlantedBags, PlantedKind, plant_bags
+from known_answers.bags import PlantedBags, PlantedKind, plant_bags
 from lego_fusion.explain.terms import Terms, operator_terms
 from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.graph.operator import GraphOperator

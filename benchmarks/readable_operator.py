@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import planted
 import torch
-from measuring import store
 
+import planted
+from known_answers.agreement import modality_shares, node_auc, share_error
+from known_answers.bags import KINDS
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.data.planted import KINDS
-from lego_fusion.explain.agreement import modality_shares, node_auc, share_error
 from lego_fusion.explain.terms import explain_nodes, mean_sorted_row, variance_shares
 from lego_fusion.learn.bags import Bags, load_bags, scoring_inputs
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.protocol import resplits, run_method, scored_videos
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import micro_auc
+from measuring import store
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},

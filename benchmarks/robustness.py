@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import RESULTS, store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.learn.bags import load_bags
@@ -31,6 +30,7 @@ from lego_fusion.learn.protocol import Split, own_split, resplits, run_method, s
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
+from measuring import RESULTS, store
 
 METHODS = ("lego", "concat", "add", "gated", "cross-attention", "score-average", "mlp", "nearest-neighbours")
 NOISE_LEVELS = (0.5, 1, 2, 4)

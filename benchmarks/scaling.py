@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import alternating, store
 from torch import Tensor
 
 from lego_fusion.explain.terms import coefficient_spread, operator_terms, variance_shares
@@ -28,6 +27,7 @@ from lego_fusion.graph.relationship import cosine_graph
 from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import TrainingConfig, fit, predict
+from measuring import alternating, store
 
 WIDTH = 256
 BASE = {"bags": 8, "nodes": 128, "order": 2, "modalities": 2}

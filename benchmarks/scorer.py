@@ -14,11 +14,11 @@ from statistics import median
 
 import numpy as np
 import torch
-from measuring import alternating, store
 
 from lego_fusion.alarm.export import export_run
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.scorer import Scorer
+from measuring import alternating, store
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from measuring import RESULTS, store
 from torch import Tensor, nn
 
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import MLP, Add, Concat
 from lego_fusion.fusion.networks import CrossAttention, GraphConvolution
 from lego_fusion.fusion.paper import PaperFusion
+from measuring import RESULTS, store
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAMES = ("text", "audio", "video")

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import alternating, store
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.segments import rows_to_frames, segments_to_rows
@@ -30,6 +29,7 @@ from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, detection_metrics, macro_auc, micro_auc
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.measure.smoothing import smooth, smooth_frames
+from measuring import alternating, store
 
 METHODS = ("lego", "concat", "nearest-neighbours")
 SECONDS = (0.0, 0.25, 0.5, 1.0, 2.0)

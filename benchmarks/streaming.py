@@ -20,12 +20,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import alternating, main_of_rows, median_ratio
 from torch import Tensor
 
 from lego_fusion.fusion.block import LegoBlock
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.streaming import TILE, propagate
+from measuring import alternating, main_of_rows, median_ratio
 
 WIDTH, ORDER = 512, 3
 PEAK = """

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import machine_facts
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import check_choice
@@ -45,6 +44,7 @@ from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.intervals import seeded_interval
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.measure.smoothing import SMOOTHING
+from measuring import machine_facts
 
 METHODS = ("lego", "lego-paper", "concat")
 RESULTS = Path(__file__).parent / "results"

@@ -21,7 +21,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import alternating, median_ratio, store
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +30,7 @@ from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import TrainingConfig, fit
 from lego_fusion.study.batched import fit_together
 from lego_fusion.study.sweep import MOST_TOGETHER
+from measuring import alternating, median_ratio, store
 
 VIDEOS, NODES, HIGHEST, SEEDS = 10, 32, 10, 5
 NAMES = ("video", "text")

@@ -19,7 +19,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import alternating, median_ratio, normalised, store
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from lego_fusion.fusion.registry import make_plain_fusion
 from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.objective import bag_loss
+from measuring import alternating, median_ratio, normalised, store
 
 WIDTHS = {"video": 2048, "text": 768}
 VIDEOS, NODES, ORDER = 60, 32, 3

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from known_answers.scenes import LABELS, PlantedScenes
 from lego_fusion import LegoBlock
-from lego_fusion.data.planted_rgbd import LABELS, PlantedScenes
 from lego_fusion.fusion.networks import CrossAttention
 
 CHANNELS = {"rgb": 3, "depth": 1}

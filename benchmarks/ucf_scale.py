@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataset_reading import forget, read
-from measuring import show_rows, store
 
+from dataset_reading import forget, read
 from lego_fusion.data.annotations import Interval
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
 from lego_fusion.data.manifest import Manifest
+from measuring import show_rows, store
 
 ROWS, CROPS, WIDTHS, NODES = 100, 10, {"clip": 2048, "text": 768}, 32
 VIDEOS, PARTS = 1900, {("train", "normal"): 800, ("train", "abnormal"): 810, ("test", "normal"): 150, ("test", "abnormal"): 140}

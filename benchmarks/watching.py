@@ -31,7 +31,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measuring import store
 
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.alarm.journal import AlarmJournal
@@ -48,6 +47,7 @@ from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.scenes.render import render_scenes
+from measuring import store
 
 FPS, SIZE, ROUNDS, LIVE_SECONDS, HOURS = 25, (640, 360), 3, 60, 12
 QUIET = EventRule(threshold=1e9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lego_fusion.data.planted_rgbd import OUTLINES, SEEN_BY, plant_scenes
+from known_answers.scenes import OUTLINES, SEEN_BY, plant_scenes
 from lego_fusion.dissection.ablation import causal_check, mean_metric
 from lego_fusion.dissection.dissect import dissect
 from lego_fusion.dissection.findings import Dissection

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lego_fusion.data.planted_rgbd import CLASSES, LABELS, OUTLINES, SEEN_BY, plant_scenes
+from known_answers.scenes import CLASSES, LABELS, OUTLINES, SEEN_BY, plant_scenes
 from lego_fusion.dissection.ablation import ablate, class_iou, unit_groups, unit_labels
 from lego_fusion.dissection.alignment import align
 from lego_fusion.dissection.collaboration import Streams, collaboration

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from lego_fusion.data.planted_rgbd import SEEN_BY, plant_scenes
+from known_answers.scenes import SEEN_BY, plant_scenes
 from lego_fusion.dissection.alignment import align, align_regions
 from lego_fusion.dissection.concepts import Concepts, Regions, by_region, found_regions, given_regions, region_means
 from lego_fusion.dissection.overlap import RankedRegions

@@ -1,6 +1,5 @@
-"""Which kernel is used; that compiled and Triton kernels give what the eager one gives; what happens without a compiler."""
+"""Which kernel is used; that compiled kernels give what the eager one gives; what happens without a compiler."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.graph import compiled_kernel, kernel_choice
-from lego_fusion.graph.kernel_choice import choose_kernel, use_kernel
-from lego_fusion.graph.kernels import bivariate_polynomial, product_polynomial
+from lego_fusion.graph import compiled_kernel, kernels
+from lego_fusion.graph.kernels import bivariate_polynomial, choose_kernel, product_polynomial, use_kernel
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}  # relative to the sum of the sizes of all terms
 
@@ -25,7 +23,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 @pytest.fixture
 def compiler():
-    if not kernel_choice.can_compile(torch.device("cpu")):
+    if not kernels.can_compile(torch.device("cpu")):
         pytest.skip("needs a C++ compiler, for example g++")
 
 
@@ -100,15 +98,15 @@ def test_layouts_and_empty_batches(compiler, kernel):
 
 
 def test_the_choice(monkeypatch):
-    small, large = torch.zeros(100), torch.zeros(1).expand(kernel_choice.COMPILE_FROM)
-    monkeypatch.delenv(kernel_choice.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(kernel_choice, "can_compile", lambda device: True)
+    small, large = torch.zeros(100), torch.zeros(1).expand(kernels.COMPILE_FROM)
+    monkeypatch.delenv(kernels.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(kernels, "can_compile", lambda device: True)
     sizes = [3, 3]
     assert choose_kernel(None, small, torch.float32, sizes) == "eager"
     assert choose_kernel(None, large, torch.float32, sizes) == "compiled"
     assert choose_kernel(None, large, torch.float16, sizes) == "eager"
     assert choose_kernel(None, large, torch.float32, [12, 12]) == "eager"
-    monkeypatch.setenv(kernel_choice.ENVIRONMENT, "compiled")
+    monkeypatch.setenv(kernels.ENVIRONMENT, "compiled")
     assert choose_kernel(None, small, torch.float32, sizes) == "compiled"
     with use_kernel("eager"):
         assert choose_kernel(None, large, torch.float32, sizes) == "eager"
@@ -121,9 +119,6 @@ def test_the_choice(monkeypatch):
     [
         ("compiled", torch.float32, [12, 12], None, "at most 128 coefficients, not 144"),
         ("compiled", torch.float16, [2, 2], None, "float32 or float64, not torch.float16"),
-        ("triton", torch.float32, [17, 2], None, "orders up to 15, not 16"),
-        ("triton", torch.float64, [2, 2], None, "float32, bfloat16 or float16, not torch.float64"),
-        ("triton", torch.float32, [2, 2], 3, "two graphs and one A, not a product form"),
         ("quick", torch.float32, [2, 2], None, "must be one of 'auto', 'eager'"),
     ],
 )
@@ -132,18 +127,8 @@ def test_what_a_kernel_cannot_do(kernel, dtype, sizes, rank, message, unchecked_
         choose_kernel(kernel, torch.zeros(4), dtype, sizes, rank=rank)
 
 
-def test_triton_without_gpu_or_package(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(kernel_choice, "has_triton", lambda: True)
-    with pytest.raises(ParameterError, match="graphs on CUDA, not on cpu"):
-        choose_kernel("triton", torch.zeros(4), torch.float32, [2, 2])
-    monkeypatch.setattr(kernel_choice, "has_triton", lambda: False)
-    with pytest.raises(ParameterError, match="the package triton to be installed"):
-        choose_kernel("triton", torch.zeros(4), torch.float32, [2, 2])
-
-
 def test_an_unknown_kernel_in_the_environment(monkeypatch):
-    monkeypatch.setenv(kernel_choice.ENVIRONMENT, "fast")
+    monkeypatch.setenv(kernels.ENVIRONMENT, "fast")
     with pytest.raises(ParameterError, match="'LEGO_FUSION_KERNEL' parameter of the environment"):
         bivariate_polynomial(torch.ones(3), torch.ones(3), torch.ones(2, 2))
 
@@ -195,41 +180,6 @@ def test_a_broken_compiler_is_none(tmp_path):
     said = run(code, PATH=str(tmp_path), CXX="g++", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     assert "done" in said
     assert said.count("without compiled kernels") == 1 and "torch.compile failed" in said
-
-
-TRITON = """
-    import torch
-    from lego_fusion.graph.kernels import bivariate_polynomial as f
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for p, q, entries in ((0, 0, 7), (1, 3, 1), (3, 3, 1500), (8, 10, 33), (15, 2, 2)):
-        for dtype in (torch.float32, torch.bfloat16):
-            torch.manual_seed(0)
-            s, t = ((2 * torch.rand(2, entries) - 1).to(device, dtype).requires_grad_() for _ in range(2))
-            a, w = torch.randn(p + 1, q + 1).to(device).requires_grad_(), torch.randn(2, entries).to(device)
-            for needed in ((s, t, a), (a,), (s,)):
-                ours = f(s, t, a, kernel="triton")
-                found = ours, *torch.autograd.grad(ours, needed, w)
-                leaves = [x.detach().double().requires_grad_() for x in (s, t, a)]
-                exact = f(*leaves, kernel="eager")
-                wanted = [leaves[[x is y for y in (s, t, a)].index(True)] for x in needed]
-                expected = exact, *torch.autograd.grad(exact, wanted, w.double())
-                for one, other in zip(found, expected):
-                    coarse = 1e-2 if one.dtype == torch.bfloat16 else 1e-5
-                    assert ((one.double() - other).abs().max() <= coarse * other.abs().max() + coarse).item(), (p, q, dtype)
-            assert ours.dtype == torch.float32
-            assert f(s, t, a.to(dtype), kernel="triton").dtype == dtype
-    spread = torch.rand(6, 4).to(device)
-    part, a = spread.T[::2], torch.randn(2, 2).to(device)
-    torch.testing.assert_close(f(part, part, a, kernel="triton"), f(part, part, a, kernel="eager"))
-    assert f(part[:0], part[:0], a, kernel="triton").shape == (0, 6)
-    print("done", device)
-"""
-
-
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the package triton: pip install triton")
-def test_triton_is_eager():
-    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    assert "done" in run(TRITON, **interpreted)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

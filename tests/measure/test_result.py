@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,11 @@ from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.measure.result import (
     COLUMNS,
     Result,
-    SplitSummary,
     load_results,
     markdown_table,
-    mean_and_deviation,
     optimism_gap,
     rows,
     save_results,
-    summarise_splits,
 )
 
 
@@ -222,50 +218,3 @@ def test_gap_needs_an_honest_and_a_best_number(selection: str) -> None:
 def test_gap_needs_results_that_agree(changes: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=f"results differ in {next(iter(changes))}"):
         optimism_gap(result(), result(selection="test-best", **changes))
-
-
-# --- means and deviations --------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.lists(finite, min_size=2, max_size=20))
-def test_mean_and_deviation_equal_the_statistics_module(values: list[float]) -> None:
-    expected = (statistics.fmean(values), statistics.stdev(values))
-    assert mean_and_deviation(values) == pytest.approx(expected, abs=1e-9)
-
-
-def test_mean_and_deviation_refuse_what_has_none() -> None:
-    for values in ([], [0.5]):
-        with pytest.raises(DataError, match="at least 2"):
-            mean_and_deviation(values)
-    with pytest.raises(DataError, match="not finite"):
-        mean_and_deviation([0.5, float("nan")])
-
-
-def test_splits_are_summarised_over_their_means() -> None:
-    values = {"a": [0.95, 0.97], "b": [0.99, 0.99], "c": [1.0, 0.98]}
-    results = [result(split=s, seed=n, value=v) for s, of_split in values.items() for n, v in enumerate(of_split)]
-    summary = summarise_splits(results)
-    assert (summary.splits, summary.seeds) == (3, 2)
-    assert summary.mean == pytest.approx(0.98)
-    assert summary.deviation == pytest.approx(statistics.stdev([0.96, 0.99, 0.99]))
-    assert summarise_splits(results[::-1]).deviation == pytest.approx(summary.deviation)
-    assert str(SplitSummary(0.985, 0.0149, 10, 5)) == "98.5 ± 1.5"
-
-
-@pytest.mark.parametrize(
-    ("results", "match"),
-    [
-        ([result()], "at least 2, got 1"),
-        ([], "at least 2, got 0"),
-        ([result(), result()], r"comes twice \(split 'weak'\)"),
-        ([result(), result(split="b"), result(split="b", seed=1)], "differ in their number of seeds"),
-        ([result(), result(split="b", fusion="concat")], "differ in fusion"),
-        ([result(), result(split="b", selection="untrained")], "differ in selection"),
-        ([result(), result(split="b", metric="macro_auc")], "differ in metric"),
-        ([result(), result(split="b", condition="text:noise=1")], "differ in condition"),
-    ],
-)
-def test_what_cannot_be_summarised_is_refused(results: list[Result], match: str) -> None:
-    with pytest.raises(DataError, match=match):
-        summarise_splits(results)

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.measure.result import Result, load_results, optimism_gap, summarise_splits
+from lego_fusion.measure.result import Result, load_results, optimism_gap
 from lego_fusion.measure.smoothing import CausalSmoother, check_smoothing, frame_step, smooth, smooth_frames
 
 RANDOM = np.random.default_rng(0)
@@ -170,7 +170,5 @@ def test_records_carry_it_and_old_ones_had_none(tmp_path: Path) -> None:
 
 
 def test_records_that_differ_in_it_are_not_put_together() -> None:
-    with pytest.raises(DataError, match="differ in smoothing"):
-        summarise_splits([record(), record(split="t", smoothing=0.5)])
     with pytest.raises(DataError, match="differ in smoothing"):
         optimism_gap(record(), record(selection="test-best", smoothing=0.5))

@@ -80,10 +80,6 @@ class AlarmJournal:
         self.flush()
         return written
 
-    def number_of(self, record: Mapping[str, JsonValue]) -> int | None:
-        """The ``id`` of a line of the same video, kind and start."""
-        return self._keys.get(_key(record))
-
     def flush(self) -> None:
         """Write what waits, oldest first, as far as the disk takes it: whole lines only."""
         troubled = len(self._waiting) > 1

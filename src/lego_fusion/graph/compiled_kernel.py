@@ -1,4 +1,4 @@
-"""The operator's polynomials as straight lines of code, one function per order, compiled by ``torch.compile``.
+"""The operator's polynomials as straight lines of code for ``torch.compile``; apart from ``kernels``, as it writes source.
 
 Compiled, an entry's whole polynomial is computed while its relations are in registers: one read of each graph, one write.
 ``torch.compile`` keeps its variants with the *code* of a function and gives up silently after 8 of them. So every order gets

@@ -19,8 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import ParameterError, check_int
-from .kernel_choice import KernelName, said_kernel, use_kernel
-from .kernels import refuse_second_derivative
+from .kernels import KernelName, refuse_second_derivative, said_kernel, use_kernel
 from .operator import EntryPolynomial, GraphOperator
 from .relation_vectors import Map, RelationVectors, cosine_vectors, inner_gradient, relation_block, require_vectors
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ..errors import DataError, check_choice, check_int
@@ -203,93 +201,6 @@ def optimism_gap(honest: Result, best: Result) -> float:
     )
     _require_same([honest, best], fields, where="optimism gap")
     return best.value - honest.value
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation, sqrt(sum (x - mean)^2 / (n - 1)).
-
-    Args:
-        values: Two or more finite numbers.
-
-    Returns:
-        The mean and the deviation.
-
-    Raises:
-        DataError: If there are fewer than two values, or one is not finite.
-
-    Example:
-        >>> mean_and_deviation([1.0, 2.0, 3.0])
-        (2.0, 1.0)
-    """
-    if len(values) < 2:
-        raise DataError(
-            "a deviation needs several values",
-            expected="at least 2",
-            got=len(values),
-            fix="report the value alone, or add splits",
-        )
-    if not np.isfinite(values).all():
-        raise DataError("values are not finite", expected="finite numbers", got=list(values))
-    return float(np.mean(values)), float(np.std(values, ddof=1))
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """Mean and standard deviation over splits; printed in percent.
-
-    Args:
-        mean: Mean over splits of each split's mean over seeds.
-        deviation: Sample standard deviation of the splits' means.
-        splits: Splits.
-        seeds: Results in each split.
-
-    Example:
-        >>> print(SplitSummary(0.985, 0.015, splits=10, seeds=5))
-        98.5 ± 1.5
-    """
-
-    mean: float
-    deviation: float
-    splits: int
-    seeds: int
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.deviation:.1f}"
-
-
-def summarise_splits(results: Sequence[Result]) -> SplitSummary:
-    """Summarise one method over several splits: mean and deviation of each split's mean over seeds.
-
-    Args:
-        results: One result for each split and seed (or one for each split), alike in everything else.
-
-    Returns:
-        The mean and sample standard deviation over splits.
-
-    Raises:
-        DataError: If there are fewer than two splits, a split and seed comes twice, splits differ in their number of
-            seeds, or the results differ in dataset, modalities, fusion, condition, smoothing, selection, metric, protocol or
-            domain.
-    """
-    fields = ("dataset", "modalities", "fusion", "condition", "smoothing", "selection", "metric", "protocol", "domain")
-    _require_same(results, fields, where="splits")
-    splits: dict[str, dict[int | None, float]] = {}
-    for result in results:
-        values = splits.setdefault(result.split, {})
-        if result.seed in values:
-            raise DataError(
-                "a split and seed comes twice",
-                where=f"split '{result.split}'",
-                expected="one result each",
-                got=f"seed {result.seed} twice",
-                fix="leave one out",
-            )
-        values[result.seed] = result.value
-    seeds = {name: len(values) for name, values in splits.items()}
-    if len(set(seeds.values())) > 1:
-        raise DataError("splits differ in their number of seeds", expected="as many in each", got=seeds)
-    mean, deviation = mean_and_deviation([float(np.mean(list(values.values()))) for values in splits.values()])
-    return SplitSummary(mean, deviation, splits=len(splits), seeds=next(iter(seeds.values())))
 
 
 def _parse(line: str, where: str) -> Result:

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ..errors import DataError
-from .terms import NodeExplanation, Terms, variance_shares
+from lego_fusion.errors import DataError
+from lego_fusion.explain.terms import NodeExplanation, Terms, variance_shares
 
 
 def modality_shares(explained: NodeExplanation) -> dict[str, float]:

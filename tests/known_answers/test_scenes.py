@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from lego_fusion.data.planted_rgbd import (
+from known_answers.scenes import (
     CLASSES,
     COLOURS,
     HEIGHTS,

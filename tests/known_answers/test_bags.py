@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lego_fusion.data.planted import KINDS, plant_bags
+from known_answers.agreement import logits_within, modality_shares, node_auc, order_shares, share_error
+from known_answers.bags import KINDS, plant_bags
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.explain.agreement import logits_within, modality_shares, node_auc, order_shares, share_error
 from lego_fusion.explain.faithfulness import replacement_for
 from lego_fusion.explain.shapley import contributions
 from lego_fusion.explain.terms import explain_nodes, mean_sorted_row, operator_terms, variance_shares

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from known_answers.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
 from lego_fusion.errors import DataError
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
-from lego_fusion.why.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
 
 
 def made(seed: int, frames: int = 5, size: tuple[int, int] = (11, 17), grid: tuple[int, int] = (3, 4)):

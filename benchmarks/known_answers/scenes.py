@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, UInt8
 
-from ..errors import ParameterError, check_int, check_number
+from lego_fusion.errors import ParameterError, check_int, check_number
 
 Telling = Literal["rgb", "depth", "either", "both"]
 OUTLINES = ("disc", "square", "triangle", "cross", "diamond")

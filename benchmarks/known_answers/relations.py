@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .planted_rgbd import COLOURS, HEIGHTS, OUTLINES, TEXTURES, PlantedScenes, plant
+from .scenes import COLOURS, HEIGHTS, OUTLINES, TEXTURES, PlantedScenes, plant
 
 RELATION_LABELS = ("plane", "key", "match", "stray")
 _KEY = "cross"

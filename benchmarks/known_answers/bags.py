@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from ..errors import check_choice, check_int, check_number
+from lego_fusion.errors import check_choice, check_int, check_number
 
 PlantedKind = Literal["single", "redundant", "synergy"]
 KINDS: tuple[PlantedKind, ...] = ("single", "redundant", "synergy")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from ..data.segments import cells_of_pixels, rows_to_frames
-from ..errors import DataError
-from ..measure.scored import ScoredVideo
+from lego_fusion.data.segments import cells_of_pixels, rows_to_frames
+from lego_fusion.errors import DataError
+from lego_fusion.measure.scored import ScoredVideo
 
 
 def frame_heat_maps(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lego_fusion.data.planted_relations import RELATION_LABELS, plant_relations
-from lego_fusion.data.planted_rgbd import PlantedScenes
+from known_answers.relations import RELATION_LABELS, plant_relations
+from known_answers.scenes import PlantedScenes
 from lego_fusion.errors import ParameterError
 
 
