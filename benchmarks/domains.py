@@ -44,8 +44,8 @@ def by_domain(bags: Bags, dataset: Dataset, statistics: str) -> Bags:
     if statistics == "shared":
         return bags
     inputs = {name: tensor.clone() for name, tensor in bags.inputs.items()}
-    domains = [dataset.record(video).domain for video in bags.videos]
-    known = [dataset.record(video).split == "train" and dataset.record(video).label == "normal" for video in bags.videos]
+    domains = [dataset.records[video].domain for video in bags.videos]
+    known = [dataset.records[video].split == "train" and dataset.records[video].label == "normal" for video in bags.videos]
     for name, domain in product(inputs, dict.fromkeys(domains)):
         here = torch.tensor([one == domain for one in domains])
         usual = inputs[name][here & torch.tensor(known)].flatten(0, 1).double()
@@ -75,9 +75,9 @@ def measure(root: Path, job: tuple[str, Split, str], method: str, seeds: int) ->
     count = seeds if draws_at_random(method, TrainingConfig()) else 1
     runs = [run_method(dataset, bags, split, names, method, TrainingConfig(seed=seed)) for seed in range(count)]
     scored = [scored_videos(dataset, run.node_scores, smoothing=SMOOTHING) for run in runs]
-    domains = list(dict.fromkeys(dataset.record(video).domain for video in split.test))
+    domains = list(dict.fromkeys(dataset.records[video].domain for video in split.test))
     parts = {
-        domain: [[one for one in run if dataset.record(one.video).domain == domain] for run in scored] for domain in domains
+        domain: [[one for one in run if dataset.records[one.video].domain == domain] for run in scored] for domain in domains
     }
     parts |= {"all, pooled": scored} if len(domains) > 1 else {}
     rows = []

@@ -295,7 +295,7 @@ def run_ped2(path: Path, replacement: str) -> dict[str, Any]:
     dataset = Dataset.open(path)
     split, names = own_split(dataset), ["motion", "appearance", "text"]
     bags = load_bags(dataset, names, (*split.train, *split.test))
-    test = bags.named([video for video in split.test if dataset.record(video).label == "abnormal"])
+    test = bags.named([video for video in split.test if dataset.records[video].label == "abnormal"])
     train = bags.named(split.train)
     normal = train.select((~train.labels).nonzero()[:, 0])
     records = []

@@ -46,7 +46,7 @@ def events(dataset: Dataset, detector: Detector, bags: Bags, threshold: float) -
     """How well the events of some videos are found."""
     videos = []
     for video, logits in zip(bags.videos, predict_logits(detector, bags).double(), strict=True):
-        frames, record = frame_scores(dataset, video, logits).numpy(), dataset.record(video)
+        frames, record = frame_scores(dataset, video, logits).numpy(), dataset.records[video]
         times, truth = np.arange(record.frames) / record.fps, dataset.frame_labels(video)
         scores = VideoScores(video, record.fps, times, 1 / (1 + np.exp(-frames)), truth, logits=frames)
         videos.append(event_video(scores, EventRule(threshold=threshold, merge_seconds=1.0)))

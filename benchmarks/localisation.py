@@ -59,7 +59,7 @@ def maps(dataset: Dataset, fusion: Fusion, train: Bags, video: str) -> dict[str,
 def measure(dataset: Dataset, split: Split, masks: Path, *, interval: bool) -> list[dict[str, Any]]:
     """Pixel AUC and pointing game of every method on the abnormal test videos of a split."""
     fusion, train = fitted(dataset, split)
-    videos = [video for video in split.test if dataset.record(video).label == "abnormal"]
+    videos = [video for video in split.test if dataset.records[video].label == "abnormal"]
     pixels: dict[str, list[Any]] = {method: [] for method in METHODS}
     hits: dict[str, list[Any]] = {method: [] for method in (*METHODS, "chance")}
     for video in videos:

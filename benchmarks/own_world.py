@@ -97,7 +97,7 @@ def rendered_tasks(folder: Path, joined: Path) -> Iterator[Task]:
     there = [name for name in SETS if (folder / name / "dataset.yaml").exists()]
     dataset = join_datasets([folder / name for name in there], joined).dataset
     by_set = {name: [one.video for one in dataset.videos if one.domain == name] for name in SETS}
-    known = [video for video in by_set["known"] if dataset.record(video).label == "normal"]
+    known = [video for video in by_set["known"] if dataset.records[video].label == "normal"]
     test, few = tuple(by_set["first"][:TEST]), by_set["first"][TEST:] + by_set["second"]
     for train in (few, few + by_set["more"])[: 2 if by_set["more"] else 1]:
         yield Task(f"{len(train)} videos", dataset, Split(f"own-{len(train)}", tuple(train), test), 32)

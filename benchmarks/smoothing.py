@@ -44,7 +44,7 @@ VIDEOS, FRAMES = 290, 1_100_000  # of UCF-Crime's test split
 
 def scored(dataset: Dataset, video: str, segments: np.ndarray, form: str, seconds: float) -> ScoredVideo:
     """A video smoothed in one of the forms, beside its ground truth."""
-    record, stride = dataset.record(video), dataset.config.stride
+    record, stride = dataset.records[video], dataset.config.stride
     rows = segments_to_rows(segments, dataset.rows(video))
     if form in ("snippets", "past"):
         rows = smooth(rows, stride / record.fps, seconds, causal=form == "past")

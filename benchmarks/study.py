@@ -93,7 +93,7 @@ def measure_labels(path: Path, split: Split) -> list[dict[str, Any]]:
     names = list(dataset.modalities)
     bags: Bags = load_bags(dataset, names, (*split.train, *split.test))
     by_label = {
-        label: [video for video in split.train if dataset.record(video).label == label] for label in ("normal", "abnormal")
+        label: [video for video in split.train if dataset.records[video].label == label] for label in ("normal", "abnormal")
     }
     rows = []
     normals, abnormals = len(by_label["normal"]), len(by_label["abnormal"])

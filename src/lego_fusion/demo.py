@@ -283,7 +283,7 @@ def _scores_and_curves(folder: Path, dataset: Dataset) -> None:
     for one in scored:
         save_score_table(folder / "scores", one)
     chosen = _one_of_each_class(dataset, scored)
-    curves = [(f"{one.video}: {dataset.record(one.video).class_name}", one.scores, one.truth) for one in chosen]
+    curves = [(f"{one.video}: {dataset.records[one.video].class_name}", one.scores, one.truth) for one in chosen]
     score_curves(folder / "curves.png", curves, fps=chosen[0].fps, columns=2)
 
 
@@ -291,7 +291,7 @@ def _one_of_each_class(dataset: Dataset, scored: Sequence[VideoScores]) -> list[
     """The first test video of every kind of anomaly, and the first normal one."""
     first: dict[str, VideoScores] = {}
     for one in scored:
-        first.setdefault(dataset.record(one.video).class_name, one)
+        first.setdefault(dataset.records[one.video].class_name, one)
     return [first[name] for name in sorted(first)]
 
 

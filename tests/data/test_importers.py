@@ -138,9 +138,9 @@ def test_real_frames_replace_the_padding(small, tmp_path):
     (tmp_path / "frames.csv").write_text("video,frames,fps\nTest001,62,24\nTrain001,80,24\n")
     report = run(small, tmp_path, frame_counts=read_frame_counts(tmp_path / "frames.csv"))
     dataset = report.dataset
-    assert dataset.record("Test001").frames == 62 and dataset.record("Test001").fps == 24.0
+    assert dataset.records["Test001"].frames == 62 and dataset.records["Test001"].fps == 24.0
     assert dataset.frame_labels("Test001").nonzero()[0].tolist() == [60, 61]
-    assert dataset.record("Test002").fps == 10.0
+    assert dataset.records["Test002"].fps == 10.0
     assert report.warnings == ()
     assert not [finding for finding in diagnose(dataset.root) if finding.severity == "error"]
 
@@ -163,7 +163,7 @@ def test_ground_truth_of_training_videos_is_kept(small, tmp_path):
         dataset = run(small, tmp_path, [*videos, more], ground_truth=truth).dataset
         found = {video: (one.start_frame, one.end_frame) for video, (one,) in dataset.ground_truth.items()}
         assert found == intervals
-        assert dataset.record("Test009").source == "tape"
+        assert dataset.records["Test009"].source == "tape"
 
 
 def test_ground_truth_of_a_normal_training_video_is_refused(small, tmp_path):

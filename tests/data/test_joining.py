@@ -75,7 +75,7 @@ def test_every_feature_is_that_of_its_own_dataset_and_none_is_copied(street, sta
             assert both.intervals(name) == tuple(
                 Interval(name, one.start_frame, one.end_frame) for one in source.intervals(record.video)
             )
-            assert both.record(name).split == record.split and both.record(name).label == record.label
+            assert both.records[name].split == record.split and both.records[name].label == record.label
     assert not (tmp_path / "both" / "features").exists()
     assert not [finding for finding in diagnose(both.root) if finding.severity == "error"]
     assert both.config == Dataset.open(both.root).config

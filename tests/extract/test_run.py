@@ -136,7 +136,7 @@ def test_what_changed_is_extracted_again_and_the_rest_kept(videos: Path, tmp_pat
     same, changed = Brightness(), Brightness(2.0)
     report = extract_dataset(videos, out, extractors={"light": same})
     assert (same.calls, report.extracted, report.reused) == (2, 1, 2)
-    assert report.dataset.record("b").frames == 20
+    assert report.dataset.records["b"].frames == 20
     report = extract_dataset(videos, out, extractors={"light": changed})
     assert changed.calls == 3 + 2 + 1
     assert report.dataset.modalities["light"].settings == {"scale": 2.0}
@@ -198,7 +198,7 @@ def test_a_cut_video_is_described_as_far_as_it_goes(videos: Path, tmp_path: Path
     path = write_video(videos / "a.mp4", pictures)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
     report = extract_dataset(videos, tmp_path / "out", extractors={"light": Brightness()})
-    frames = report.dataset.record("a").frames
+    frames = report.dataset.records["a"].frames
     assert 16 < frames < 40
     assert report.failures == ()
     assert any(warning.startswith("a: ") and "ends early" in warning for warning in report.warnings)
@@ -265,7 +265,7 @@ def test_videos_that_come_and_go_are_told(videos: Path, tmp_path: Path, write_vi
     report = extract_dataset(videos, tmp_path / "out", extractors={"other": Brightness(2.0)})
     assert "1 videos of the dataset are not in the source and are left out of it now" in report.warnings
     assert "1 videos are new and have no features of light" in report.warnings
-    assert report.dataset.record("d").label == ""
+    assert report.dataset.records["d"].label == ""
 
 
 def test_provenance_tells_where_features_come_from(videos: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def joined(write_planted, tmp_path_factory) -> Dataset:
 
 
 def domains_of(dataset, videos):
-    return {dataset.record(video).domain for video in videos}
+    return {dataset.records[video].domain for video in videos}
 
 
 def test_a_domain_left_out_is_tested_and_never_trained_on(joined):

@@ -87,7 +87,7 @@ def test_one_file_in_single_precision_keeps_all_of_its_modality_so(half: Dataset
 def test_a_run_on_half_precision_files_trains_and_scores(half: Dataset, tmp_path: Path) -> None:
     train_run(half, tmp_path / "run", nodes=8, training=TrainingConfig(iterations=5))
     scores = score_dataset(tmp_path / "run", half, own_split(half).test)
-    assert all(np.isfinite(one.scores).all() and len(one.scores) == half.record(one.video).frames for one in scores)
+    assert all(np.isfinite(one.scores).all() and len(one.scores) == half.records[one.video].frames for one in scores)
 
 
 def test_all_bags_in_their_order_are_not_copied(whole: Dataset) -> None:

@@ -73,7 +73,7 @@ def same_scores(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def labels_of(dataset: Dataset, videos: tuple[str, ...]) -> Counter:
-    return Counter(dataset.record(video).label for video in videos)
+    return Counter(dataset.records[video].label for video in videos)
 
 
 def folder_of(root, splits: dict[str, tuple[int, int]]) -> Dataset:
@@ -98,7 +98,7 @@ def in_sources(dataset: Dataset, root: Path, size: int) -> Dataset:
 
 
 def sources_in(dataset: Dataset, videos: tuple[str, ...]) -> set[str]:
-    return {dataset.record(video).source for video in videos}
+    return {dataset.records[video].source for video in videos}
 
 
 def test_no_resplit_and_no_hold_out_divides_a_source(write_planted, tmp_path):
@@ -108,12 +108,12 @@ def test_no_resplit_and_no_hold_out_divides_a_source(write_planted, tmp_path):
     assert len({frozenset(split.train) for split in splits}) == 5
     for split in splits:
         assert not sources_in(dataset, split.train) & sources_in(dataset, split.test)
-        assert Counter(dataset.record(video).label for video in split.train) == {"normal": 6, "abnormal": 6}
+        assert Counter(dataset.records[video].label for video in split.train) == {"normal": 6, "abnormal": 6}
         assert sorted(split.train + split.test) == sorted(one.video for one in dataset.videos)
         assert divided_sources(dataset, split) == {}
         held = hold_out(dataset, split, 0.4, seed=1)
         assert not sources_in(dataset, held.train) & sources_in(dataset, held.validation)
-        assert Counter(dataset.record(video).label for video in held.validation) == {"normal": 3, "abnormal": 3}
+        assert Counter(dataset.records[video].label for video in held.validation) == {"normal": 3, "abnormal": 3}
 
 
 def test_sources_of_one_video_change_no_draw(planted, tmp_path):
@@ -132,7 +132,7 @@ def test_mixed_sources_come_near_the_numbers_of_the_own_split(write_planted, tmp
     truth = [interval for found in dataset.ground_truth.values() for interval in found]
     dataset = write_dataset(tmp_path / "b", dataset.config, records, truth)
     for split in resplits(dataset, 8):
-        counts = Counter(dataset.record(video).label for video in split.train)
+        counts = Counter(dataset.records[video].label for video in split.train)
         assert abs(counts["normal"] - 12) <= 1
         assert abs(counts["abnormal"] - 12) <= 1
         assert divided_sources(dataset, split) == {}
@@ -352,7 +352,7 @@ def test_seeds_decide_a_run(planted, bags, method):
 
 def test_normal_only_never_sees_an_abnormal_video(planted, bags):
     split = own_split(planted)
-    abnormal = tuple(video for video in split.train if planted.record(video).label == "abnormal")
+    abnormal = tuple(video for video in split.train if planted.records[video].label == "abnormal")
     config = TrainingConfig(normal_only=True)
     clean = run(planted, bags, "lego", config)
     assert same_weights(clean, run(planted, poisoned(bags, abnormal), "lego", config))

@@ -77,7 +77,7 @@ def test_scores_are_those_of_the_protocol(planted, tmp_path, method):
 def test_what_is_said_of_each_frame(finished, planted):
     videos = own_split(planted).test
     for video, scored in zip(videos, score_dataset(finished, planted, videos), strict=True):
-        record = planted.record(video)
+        record = planted.records[video]
         assert scored.video == video and scored.fps == 10.0
         assert scored.scores.shape == scored.times.shape == scored.truth.shape == (record.frames,)
         assert ((scored.scores >= 0) & (scored.scores <= 1)).all()
@@ -104,7 +104,7 @@ def test_references_are_segments_of_normal_training_videos(finished, planted):
     references = detector.fusion.known_normals("motion").references.numpy()
     assert len(config.references) == len(references) > 1
     for described, features in zip(config.references, references, strict=True):
-        record = planted.record(described["video"])
+        record = planted.records[described["video"]]
         assert record.label == "normal" and record.video in train_videos
         assert 0 <= described["start_frame"] < described["end_frame"] <= record.frames
         rows = planted.features("motion", record.video)
@@ -201,7 +201,7 @@ def test_validation_videos_are_held_out_and_choose_the_step(planted, tmp_path):
     training = QUICK.model_copy(update={"selection": "validation", "check_every": 2})
     config = train(planted, tmp_path / "run", method="lego-paper", training=training, validation=0.3)
     held_out = config.dataset["validation"]
-    assert {planted.record(video).label for video in held_out} == {"normal", "abnormal"}
+    assert {planted.records[video].label for video in held_out} == {"normal", "abnormal"}
     assert set(held_out).isdisjoint(config.dataset["train"])
     with (tmp_path / "run" / "history.csv").open() as file:
         looks = [row["step"] for row in csv.DictReader(file) if row["validation_loss"]]
@@ -210,7 +210,7 @@ def test_validation_videos_are_held_out_and_choose_the_step(planted, tmp_path):
 
 def test_normal_only(planted, tmp_path):
     config = train(planted, tmp_path / "run", training=TrainingConfig(normal_only=True))
-    assert {planted.record(reference["video"]).label for reference in config.references} == {"normal"}
+    assert {planted.records[reference["video"]].label for reference in config.references} == {"normal"}
 
 
 def relabelled(planted: Dataset, root: Path, label: str, videos: list[str]) -> Dataset:

@@ -217,7 +217,7 @@ def test_a_frame_has_the_heat_of_the_snippets_that_hold_it(fine, tmp_path):
     train_run(fine, tmp_path / "run", modalities=("cells",), training=QUICK, nodes=N)
     detector, _ = load_detector(tmp_path / "run")
     heat = heat_maps(detector.fusion, fine, "cells", "test_1")
-    for frame in (0, 7, 8, 15, fine.record("test_1").frames - 1):
+    for frame in (0, 7, 8, 15, fine.records["test_1"].frames - 1):
         at = heat_map_at(detector.fusion, fine, "cells", "test_1", frame)
         np.testing.assert_allclose(at.values, heat[min(frame // 8, len(heat) - 1)])
 

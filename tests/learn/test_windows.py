@@ -148,13 +148,13 @@ def test_a_run_of_fixed_segments_is_trained_saved_and_scored(planted: Dataset, t
     bags = load_fixed_bags(planted, list(stored.manifests), [video], segment_snippets=2, nodes=8)
     logits = predict_logits(detector, bags)[0].double().numpy()
     scored = score_dataset(tmp_path / "run", planted, [video])[0]
-    record = planted.record(video)
+    record = planted.records[video]
     expected = [logits[frame // 16] for frame in range(record.frames)]  # snippets of 8 frames, two in a segment
     np.testing.assert_allclose(scored.logits, expected)
     for reference in stored.references:
         start, end = reference["start_frame"], reference["end_frame"]
-        assert start % 16 == 0 and end == min(start + 16, planted.record(reference["video"]).frames)
-        assert planted.record(reference["video"]).label == "normal"
+        assert start % 16 == 0 and end == min(start + 16, planted.records[reference["video"]].frames)
+        assert planted.records[reference["video"]].label == "normal"
 
 
 def test_the_described_references_are_those_of_the_model(planted: Dataset, tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ def test_domains_are_left_out_in_turn(planted: Dataset, tmp_path: Path) -> None:
     splits = make_plan([dataset], splits="domains").datasets[0].splits
     assert len(splits) == 3
     for split in splits:
-        (tested,) = {dataset.record(video).domain for video in split.test}
+        (tested,) = {dataset.records[video].domain for video in split.test}
         assert split.name == f"left-out:{tested}"
-        assert {dataset.record(video).domain for video in split.train} == set(places) - {tested}
+        assert {dataset.records[video].domain for video in split.train} == set(places) - {tested}
     with pytest.raises(DataError, match="only one domain"):
         make_plan([planted], splits="domains")
 

@@ -179,7 +179,7 @@ def test_every_trial_is_what_training_it_by_hand_gives(planted: Dataset, plan: S
             for node in range(8):
                 for row in range(bounds[node], max(bounds[node + 1], bounds[node] + 1)):
                     spread[row].append(float(scores[node]))
-            frames = np.repeat([np.mean(one) for one in spread], 8)[: planted.record(video).frames]
+            frames = np.repeat([np.mean(one) for one in spread], 8)[: planted.records[video].frames]
             scored.append(ScoredVideo.from_frames(video, frames, planted.frame_labels(video)))
         assert measured[number]["micro_auc"] == pytest.approx(micro_auc(scored), abs=0.02)
 

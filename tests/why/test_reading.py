@@ -111,7 +111,7 @@ def test_scores_and_events_are_those_of_the_run(runs: dict[str, Path], planted: 
 def test_segments_cover_the_video_and_columns_are_the_references(runs: dict[str, Path], planted: Dataset) -> None:
     reader = Reader(runs["lego"], planted)
     (reading,) = reader.dataset_videos(planted, [VIDEO])
-    frames = planted.record(VIDEO).frames
+    frames = planted.records[VIDEO].frames
     assert len(reading.segments) == NODES == len(reading.logits)
     assert reading.segments[0].start_frame == 0
     assert reading.segments[-1].end_frame == frames
@@ -125,7 +125,7 @@ def test_segments_cover_the_video_and_columns_are_the_references(runs: dict[str,
 def test_segments_of_a_fixed_duration_are_read_as_many_as_there_are(runs: dict[str, Path], planted: Dataset) -> None:
     reader = Reader(runs["fixed"], planted)
     (reading,) = reader.dataset_videos(planted, [VIDEO])
-    rows, frames = planted.rows(VIDEO), planted.record(VIDEO).frames
+    rows, frames = planted.rows(VIDEO), planted.records[VIDEO].frames
     assert len(reading.segments) == -(-rows // 2)
     assert reading.segments[1] == Segment(VIDEO, 16, 32)
     assert reading.segments[-1].end_frame == frames

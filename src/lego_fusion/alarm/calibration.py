@@ -197,7 +197,7 @@ def calibration_videos(
         DataError: If there is none, one was trained on, or a name to leave out is unknown.
     """
     seen = _trained_on(config, dataset)
-    left = {dataset.record(video).video for video in leave_out}
+    left = {dataset.records[video].video for video in leave_out}
     if split is None:
         set_aside = dataset.select(split=SPLIT)
         records = set_aside or tuple(one for one in dataset.videos if one.split != "test" and one.video not in seen)

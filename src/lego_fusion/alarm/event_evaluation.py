@@ -63,7 +63,7 @@ def evaluate_events(
     calibration = read_calibration(folder)
     _, promise = _rule_of(calibration)
     videos = [
-        event_video(scores, _rule_of(calibration, dataset.record(scores.video).camera)[0])
+        event_video(scores, _rule_of(calibration, dataset.records[scores.video].camera)[0])
         for scores in score_dataset(folder, dataset, names)
     ]
     true = sum(len(video.truth) for video in videos)

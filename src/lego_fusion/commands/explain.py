@@ -88,7 +88,7 @@ def _records(dataset: Dataset, names: Sequence[str], split: str | None) -> list[
     found: dict[str, VideoRecord] = {}
     for name in names:
         if name in known or name not in {*splits, "all"}:
-            found[name] = dataset.record(name)
+            found[name] = dataset.records[name]
         else:
             found |= {one.video: one for one in dataset.videos if name in ("all", one.split)}
     if split is not None:

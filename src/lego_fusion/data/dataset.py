@@ -204,17 +204,10 @@ class Dataset:
         """Manifest of every modality by its name, in the order of ``dataset.yaml``."""
         return self.config.modalities
 
-    def record(self, video: str) -> VideoRecord:
-        """The row of ``videos.csv`` of one video; ``DataError`` if there is none."""
-        try:
-            return self._by_name[video]
-        except KeyError:
-            raise DataError(
-                f"the dataset has no video '{video}'",
-                where=self.root,
-                expected=f"one of {_shorten(self._by_name)}",
-                fix=f"see the names in {VIDEOS_FILE}",
-            ) from None
+    @cached_property
+    def records(self) -> Mapping[str, VideoRecord]:
+        """The row of ``videos.csv`` of every video by its name; ``DataError`` for a name that it does not list."""
+        return _Records(self.root, self.videos)
 
     def select(
         self, videos: Iterable[str] | None = None, *, split: str | None = None, label: str | None = None
@@ -229,12 +222,12 @@ class Dataset:
         Raises:
             DataError: If a name is unknown.
         """
-        records = self.videos if videos is None else tuple(map(self.record, videos))
+        records = self.videos if videos is None else tuple(self.records[one] for one in videos)
         return tuple(record for record in records if split in (None, record.split) and label in (None, record.label))
 
     def rows(self, video: str) -> int:
         """T = ceil(frames / stride), the number of snippets of a video; a last partial snippet counts."""
-        return -(-self.record(video).frames // self.config.stride)
+        return -(-self.records[video].frames // self.config.stride)
 
     def features(
         self, modality: str, video: str, *, check: bool = True, finite: bool = True
@@ -277,7 +270,7 @@ class Dataset:
         if self.config.members:
             member, own_name = self._origin(video)
             return member.feature_file(modality, own_name)
-        location, name = self.config.locations.get(modality), self.record(video).video
+        location, name = self.config.locations.get(modality), self.records[video].video
         return feature_path(self.root, modality, name) if location is None else location.path(name)
 
     def stored_features(self, modality: str, video: str) -> Array:
@@ -302,11 +295,11 @@ class Dataset:
 
     def intervals(self, video: str) -> tuple[Interval, ...]:
         """Ground-truth intervals of a video, in the order of the file; empty where there are none."""
-        return self.ground_truth.get(self.record(video).video, ())
+        return self.ground_truth.get(self.records[video].video, ())
 
     def has_ground_truth(self, video: str) -> bool:
         """Whether it is known which frames of a video are abnormal."""
-        return self.record(video).label == "normal" or bool(self.intervals(video))
+        return self.records[video].label == "normal" or bool(self.intervals(video))
 
     def frame_labels(self, video: str) -> Bool[np.ndarray, " frames"]:
         """One truth value per frame: True where it is abnormal; all False in a normal video.
@@ -315,7 +308,7 @@ class Dataset:
             DataError: If an abnormal or unlabelled video has no interval, a normal one has some, or one ends after
                 the video.
         """
-        record, intervals = self.record(video), self.intervals(video)
+        record, intervals = self.records[video], self.intervals(video)
         if (record.label == "normal") == bool(intervals):
             raise DataError(
                 "label and ground truth contradict each other" if intervals else "no ground truth in time",
@@ -328,17 +321,14 @@ class Dataset:
 
     def _manifest(self, modality: str) -> Manifest:
         if modality not in self.modalities:
-            raise DataError(
-                f"the dataset has no modality '{modality}'",
-                where=self.root,
-                expected=f"one of {_shorten(self.modalities)}",
-                fix="extract it, or use another",
-            )
+            expected = f"one of {_shorten(self.modalities)}"
+            what = f"the dataset has no modality '{modality}'"
+            raise DataError(what, where=self.root, expected=expected, fix="extract it, or use another")
         return self.modalities[modality]
 
     def _origin(self, video: str) -> tuple[Dataset, str]:
         """The member that a video of a joined folder comes from, and its name there."""
-        if self.record(video).video not in self._origins:
+        if self.records[video].video not in self._origins:
             listed = _shorten(self.config.members)
             fix = "join the folders again"
             raise DataError(f"no joined folder has the video '{video}'", where=self.root, expected=f"one of {listed}", fix=fix)
@@ -354,15 +344,23 @@ class Dataset:
                 raise DataError("a joined folder cannot be joined again", where=member.root, fix=fix)
             for record in dataset.videos:
                 name = member.prefix + record.video
-                if name in origins and name in self._by_name:
+                if name in origins and name in self.records:
                     fix = "join the folders again"
                     raise DataError(f"two joined folders have a video '{name}'", where=member.root, fix=fix)
                 origins[name] = dataset, record.video
         return origins
 
-    @cached_property
-    def _by_name(self) -> dict[str, VideoRecord]:
-        return {record.video: record for record in self.videos}
+
+class _Records(dict[str, VideoRecord]):
+    """Records by video, whose missing key says what the dataset has."""
+
+    def __init__(self, root: Path, videos: Iterable[VideoRecord]) -> None:
+        super().__init__({record.video: record for record in videos})
+        self.root = root
+
+    def __missing__(self, video: str) -> VideoRecord:
+        expected, fix = f"one of {_shorten(self)}", f"see the names in {VIDEOS_FILE}"
+        raise DataError(f"the dataset has no video '{video}'", where=self.root, expected=expected, fix=fix)
 
 
 def read_config(path: str | Path) -> DatasetConfig:

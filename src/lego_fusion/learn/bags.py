@@ -150,7 +150,7 @@ def load_bags(
                 units[name].append(tensor)
             if on_video is not None:
                 on_video(video)
-    labels = torch.tensor([dataset.record(video).label == "abnormal" for video in videos], dtype=torch.bool)
+    labels = torch.tensor([dataset.records[video].label == "abnormal" for video in videos], dtype=torch.bool)
     inputs = {name: wholes[name].flatten(0, 1) if name in wholes else _joined(units[name]) for name in modalities}
     return Bags(tuple(videos), labels, crops, inputs)
 

@@ -128,7 +128,7 @@ def _domains(dataset: Dataset, videos: Sequence[str]) -> dict[str, set[str]]:
     """The videos of each domain; nothing where all are of one."""
     domains: dict[str, set[str]] = {}
     for video in videos:
-        domains.setdefault(dataset.record(video).domain or UNNAMED_DOMAIN, set()).add(video)
+        domains.setdefault(dataset.records[video].domain or UNNAMED_DOMAIN, set()).add(video)
     return domains if len(domains) > 1 else {}
 
 

@@ -155,7 +155,7 @@ def graph_request(
         fusion=fusion.kind,
         nodes=nodes,
         relations=json.loads(json.dumps(fusion.frozen_config())),
-        training=tuple((video, dataset.record(video).label) for video in training),
+        training=tuple((video, dataset.records[video].label) for video in training),
         others=tuple(others),
         dtype=dtype,
     )
@@ -334,7 +334,7 @@ def _restored(dataset: Dataset, fusion: Fusion, path: Path, request: GraphReques
     parts: dict[str, Bags] = {}
     for part, fact in facts.items():
         graphs = {name: tensors[f"{part}/{name}"].float() for name in request.manifests}
-        labels = torch.tensor([dataset.record(video).label == "abnormal" for video in fact["videos"]], dtype=torch.bool)
+        labels = torch.tensor([dataset.records[video].label == "abnormal" for video in fact["videos"]], dtype=torch.bool)
         parts[part] = Bags(tuple(fact["videos"]), labels, int(fact["crops"]), graphs, related=True)
     statistics = {name.removeprefix("statistics/"): x for name, x in tensors.items() if name.startswith("statistics/")}
     restore_statistics(fusion, statistics)

@@ -110,8 +110,8 @@ def add_known_normal(
         raise ParameterError(f"the fusion '{fusion.kind}' has no references", fix="train again with the new videos")
     require_same_features(config, dataset)
     for video in videos:
-        if dataset.record(video).label != "normal":
-            got = dataset.record(video).label or "no label"
+        if dataset.records[video].label != "normal":
+            got = dataset.records[video].label or "no label"
             raise DataError("only normal videos can become references", where=f"video '{video}'", got=got)
     bags = seen_by(fusion, load_run_bags(config, dataset, videos))
     most = _usual(config, fusion.config().get("references", 0), len(videos)) if count is None else count

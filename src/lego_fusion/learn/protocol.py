@@ -83,7 +83,7 @@ def own_split(dataset: Dataset, name: str = "own") -> Split:
 def measurable_frames(dataset: Dataset, videos: Sequence[str]) -> bool:
     """Whether normal and abnormal frames are known among these videos, without which no AUC exists."""
     located = [video for video in videos if dataset.intervals(video)]
-    normal = any(dataset.record(video).label == "normal" for video in videos)
+    normal = any(dataset.records[video].label == "normal" for video in videos)
     return bool(located) and (normal or not all(dataset.frame_labels(video).all() for video in located))
 
 
@@ -95,7 +95,7 @@ def divided_sources(dataset: Dataset, split: Split) -> dict[str, tuple[str, ...]
     for video in part:
         members.setdefault(key[video], []).append(video)
     divided = [videos for videos in members.values() if len({part[video] for video in videos}) > 1]
-    return {dataset.record(videos[0]).source: tuple(videos) for videos in divided}
+    return {dataset.records[videos[0]].source: tuple(videos) for videos in divided}
 
 
 def division_warnings(dataset: Dataset, split: Split) -> list[str]:
@@ -169,12 +169,12 @@ def hold_out(dataset: Dataset, split: Split, share: float, *, seed: int = 0) -> 
         wanted[label] = min(count - 1, max(1, round(share * count)))
     found = _draw(dataset, split.train, wanted, torch.Generator().manual_seed(seed))
     held, kept = found or ([], [])  # the first draw is new
-    kept += [video for video in split.train if not dataset.record(video).label]
+    kept += [video for video in split.train if not dataset.records[video].label]
     return Split(split.name, tuple(kept), split.test, tuple(held))
 
 
 def _label_counts(dataset: Dataset, videos: Sequence[str]) -> dict[str, int]:
-    return {label: sum(dataset.record(video).label == label for video in videos) for label in ("normal", "abnormal")}
+    return {label: sum(dataset.records[video].label == label for video in videos) for label in ("normal", "abnormal")}
 
 
 def _draw(
@@ -235,7 +235,7 @@ def _draw_sources(
     for label in wanted:
         having = [source for source, size in sizes.items() if size[label]]
         having = [having[int(place)] for place in torch.randperm(len(having), generator=generator)]
-        order += [video for source in having for video in members[source] if dataset.record(video).label == label]
+        order += [video for source in having for video in members[source] if dataset.records[video].label == label]
         for source in having:
             if may_take(source) and far(sizes[source]) < far(nothing):
                 take(source)
@@ -252,7 +252,7 @@ def _draw_sources(
 def require_labels(dataset: Dataset, split: Split) -> None:
     """Raise ``DataError`` unless every training and validation video is labelled."""
     for video in (*split.train, *split.validation):
-        if dataset.record(video).label not in ("normal", "abnormal"):
+        if dataset.records[video].label not in ("normal", "abnormal"):
             raise DataError("a training video has no label", where=video, expected="normal or abnormal", fix="edit videos.csv")
 
 
@@ -314,11 +314,11 @@ def domain_splits(dataset: Dataset, kind: DomainSplit = "left-out") -> list[Spli
         _require_domains(dataset, domains)
 
     def part(videos: Sequence[str], domain: str) -> tuple[str, ...]:
-        return tuple(video for video in videos if (dataset.record(video).domain == domain) == (kind == "within"))
+        return tuple(video for video in videos if (dataset.records[video].domain == domain) == (kind == "within"))
 
     drawn = []
     for domain in domains:
-        test = tuple(video for video in own.test if dataset.record(video).domain == domain)
+        test = tuple(video for video in own.test if dataset.records[video].domain == domain)
         train = part(own.train, domain)
         if train and test:
             drawn.append(Split(f"{kind}:{domain or UNNAMED_DOMAIN}", train, test, part(own.validation, domain)))
@@ -517,7 +517,7 @@ def _scored(dataset: Dataset, video: str, scores: Tensor, smoothing: float) -> S
 
 def frame_scores(dataset: Dataset, video: str, node_scores: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Segment scores (N,) -> frame scores (frames,): mean over the nodes of each snippet, spread over its frames, smoothed."""
-    record, grid = dataset.record(video), (dataset.config.snippet_frames, dataset.config.stride)
+    record, grid = dataset.records[video], (dataset.config.snippet_frames, dataset.config.stride)
     frames = rows_to_frames(segments_to_rows(node_scores.double().numpy(), dataset.rows(video)), record.frames, *grid)
     return torch.from_numpy(smooth_frames(frames, record.fps, smoothing, constant=math.gcd(*grid)))
 

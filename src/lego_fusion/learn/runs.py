@@ -224,7 +224,7 @@ def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -
 
     def score(video: str) -> VideoScores:
         bags = load_run_bags(config, dataset, [video], threads=1)
-        record, node_logits = dataset.record(video), predict_logits(detector, bags)[0].double()
+        record, node_logits = dataset.records[video], predict_logits(detector, bags)[0].double()
         truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
         logits = frame_logits(node_logits.numpy(), dataset.rows(video), record.frames, record.fps, config)
         return VideoScores(video, record.fps, np.arange(record.frames) / record.fps, expit(logits), truth, logits=logits)
@@ -289,7 +289,7 @@ def dataset_segment(
 ) -> tuple[int, int]:
     """Frames [start, end) of one of the N segments of a video, or of one of its segments of so many snippets."""
     grid = {"snippet_frames": dataset.config.snippet_frames, "stride": dataset.config.stride}
-    return segment_span(segment, nodes, segment_snippets, frames=dataset.record(video).frames, **grid)
+    return segment_span(segment, nodes, segment_snippets, frames=dataset.records[video].frames, **grid)
 
 
 def segment_span(
@@ -346,7 +346,7 @@ def _prepared(
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Fusion, Bags, Bags | None]:
     """A fusion with fitted statistics, and the bags to train on and to look at: features, or graphs from the cache."""
-    kept = [video for video in split.train if not (training.normal_only and dataset.record(video).label == "abnormal")]
+    kept = [video for video in split.train if not (training.normal_only and dataset.records[video].label == "abnormal")]
     require_modalities(dataset, names)
     manifests = {name: dataset.modalities[name] for name in names}
     window = None if segment_snippets is None else nodes

@@ -185,7 +185,7 @@ def run_report(
         CheckpointError: If the folder holds no run.
     """
     folder = Path(folder)
-    records = [dataset.record(video) for video in videos] or list(dataset.select(split=split))
+    records = [dataset.records[video] for video in videos] or list(dataset.select(split=split))
     if not records:
         there = ", ".join(sorted({record.split or "(none)" for record in dataset.videos}))
         fix = "choose another with --split"

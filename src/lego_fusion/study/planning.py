@@ -195,7 +195,7 @@ def _split_notes(dataset: Dataset, splits: Sequence[Split], kind: str) -> Iterat
     for split in splits:
         yield from division_warnings(dataset, split)
     yield from _drawn_counts(dataset, splits, kind)
-    tested = {dataset.record(video).domain for split in splits for video in split.test}
+    tested = {dataset.records[video].domain for split in splits for video in split.test}
     never = [domain or UNNAMED_DOMAIN for domain in dict.fromkeys(one.domain for one in dataset.videos) if domain not in tested]
     if kind == "domains" and never:
         listed = ", ".join(never[:5]) + (f" and {len(never) - 5} more" if len(never) > 5 else "")
@@ -210,7 +210,8 @@ def _drawn_counts(dataset: Dataset, splits: Sequence[Split], kind: str) -> list[
     own, counts = own_split(dataset), []
     for label in ("normal", "abnormal"):
         wanted, *found = (
-            sum(dataset.record(video).label == label for video in (*split.train, *split.validation)) for split in (own, *splits)
+            sum(dataset.records[video].label == label for video in (*split.train, *split.validation))
+            for split in (own, *splits)
         )
         span = f"{min(found)} to {max(found)}" if min(found) < max(found) else f"{found[0]}"
         counts.append(f"{span} {label} videos (own split: {wanted})")

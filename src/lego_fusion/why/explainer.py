@@ -115,7 +115,7 @@ class Explainer:
         """
         check_number(threshold, "threshold", "explain", low=0.0, high=1.0)
         self._check_removal(removal)
-        record = self.dataset.record(video)
+        record = self.dataset.records[video]
         reading = _Reading(self, video, load_run_bags(self.config, self.dataset, [video]), removal)
         frames = reading.scores
         truth = self.dataset.frame_labels(video) if self.dataset.has_ground_truth(video) else None
@@ -486,7 +486,7 @@ def require_same_references(fusion: Fusion, training: Bags, dataset: str) -> Non
 
 def _spread(explainer: Explainer, video: str, count: int, *, smoothing: float) -> scipy.sparse.csr_array:
     """How much of each frame's logit is each segment's, (N, F), from the logits of one segment after the other."""
-    record, rows = explainer.dataset.record(video), explainer.dataset.rows(video)
+    record, rows = explainer.dataset.records[video], explainer.dataset.rows(video)
     config = explainer.config.model_copy(update={"smoothing": smoothing})
     blocks = []
     for first in range(0, count, _ROWS_AT_ONCE):

@@ -122,7 +122,7 @@ class Reader:
         readings = []
         for number, scores in enumerate(score_dataset(self.folder, dataset, videos)):
             bags = load_run_bags(self.config, dataset, [scores.video])
-            readings.append(self.read(scores, bags, camera=dataset.record(scores.video).camera))
+            readings.append(self.read(scores, bags, camera=dataset.records[scores.video].camera))
             if on_video is not None:
                 on_video(number + 1, len(videos))
         return readings
