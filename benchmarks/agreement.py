@@ -25,7 +25,7 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.registry import make_plain_fusion
 from lego_fusion.learn.bags import Bags, fit_statistics
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.novelty import nearest_neighbour_scores
+from lego_fusion.learn.methods import nearest_neighbour_scores
 from lego_fusion.learn.train import TrainingConfig, fit, predict
 from measuring import store
 

@@ -49,7 +49,8 @@ from lego_fusion.explain.terms import Terms, explain_nodes, mean_row, mean_sorte
 from lego_fusion.fusion.networks import CrossAttention
 from lego_fusion.learn.bags import Bags, load_bags
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.protocol import own_split, run_method
+from lego_fusion.learn.methods import run_method
+from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import TrainingConfig
 from measuring import store
 

@@ -22,8 +22,8 @@ from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.video import VideoReader
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
-from lego_fusion.learn.novelty import nearest_unit_distances
-from lego_fusion.learn.protocol import Split, make_default_fusion, own_split, resplits
+from lego_fusion.learn.methods import make_default_fusion, nearest_unit_distances
+from lego_fusion.learn.splits import Split, own_split, resplits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
 from lego_fusion.report.figures import heat_map

@@ -21,8 +21,9 @@ from .extract.run import extract_dataset
 from .extract.text import Text
 from .learn.bags import load_bags
 from .learn.evaluation import evaluate_runs, measure_runs
-from .learn.protocol import draws_at_random, own_split, run_method, scored_videos
+from .learn.methods import draws_at_random, run_method, scored_videos
 from .learn.runs import VideoScores, score_dataset, train_run
+from .learn.splits import own_split
 from .learn.train import TrainingConfig
 from .measure.detection import micro_auc
 from .measure.intervals import paired_difference

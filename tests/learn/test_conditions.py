@@ -23,7 +23,8 @@ from lego_fusion.learn.conditions import (
     training_mean,
 )
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.protocol import own_split, run_method
+from lego_fusion.learn.methods import run_method
+from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import TrainingConfig, predict
 
 WIDTHS = {"motion": 3, "text": 6}

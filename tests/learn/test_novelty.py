@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.bags import Bags
-from lego_fusion.learn.novelty import column_scores, nearest_neighbour_scores
+from lego_fusion.learn.methods import column_scores, nearest_neighbour_scores
 
 WIDTHS = {"motion": 3, "text": 2}
 

@@ -17,8 +17,9 @@ from lego_fusion.errors import CheckpointError, DataError, ManifestError, Parame
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.evaluation import evaluate_runs
-from lego_fusion.learn.protocol import frame_scores, own_split, run_method
+from lego_fusion.learn.methods import frame_scores, run_method
 from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.learn.video_scoring import score_video
 from lego_fusion.measure.detection import micro_auc

@@ -8,7 +8,7 @@ import pytest
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.registry import FUSIONS, options_of
-from lego_fusion.learn.protocol import make_default_fusion
+from lego_fusion.learn.methods import make_default_fusion
 from lego_fusion.learn.settings import Settings, as_word, full_key, parse_value, read_settings
 from lego_fusion.learn.train import TrainingConfig
 

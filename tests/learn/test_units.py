@@ -18,17 +18,18 @@ from lego_fusion.learn.bags import Bags, fit_statistics, load_bags, scoring_inpu
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.conditions import apply_condition, parse_condition
 from lego_fusion.learn.evaluation import evaluate_runs
-from lego_fusion.learn.novelty import nearest_neighbour_scores, nearest_unit_scores
-from lego_fusion.learn.protocol import (
+from lego_fusion.learn.methods import (
     LEARNED,
     UNLEARNED,
     make_default_fusion,
-    own_split,
+    nearest_neighbour_scores,
+    nearest_unit_scores,
     run_method,
     scored_videos,
     unit_groups,
 )
 from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.learn.video_scoring import score_video
 from lego_fusion.measure.detection import micro_auc

@@ -15,7 +15,7 @@ from lego_fusion.learn.bags import Bags, bag_of_segments, fit_statistics, fixed_
 from lego_fusion.learn.checkpoint import load_detector, read_run_config
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.evaluation import evaluate_runs
-from lego_fusion.learn.protocol import LEARNED, make_default_fusion
+from lego_fusion.learn.methods import LEARNED, make_default_fusion
 from lego_fusion.learn.runs import dataset_segment, score_dataset, train_run
 from lego_fusion.learn.train import TrainingConfig, fit, predict_logits
 from lego_fusion.why.explainer import Explainer

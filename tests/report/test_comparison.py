@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lego_fusion.learn.protocol import Split
+from lego_fusion.learn.splits import Split
 from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.result import Result, load_results
 from lego_fusion.report.comparison import comparison_figure, document, markdown, rules, save_comparison, sections, table

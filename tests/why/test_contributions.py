@@ -11,7 +11,7 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
-from lego_fusion.learn.protocol import scored_videos
+from lego_fusion.learn.methods import scored_videos
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.train import TrainingConfig, predict_logits
 from lego_fusion.measure.detection import micro_auc

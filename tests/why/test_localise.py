@@ -11,7 +11,7 @@ from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
-from lego_fusion.learn.protocol import make_default_fusion
+from lego_fusion.learn.methods import make_default_fusion
 from lego_fusion.why.localise import heat_maps, trace_nodes, unit_novelty
 
 ODD = {"v3": (2, 4), "v4": (1, 0)}  # video: snippet and cell of a 2 x 3 grid that moves as none does

@@ -90,9 +90,8 @@ def sweep(
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
     from ..errors import ParameterError, check_choice
-    from ..learn.protocol import division_warnings
-    from ..learn.runs import training_split
     from ..learn.settings import read_settings
+    from ..learn.splits import division_warnings, training_split
     from ..study.sweep_plan import METHODS, make_sweep_plan, parse_grid
 
     data = group_videos(Dataset.open(dataset), group_by)

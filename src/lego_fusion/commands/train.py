@@ -72,10 +72,11 @@ def train(
     from ..data.grouping import group_videos
     from ..errors import check_choice
     from ..learn.evaluation import evaluate_runs
+    from ..learn.methods import LEARNED
     from ..learn.processes import process_group
-    from ..learn.protocol import LEARNED, division_warnings
-    from ..learn.runs import train_run, training_split
+    from ..learn.runs import train_run
     from ..learn.settings import read_settings
+    from ..learn.splits import division_warnings, training_split
     from ..measure.result import save_results
 
     method: str = check_choice(fusion, "fusion", "train", LEARNED)

@@ -47,9 +47,10 @@ from .bags import (
 from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
 from .detector import Detector
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
+from .methods import make_default_fusion
 from .processes import ALONE, Ranks, torch_threads
-from .protocol import Split, hold_out, make_default_fusion, own_split, require_labels
 from .snapshots import SNAPSHOTS, clear_snapshots
+from .splits import Split, hold_out, require_labels, training_split
 from .train import TrainingConfig, TrainingState, fit, predict_logits
 
 
@@ -301,20 +302,6 @@ def segment_span(
         last = min((segment + 1) * segment_snippets, rows) - 1
         return segment * segment_snippets * stride, min(frames, last * stride + snippet_frames)
     return segment_frames(segment, nodes, rows=rows, frames=frames, snippet_frames=snippet_frames, stride=stride)
-
-
-def training_split(dataset: Dataset) -> Split:
-    """The dataset's own split; where no video is in any split, all labelled videos train.
-
-    Raises:
-        DataError: If there are splits but nothing to train on, or no video has a label.
-    """
-    if any(record.split for record in dataset.videos):
-        return own_split(dataset)
-    labelled = tuple(record.video for record in dataset.videos if record.label)
-    if not labelled:
-        raise DataError("no video has a label", where=dataset.root, expected="normal or abnormal", fix="edit videos.csv")
-    return Split("all", labelled, ())
 
 
 def frame_logits(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..learn.conditions import parse_condition
-from ..learn.protocol import UNLEARNED
+from ..learn.methods import UNLEARNED
 from ..learn.settings import Settings, as_word
 from ..measure.ranking import TOP_SHARE
 from ..measure.result import save_results

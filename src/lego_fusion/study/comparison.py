@@ -11,8 +11,8 @@ import numpy as np
 
 from ..data.dataset import Dataset
 from ..errors import DataError, LegoFusionError, ParameterError, check_choice
+from ..learn.methods import LEARNED
 from ..learn.processes import ALONE, Ranks
-from ..learn.protocol import LEARNED
 from ..measure.detection import micro_auc
 from ..measure.intervals import Estimate, mean_interval, paired_difference, seeded_interval
 from ..measure.result import Result

@@ -12,13 +12,12 @@ from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
 from ..learn.conditions import parse_condition
-from ..learn.protocol import (
-    LEARNED,
+from ..learn.methods import LEARNED, make_default_fusion
+from ..learn.splits import (
     UNNAMED_DOMAIN,
     Split,
     division_warnings,
     hold_out,
-    make_default_fusion,
     measurable_frames,
     own_split,
     require_labels,

@@ -32,9 +32,9 @@ from ..learn.bags import Bags
 from ..learn.checkpoint import read_tensors
 from ..learn.detector import Detector
 from ..learn.graph_cache import CACHE_FOLDER, Graphs, build_graphs, cache_place, cached_graphs, restore_statistics
+from ..learn.methods import scored_videos
 from ..learn.objective import bag_loss
 from ..learn.processes import ALONE, Ranks, run_jobs
-from ..learn.protocol import scored_videos
 from ..learn.train import fit, predict_logits
 from ..measure.detection import detection_metrics
 from ..writing import PARTIAL, written_whole

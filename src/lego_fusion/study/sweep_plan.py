@@ -19,9 +19,9 @@ from ..errors import DataError, ParameterError, check_choice, check_int
 from ..fusion.base import Fusion
 from ..learn.bags import require_modalities
 from ..learn.graph_cache import GraphType, state_of_files
-from ..learn.protocol import Split, hold_out, make_default_fusion, require_labels
-from ..learn.runs import training_split
+from ..learn.methods import make_default_fusion
 from ..learn.settings import Settings, full_key, parse_value, settings_of
+from ..learn.splits import Split, hold_out, require_labels, training_split
 from ..learn.train import TrainingConfig
 from ..measure.smoothing import SMOOTHING, check_smoothing
 

@@ -17,7 +17,7 @@ from ..learn.bags import Bags, is_cached, load_bags, mean_over_crops, scoring_in
 from ..learn.checkpoint import load_detector
 from ..learn.detector import Detector
 from ..learn.evaluation import measurable_videos
-from ..learn.protocol import scored_videos
+from ..learn.methods import scored_videos
 from ..learn.runs import require_same_features
 from ..measure.detection import micro_auc
 from ..measure.scored import ScoredVideo

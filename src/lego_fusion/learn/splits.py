@@ -1,47 +1,23 @@
-"""How a number comes about: which videos train and test, which method, which seed, which step is taken.
-
-Nothing here looks at a test video before the model is final, except ``watch_test``, which exists to measure how optimistic
-picking the best test step would have been.
-"""
+"""Which videos train, validate and test: a dataset's own split, random ones by source, and rotations of domains."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..data.grouping import sources_of
-from ..data.manifest import Manifest
-from ..data.segments import rows_to_frames, segments_to_rows
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from ..fusion.base import Fusion
-from ..fusion.registry import FUSIONS, make_plain_fusion
-from ..measure.scored import ScoredVideo
-from ..measure.smoothing import smooth_frames
-from .bags import Bags, fit_statistics
-from .conditions import CLEAN, Condition, apply_condition
-from .detector import Detector
-from .graph_cache import cached_graphs, trains_on_graphs
-from .novelty import column_scores, nearest_neighbour_scores, nearest_unit_scores
-from .train import TrainingConfig, fit, predict_logits
+from ..errors import DataError, check_choice, check_int, check_number
 
-UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
-LEARNED: tuple[str, ...] = tuple(FUSIONS)
+
 DomainSplit = Literal["left-out", "within"]
 DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
-_DRAWS, _MOST_DRAWS = 20, 100  # of sources, of which the nearest counts; and until one is new
+_DRAWS = 20  # of sources, of which the nearest counts
+_MOST_DRAWS = 100  # until one is new
 UNNAMED_DOMAIN = "(none)"  # of videos that name no domain
-UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "nearest-cells", "flow-energy")
 
 
 @dataclass(frozen=True)
@@ -54,30 +30,26 @@ class Split:
     validation: tuple[str, ...] = ()
 
 
-@dataclass
-class Run:
-    """One method trained and scored on one split with one seed.
-
-    Args:
-        node_scores: Logits of the segments of each test video, or the distances of a reference, (N,) float64.
-        detector: The trained detector; None for a reference that learns nothing.
-        watched: With ``watch_test``, the test scores at each look, by step; step 0 is the untrained start.
-    """
-
-    node_scores: dict[str, Tensor]
-    detector: Detector | None
-    parameters: int
-    train_seconds: float
-    score_seconds: float
-    watched: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-
-
 def own_split(dataset: Dataset, name: str = "own") -> Split:
     """The split in ``videos.csv``: ``train`` and ``test`` rows, and ``validation`` rows if there are any."""
     parts = {part: tuple(record.video for record in dataset.select(split=part)) for part in ("train", "test", "validation")}
     if not parts["train"]:
         raise DataError("no video is marked for training", where="videos.csv", expected="'train' in the split column")
     return Split(name, parts["train"], parts["test"], parts["validation"])
+
+
+def training_split(dataset: Dataset) -> Split:
+    """The dataset's own split; where no video is in any split, all labelled videos train.
+
+    Raises:
+        DataError: If there are splits but nothing to train on, or no video has a label.
+    """
+    if any(record.split for record in dataset.videos):
+        return own_split(dataset)
+    labelled = tuple(record.video for record in dataset.videos if record.label)
+    if not labelled:
+        raise DataError("no video has a label", where=dataset.root, expected="normal or abnormal", fix="edit videos.csv")
+    return Split("all", labelled, ())
 
 
 def measurable_frames(dataset: Dataset, videos: Sequence[str]) -> bool:
@@ -332,207 +304,3 @@ def _require_domains(dataset: Dataset, domains: Sequence[str]) -> None:
         fix = "fill the column 'domain', or join datasets with `lego-fusion join`"
         got = "".join(domains) or "none"
         raise DataError("there is only one domain", where=dataset.root, expected="at least two", got=got, fix=fix)
-
-
-def unit_groups(manifests: Mapping[str, Manifest]) -> dict[str, int]:
-    """The modalities of finer units, and in how many groups they meet references: cells and patches by row of the picture."""
-    return {
-        name: 1 if manifest.grid is None else manifest.grid[0] for name, manifest in manifests.items() if manifest.has_units
-    }
-
-
-def make_default_fusion(
-    method: str,
-    manifests: Mapping[str, Manifest],
-    *,
-    nodes: int = 32,
-    seed: int = 0,
-    window: int | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Fusion:
-    """A fusion in the configuration fixed for all data, or with some of its options changed.
-
-    ``lego`` and ``lego-paper`` read modalities of finer units unit by unit. An option that may differ by modality and is given
-    for some keeps its default for the others.
-
-    Args:
-        method: A name of the registry.
-        manifests: Of the modalities.
-        nodes: N.
-        seed: Of what is random.
-        window: Segments that a causal model looks back on, where it is for streams.
-        options: Other arguments of the fusion, by name.
-    """
-    check_choice(method, "method", "make_default_fusion", LEARNED)
-    widths = {name: manifest.width for name, manifest in manifests.items()}
-    given = {"nodes": nodes, "seed": seed, "window": window, "units": unit_groups(manifests)}
-    chosen = {name: _for_all(method, name, value, tuple(widths)) for name, value in (options or {}).items()}
-    fusion = make_plain_fusion(method, widths, **{**given, **chosen}, asked=tuple(chosen))
-    for name in fusion.idle_options():
-        if name in chosen:
-            what = f"the option '{name}' of {method} changes nothing beside the others"
-            raise ParameterError(
-                what, got=f"{name}={chosen[name]}", fix="leave it out, or set the others too: docs/own-videos.md"
-            )
-    return fusion
-
-
-def _for_all(method: str, name: str, value: Any, modalities: Sequence[str]) -> Any:
-    """An option given by modality, with its default for those that are not named."""
-    if not isinstance(value, Mapping):
-        return value
-    unknown = [one for one in value if one not in modalities]
-    if unknown:
-        where = f"option '{name}' of {method}"
-        raise ParameterError(f"'{unknown[0]}' is no modality", where=where, expected=", ".join(modalities), got=unknown[0])
-    default = inspect.signature(FUSIONS[method]).parameters.get(name)
-    return {**({} if default is None else dict.fromkeys(modalities, default.default)), **value}
-
-
-def draws_at_random(method: str, config: TrainingConfig) -> bool:
-    """Whether another seed gives another result, on features as they are; where not, a comparison runs a method once.
-
-    Args:
-        method: One of ``LEARNED`` or ``UNLEARNED``.
-        config: Of the training: an order of segments may be drawn for modality dropout.
-    """
-    if method in UNLEARNED:
-        return False
-    permuted = config.modality_dropout > 0 and config.modality_removal == "permute"
-    return permuted or _fusion_draws(method)
-
-
-@functools.cache
-def _fusion_draws(method: str) -> bool:
-    return make_plain_fusion(method, {"first": 1, "second": 1}).draws_at_random
-
-
-def run_method(
-    dataset: Dataset,
-    bags: Bags,
-    split: Split,
-    modalities: Sequence[str],
-    method: str,
-    config: TrainingConfig,
-    *,
-    nodes: int = 32,
-    hidden: int = 32,
-    options: Mapping[str, Any] | None = None,
-    condition: Condition = CLEAN,
-    watch_test: bool = False,
-    checkpoint: Path | None = None,
-    cache: Path | None = None,
-    on_step: Callable[[int, float], None] | None = None,
-) -> Run:
-    """Train a method on a split's training videos and score its test videos.
-
-    Args:
-        dataset: Where the bags come from.
-        bags: Of all videos of the split, with features of at least ``modalities``.
-        split: Which of them train and test.
-        modalities: Which of their features to use, in the order that orients the operator.
-        method: One of ``LEARNED`` or ``UNLEARNED``.
-        config: Of the training; its seed is the run's.
-        nodes: N, as in the bags.
-        hidden: Units of the head, where the fusion brings none of its own.
-        options: Of the fusion, as for ``make_default_fusion``.
-        condition: What happens to the features, seeded by the configuration's seed; learned or not, all methods meet the same.
-        watch_test: Also keep the test scores of the start, of every ``config.check_every`` steps and of the last step.
-        checkpoint: Where a killed run can go on from.
-        cache: Folder to keep graphs in, for methods and conditions that train on graphs of the features as they are.
-        on_step: Called with step and loss.
-    """
-    check_choice(method, "method", "run_method", (*LEARNED, *UNLEARNED))
-    bags = bags.with_modalities(modalities)
-    train, test = bags.named(split.train), bags.named(split.test)
-    if config.normal_only and method not in UNLEARNED:  # abnormal videos must not reach the statistics either
-        train = train.select((~train.labels).nonzero()[:, 0])
-    held_out = [bags.named(split.validation)] if split.validation else []
-    train, (test, *held_out) = apply_condition(condition, train, [test, *held_out], seed=config.seed)
-    dropped = (condition.modality,) if condition.removal == "drop-term" else ()
-    if method in UNLEARNED:
-        if dropped:
-            raise ParameterError("'drop-term' needs a fusion with graphs", got=f"method '{method}'", fix="use missing=mean")
-        started = time.perf_counter()
-        scores = _unlearned(dataset, train, test, method)
-        return Run(_by_video(test, scores), None, 0, 0.0, time.perf_counter() - started)
-    started = time.perf_counter()
-    manifests = condition.manifests({name: dataset.modalities[name] for name in modalities})
-    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed, options=options)
-    validation = held_out[0] if held_out else None
-    if cache is not None and condition == CLEAN and trains_on_graphs(fusion, config):
-        others = (*split.test, *split.validation)
-        graphs = cached_graphs(dataset, fusion, train.videos, others, nodes=nodes, cache=cache, bags=bags)
-        train, test = graphs.training, (graphs.others or test).named(split.test)
-        validation = graphs.others.named(split.validation) if graphs.others and split.validation else None
-    else:
-        fit_statistics(fusion, train)
-    detector = Detector(fusion, hidden=hidden, seed=config.seed)
-    watched: dict[int, dict[str, Tensor]] = {}
-    watching = 0.0
-
-    def look(step: int) -> None:
-        nonlocal watching
-        if watch_test and (step % config.check_every == 0 or step == config.steps):
-            began = time.perf_counter()
-            watched[step] = _by_video(test, predict_logits(detector, test, dropped=dropped))
-            watching += time.perf_counter() - began
-
-    def stepped(step: int, loss: float) -> None:
-        look(step)
-        if on_step is not None:
-            on_step(step, loss)
-
-    given: dict[str, Any] = {"validation": validation, "checkpoint": checkpoint}
-    state = fit(detector, train, config, **given, on_start=lambda: look(0), on_step=stepped)
-    train_seconds = time.perf_counter() - started - watching
-    started = time.perf_counter()
-    by_video = _by_video(test, predict_logits(detector, test, dropped=dropped))
-    score_seconds = time.perf_counter() - started
-    if watch_test and config.selection == "last-step":
-        watched[state.step] = by_video  # of several fits the last look may be at another than was kept
-    return Run(by_video, detector, detector.parameter_count(), train_seconds, score_seconds, watched)
-
-
-def scored_videos(dataset: Dataset, node_scores: Mapping[str, Tensor], *, smoothing: float = 0.0) -> list[ScoredVideo]:
-    """Set segment scores, as they spread over frames, beside the ground truth: as weighted runs, not frame by frame.
-
-    Args:
-        dataset: With the ground truth.
-        node_scores: Logits or scores of each video's segments, (N,).
-        smoothing: Of the frames, in seconds (``measure.smoothing``).
-    """
-    return [_scored(dataset, video, scores, smoothing) for video, scores in node_scores.items()]
-
-
-def _scored(dataset: Dataset, video: str, scores: Tensor, smoothing: float) -> ScoredVideo:
-    labels, stride = dataset.frame_labels(video), dataset.config.stride
-    if smoothing or dataset.config.snippet_frames > stride:  # overlapping snippets: a frame's score is a mean over several
-        return ScoredVideo.from_frames(video, frame_scores(dataset, video, scores, smoothing=smoothing).numpy(), labels)
-    rows = segments_to_rows(scores.double().numpy(), dataset.rows(video))
-    bounds = np.minimum(np.arange(len(rows) + 1) * stride, len(labels))
-    intervals = [(one.start_frame, one.end_frame) for one in dataset.intervals(video)]
-    return ScoredVideo.from_spans(video, rows, bounds, intervals)
-
-
-def frame_scores(dataset: Dataset, video: str, node_scores: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Segment scores (N,) -> frame scores (frames,): mean over the nodes of each snippet, spread over its frames, smoothed."""
-    record, grid = dataset.records[video], (dataset.config.snippet_frames, dataset.config.stride)
-    frames = rows_to_frames(segments_to_rows(node_scores.double().numpy(), dataset.rows(video)), record.frames, *grid)
-    return torch.from_numpy(smooth_frames(frames, record.fps, smoothing, constant=math.gcd(*grid)))
-
-
-def _unlearned(dataset: Dataset, train: Bags, test: Bags, method: UnlearnedMethod) -> Tensor:
-    if method == "nearest-neighbours":
-        return nearest_neighbour_scores(train, test)
-    known = [name for name in test.inputs if name in dataset.modalities]  # a modality of noise added is in no dataset
-    if method == "nearest-cells":
-        return nearest_unit_scores(train, test, unit_groups({name: dataset.modalities[name] for name in known}))
-    moving = [name for name in known if dataset.modalities[name].extractor == "motion"]
-    if not moving:
-        raise DataError("flow energy needs a modality of the 'motion' extractor", got=", ".join(test.inputs))
-    return column_scores(test, moving[0], 0)
-
-
-def _by_video(bags: Bags, scores: Tensor) -> dict[str, Tensor]:
-    return dict(zip(bags.videos, scores.double(), strict=True))
