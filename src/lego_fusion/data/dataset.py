@@ -243,7 +243,7 @@ class Dataset:
 
         Returns:
             Shape (T, D), or (T, C, D) where the manifest says C > 1, or (T, U, D + 1) where it names finer units, the last
-            column being their presence (``data.units``); float32 or float16, as stored; read-only.
+            column being their presence (``data.segments``); float32 or float16, as stored; read-only.
 
         Raises:
             DataError: If a name is unknown, or the file is missing, truncated, of another type, width, number of crops

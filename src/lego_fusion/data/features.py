@@ -180,7 +180,7 @@ def write_features(
         root: The dataset folder.
         modality: Name of the feature set.
         video: Name of the video.
-        values: Features, shape (T, D), (T, C, D) with crops or (T, U, D + 1) with finer units (``data.units``), T at least
+        values: Features, shape (T, D), (T, C, D) with crops or (T, U, D + 1) with finer units (``data.segments``), T at least
             1, finite; stored as float32.
         provenance: How they were made, as JSON values: ``manifest_hash``, ``source_sha256``, ``fps`` and ``frames``
             are read by other parts of the package; ``rows`` is added. Written beside the features, after them; without

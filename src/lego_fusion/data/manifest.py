@@ -35,7 +35,7 @@ class Manifest(BaseModel):
         nature: What in a row carries the signal: ``"direction"`` (embeddings) or ``"magnitude"`` (physical
             amounts such as speed). It describes the data; no default depends on it.
         unit_kind: What a row is cut into: ``"none"``, or ``"cell"``, ``"patch"``, ``"frame"`` or ``"word"``. Rows of finer
-            units are stored as (U, D + 1), the last column saying which units are there (``data.units``).
+            units are stored as (U, D + 1), the last column saying which units are there (``data.segments``).
         units: U, units of a row; 1 where there are none.
         grid: Rows and columns of the picture that the units fill, row by row; None where units have no place.
 

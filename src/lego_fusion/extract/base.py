@@ -27,7 +27,7 @@ class Features:
     """One modality of one video, with the time of each row.
 
     Args:
-        values: One row per snippet, (T, D), (T, C, D) with C crops, or (T, U, D + 1) with finer units (``data.units``).
+        values: One row per snippet, (T, D), (T, C, D) with C crops, or (T, U, D + 1) with finer units (``data.segments``).
         spans: Seconds [start, end) that each row describes, (T, 2).
 
     Raises:

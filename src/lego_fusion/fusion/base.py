@@ -50,7 +50,7 @@ class Fusion(nn.Module, ABC):
     what needs no gradient (``fit_statistics``, called once before any ``forward``; stored in buffers, saved with the weights)
     and makes ``inputs`` of features, once. The *learned* one, ``forward_inputs``, makes node vectors of those.
 
-    ``units`` names the modalities that a fusion reads unit by unit, (B, N, U, D_m + 1) with presence (``fusion.units``); all
+    ``units`` names the modalities that a fusion reads unit by unit, (B, N, U, D_m + 1) with presence (``fusion.relation``); all
     others it reads as (B, N, D_m).
 
     Args:

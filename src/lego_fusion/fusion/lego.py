@@ -54,7 +54,7 @@ class LegoFusion(Fusion):
         form: Form of a learned operator (``graph.operator``).
         rank: Rank of its joint form.
         units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
-            units come in (rows of a grid of cells). They are read unit by unit (``known_units``); G is of the others.
+            units come in (rows of a grid of cells). They are read unit by unit (``known``); G is of the others.
         most_novel: Units that speak for a node.
         seed: Of a learned operator's start.
 

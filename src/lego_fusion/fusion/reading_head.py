@@ -5,7 +5,7 @@
     logit = -2 + b + (1 - alpha) known + alpha own
 
 phi are degrees, r_m departures (``graph.readings``), T the mean over nodes near in time; alpha = 0 unless a fit with the third
-reading explains the labels better (``learn.posterior``).
+reading explains the labels better (``learn.objective``).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class RunConfig(BaseModel):
         lego_fusion: Version of the package that wrote it.
         detector: Fusion and head, as ``Detector.config`` returns them.
         nodes: N, segments per video, or of a window.
-        segment_snippets: Snippets of a segment where segments have a fixed duration (``windows``); None where every video is
+        segment_snippets: Snippets of a segment where segments have a fixed duration (``bags``); None where every video is
             cut into N equal spans.
         smoothing: Of its scores, in seconds (``measure.smoothing``); a run that does not say has none.
         manifests: Of every modality, in the fusion's order; features made in another way are refused.

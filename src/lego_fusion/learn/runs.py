@@ -101,7 +101,7 @@ def train_run(
         dataset: With a split, and labels for the training videos.
         folder: Run folder; made if it is not there.
         modalities: Feature sets to fuse, in the order that orients the operator; all of the dataset's by default.
-        method: One of ``protocol.LEARNED``: ``"lego"``, ``"lego-paper"`` or a baseline by name, such as ``"concat"``.
+        method: One of ``methods.LEARNED``: ``"lego"``, ``"lego-paper"`` or a baseline by name, such as ``"concat"``.
         training: Training configuration.
         nodes: N, segments per video; with ``segment_snippets`` the segments of a window.
         segment_snippets: Snippets of a segment, for a model that can score a stream: a bag is then a video of as many
@@ -181,7 +181,7 @@ def save_run(
         split: On which videos.
         training: With which settings.
         train: The training bags.
-        method: One of ``protocol.LEARNED``.
+        method: One of ``methods.LEARNED``.
         nodes: N.
         options: Of the fusion, as for ``train_run``.
         smoothing: As for ``train_run``.

@@ -51,7 +51,7 @@ class TrainingConfig(BaseModel):
         degree_k: Its k.
         smoothness: Weight of the smoothness term.
         sparsity: Weight of the sparsity term.
-        operator_sparsity: Weight of sum |A_t| over the coefficients of order >= 1 (``losses.operator_penalty``); 0 is off. This
+        operator_sparsity: Weight of sum |A_t| over the coefficients of order >= 1 (``objective.operator_penalty``); 0 is off. This
             and the next two make a learned A easier to read, and are for fusions that learn one.
         operator_order_decay: Weight of sum 2^(order - 1) A_t^2, so that higher orders pay more; 0 is off.
         operator_nonnegative: Set negative coefficients (factors, for the joint form) to zero at the start and after each step.
@@ -131,7 +131,7 @@ def fit(
     """Train a detector, whose fusion's statistics are fitted, on bags with features.
 
     The frozen stage is computed once, and each step is one pass over what it gave. A head with priors (``lego``) is fitted to
-    the sum of all bag losses by L-BFGS (``posterior``); all others take steps of Adam. With a ``checkpoint`` path, a run of
+    the sum of all bag losses by L-BFGS (``objective``); all others take steps of Adam. With a ``checkpoint`` path, a run of
     Adam that was killed goes on from there and ends with the same weights as one that was not; the other takes seconds and
     starts again.
 

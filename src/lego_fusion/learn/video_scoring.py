@@ -84,7 +84,7 @@ def score_video(
 
     Returns:
         The scores; their warnings name what is wrong with the footage (``extract.footage``), and each modality in which it is
-        unlike the training footage (``familiarity``).
+        unlike the training footage (``known_normals``).
 
     Raises:
         ParameterError: If something the model needs is missing, or captions are given to a model without text.

@@ -293,7 +293,7 @@ class _Loss:
         return loss
 
     def bags(self, logits: Float[Tensor, "s v n"], batch: Bags) -> Float[Tensor, " s"]:
-        """Mean over bags of the cross-entropy of their k highest scores (``losses.bag_loss``)."""
+        """Mean over bags of the cross-entropy of their k highest scores (``objective.bag_loss``)."""
         nodes = logits.shape[2]
         wanted = {"top-k": self.k, "max": torch.ones_like(self.k), "mean": torch.full_like(self.k, nodes)}
         k = wanted[self.config.pooling].clamp(max=nodes)  # (S, 1)
@@ -314,7 +314,7 @@ class _Loss:
         return (normal - abnormal).square()
 
     def _operator_penalty(self, coefficients: list[Tensor]) -> Tensor:
-        """``losses.operator_penalty`` of each configuration."""
+        """``objective.operator_penalty`` of each configuration."""
         learned = _dense(coefficients) * (self.order > 0)
         size, squares = learned.abs().sum(1), (2 ** (self.order - 1) * learned.square()).sum(1)
         return self.penalties["sparsity"] * size + self.penalties["order_decay"] * squares

@@ -72,7 +72,7 @@ def make_plan(
     Args:
         datasets: Opened dataset folders, each with a name of its own.
         modality_sets: Sets of modalities that every dataset has; by default all of the first dataset's together.
-        fusions: Learned methods (``protocol.LEARNED``), in the order in which they are shown.
+        fusions: Learned methods (``methods.LEARNED``), in the order in which they are shown.
         references: Whether nearest neighbours and, where there is motion, flow energy stand in the same table.
         seeds: Training seeds.
         splits: A key of ``SPLITS``. ``"own"``: as in ``videos.csv``; ``"resplits"``: random ones with as many training videos;

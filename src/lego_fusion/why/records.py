@@ -65,7 +65,7 @@ class Parts:
         by_support: Part of the terms of each set of modalities: one's own, and interactions.
         by_order: Part of the terms of each total order; of degrees, of each power.
         gap: What the parts leave over.
-        by_reading: Part of each reading (``node_parts.READINGS``).
+        by_reading: Part of each reading (``parts.READINGS``).
         columns: The largest parts of single columns, by size, where the model weighs columns.
         other_columns: Sum of the parts of all other columns.
     """
