@@ -88,7 +88,7 @@ def measure(images: int) -> dict[str, Any]:
     wall, processor = time.perf_counter(), time.process_time()
     layers = {name: [f"{name}.{place}" for place in range(len(LEVELS))] for name in ("rgb", "depth")}
     names = [f"concept {place}" for place in range(CONCEPTS)]
-    found = dissect(network, layers, data, names, tell=lambda name: steps.append((name, time.perf_counter() - wall)))
+    found = dissect(network, layers, data, names, on_step=lambda name: steps.append((name, time.perf_counter() - wall)))
     with tempfile.TemporaryDirectory() as folder:
         save_dissection(folder, found)
         page_mb = (Path(folder) / "dissection.html").stat().st_size / 2**20

@@ -38,7 +38,7 @@ from lego_fusion.extract.run import extract_dataset
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.methods import UNLEARNED, make_default_fusion, run_method, scored_videos
+from lego_fusion.learn.methods import UNLEARNED, ModelShape, make_default_fusion, run_method, scored_videos
 from lego_fusion.learn.splits import Split, own_split
 from lego_fusion.learn.train import TrainingConfig, fit, predict
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
@@ -237,7 +237,7 @@ def _scores(task: Task, bags: Bags, names: Sequence[str], method: str, seed: int
         return own_degree(task, bags, names)
     if method not in VARIANTS:
         config = TrainingConfig(seed=seed)
-        return run_method(task.dataset, bags, task.split, names, method, config, nodes=task.nodes).node_scores
+        return run_method(task.dataset, bags, task.split, names, method, config, ModelShape(nodes=task.nodes)).node_scores
     train, test = bags.named(task.split.train), bags.named(task.split.test)
     manifests = {name: task.dataset.modalities[name] for name in names}
     fusion = make_default_fusion("lego-paper", manifests, nodes=task.nodes, seed=seed, options=VARIANTS[method])

@@ -5,7 +5,8 @@ Every message is one line that answers five questions: what is wrong, where, wha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 
@@ -66,6 +67,15 @@ class MissingExtraError(LegoFusionError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs the package '{package}'", fix=f"pip install 'lego-fusion[{extra}]'")
+
+
+def with_changes(settings: Any, changes: Mapping[str, Any], owner: str) -> Any:
+    """Frozen settings with some fields changed; ``ParameterError`` that lists them for a name that is no field."""
+    names = [one.name for one in fields(settings)]
+    for name in changes:
+        if name not in names:
+            raise ParameterError(f"{owner} has no parameter '{name}'", expected=", ".join(names), got=name)
+    return replace(settings, **changes)
 
 
 def check_int(value: object, name: str, owner: str, *, low: int, high: int | None = None) -> int:

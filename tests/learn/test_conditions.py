@@ -23,7 +23,7 @@ from lego_fusion.learn.conditions import (
     training_mean,
 )
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.methods import run_method
+from lego_fusion.learn.methods import ModelShape, run_method
 from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import TrainingConfig, predict
 
@@ -270,9 +270,14 @@ def planted_bags(planted: Dataset) -> Bags:
     return load_bags(planted, ("motion", "text"), [record.video for record in planted.videos], nodes=N)
 
 
+SHAPE = ModelShape(nodes=N)
+
+
 def scores(planted: Dataset, bags: Bags, method: str, text: str) -> dict[str, Tensor]:
     condition = parse_condition(text)
-    run = run_method(planted, bags, own_split(planted), ("motion", "text"), method, QUICK, nodes=N, condition=condition)
+    run = run_method(
+        planted, bags, own_split(planted), ("motion", "text"), method, QUICK, ModelShape(nodes=N), condition=condition
+    )
     return run.node_scores
 
 

@@ -19,7 +19,7 @@ from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn import graph_cache
 from lego_fusion.learn.bags import fit_statistics, load_bags, scoring_inputs, training_inputs
 from lego_fusion.learn.graph_cache import cached_graphs
-from lego_fusion.learn.methods import run_method
+from lego_fusion.learn.methods import ModelShape, run_method
 from lego_fusion.learn.runs import train_run
 from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import TrainingConfig
@@ -247,7 +247,7 @@ def test_training_and_scores_are_the_same_with_and_without(folder: Dataset, meth
     split = own_split(folder)
     bags = load_bags(folder, NAMES, (*split.train, *split.test), nodes=8)
     runs = [
-        run_method(folder, bags, split, NAMES, method, SHORT, nodes=8, cache=cache)
+        run_method(folder, bags, split, NAMES, method, SHORT, ModelShape(nodes=8), cache=cache)
         for cache in (None, tmp_path / "graphs", tmp_path / "graphs")
     ]
     for run in runs[1:]:

@@ -20,6 +20,7 @@ from lego_fusion.learn.bags import Bags, load_bags
 from lego_fusion.learn.methods import (
     LEARNED,
     UNLEARNED,
+    ModelShape,
     draws_at_random,
     frame_scores,
     make_default_fusion,
@@ -44,7 +45,9 @@ def bags(planted: Dataset) -> Bags:
 
 def run(planted: Dataset, bags: Bags, method: str = "lego", config: TrainingConfig = QUICK, **options):
     split = options.pop("split", None) or own_split(planted)
-    return run_method(planted, bags, split, options.pop("modalities", MODALITIES), method, config, nodes=N, **options)
+    return run_method(
+        planted, bags, split, options.pop("modalities", MODALITIES), method, config, ModelShape(nodes=N), **options
+    )
 
 
 def poisoned(bags: Bags, videos: tuple[str, ...]) -> Bags:

@@ -17,7 +17,7 @@ from lego_fusion.errors import CheckpointError, DataError, ManifestError, Parame
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.evaluation import evaluate_runs
-from lego_fusion.learn.methods import frame_scores, run_method
+from lego_fusion.learn.methods import ModelShape, frame_scores, run_method
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import TrainingConfig
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_protocol(planted, tmp_path, method):
     train(planted, tmp_path / "run", method=method)
     split = own_split(planted)
     bags = load_bags(planted, ["motion", "text"], [record.video for record in planted.videos], nodes=N)
-    direct = run_method(planted, bags, split, ["motion", "text"], method, QUICK, nodes=N)
+    direct = run_method(planted, bags, split, ["motion", "text"], method, QUICK, ModelShape(nodes=N))
     for video in score_dataset(tmp_path / "run", planted, split.test):
         expected = frame_scores(planted, video.video, direct.node_scores[video.video], smoothing=SMOOTHING)
         np.testing.assert_allclose(video.logits, expected.numpy(), rtol=1e-5, atol=1e-5)  # here alone, there in one batch

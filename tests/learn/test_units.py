@@ -21,6 +21,7 @@ from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.methods import (
     LEARNED,
     UNLEARNED,
+    ModelShape,
     make_default_fusion,
     nearest_neighbour_scores,
     nearest_unit_scores,
@@ -122,14 +123,14 @@ CASES = [(method, ("motion", "cells", "words")) for method in EVERY] + [(method,
 
 @pytest.mark.parametrize(("method", "modalities"), CASES)
 def test_every_method_scores_fine_units(fine, bags, method, modalities):
-    result = run_method(fine, bags, own_split(fine), modalities, method, QUICK, nodes=N)
+    result = run_method(fine, bags, own_split(fine), modalities, method, QUICK, ModelShape(nodes=N))
     assert len(scored_videos(fine, result.node_scores)) == 8
     assert all(torch.isfinite(scores).all() for scores in result.node_scores.values())
 
 
 def test_an_odd_cell_is_found_that_means_hide(fine, bags):
     def auc(modalities, method):
-        result = run_method(fine, bags, own_split(fine), modalities, method, TrainingConfig(), nodes=N)
+        result = run_method(fine, bags, own_split(fine), modalities, method, TrainingConfig(), ModelShape(nodes=N))
         return micro_auc(scored_videos(fine, result.node_scores))
 
     assert auc(("cells",), "lego") > 0.85
@@ -176,7 +177,7 @@ def test_a_run_is_saved_loaded_and_measured(fine, tmp_path, method):
     assert config.manifests["cells"].grid == (2, 3) and list(detector.fusion.modalities) == list(names)
     bags = load_bags(fine, names, own_split(fine).test, nodes=N)
     trained = run_method(
-        fine, load_bags(fine, names, [r.video for r in fine.videos], nodes=N), own_split(fine), names, method, QUICK, nodes=N
+        fine, load_bags(fine, names, [r.video for r in fine.videos], nodes=N), own_split(fine), names, method, QUICK, SHAPE
     )
     for name, tensor in trained.detector.state_dict().items():
         assert torch.equal(tensor, detector.state_dict()[name])
@@ -276,9 +277,14 @@ def test_noise_and_removal_reach_present_units_only(bags):
     torch.testing.assert_close(seen.inputs["words"][present > 0][:, :-1], expected.expand(int(present.sum()), -1))
 
 
+SHAPE = ModelShape(nodes=N)
+
+
 def test_a_missing_fine_modality_is_scored_all_the_same(fine, bags):
     condition = parse_condition("cells:missing=mean")
-    result = run_method(fine, bags, own_split(fine), ("motion", "cells"), "lego", QUICK, nodes=N, condition=condition)
+    result = run_method(
+        fine, bags, own_split(fine), ("motion", "cells"), "lego", QUICK, ModelShape(nodes=N), condition=condition
+    )
     assert all(torch.isfinite(scores).all() for scores in result.node_scores.values())
 
 

@@ -107,13 +107,9 @@ def compare(
         splits="resplits" if resplits else splits,
         count=resplits or 10,
         conditions=names(conditions),
-        training=settings.training,
-        nodes=settings.nodes,
-        hidden=settings.hidden,
-        options=settings.options,
         validation=validation,
-        smoothing=settings.smoothing,
         test_best=test_best,
+        settings=settings,
     )
     if figure is not None:
         check_choice(figure.suffix.lower(), "figure", "compare", FIGURE_KINDS)

@@ -196,21 +196,21 @@ def dissect(
             fused=None if fused is None else _row(fused),
             apart=None if apart is None else named_networks(apart, "--apart"),
             checkpoints=checkpoint or (),
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             grid=_grid(grid),
             call=_as_mapping if inputs == "mapping" else None,
-            read=read,  # type: ignore[arg-type]
+            read=read,
             quantile=quantile,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             cut=cut,
-            unlabelled=unlabelled,  # type: ignore[arg-type]
+            unlabelled=unlabelled,
             resamples=resamples,
             shuffles=shuffles,
             untrained=untrained,
             seed=seed,
             device=device,
             gallery=(0, 0) if no_images else (4, 4),
-            tell=step,
+            on_step=step,
         )
         if ablate is not None:
             step("silencing units")

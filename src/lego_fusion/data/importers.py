@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, MissingExtraError, check_int, check_number
+from ..errors import DataError, MissingExtraError, check_int, check_number, with_changes
 from .annotations import Interval
 from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, read_config, write_dataset
 from .features import FeatureLocation, load_features, read_rows, write_features
@@ -216,6 +216,39 @@ def read_frame_counts(path: str | Path) -> dict[str, tuple[int, float | None]]:
     return counts
 
 
+@dataclass(frozen=True)
+class ImportSettings:
+    """What is said of feature files beside where they are.
+
+    Args:
+        ground_truth_form: Which form that is.
+        truth_split: The split that ground truth is about: all its abnormal videos must have some, and an array is of it alone.
+        frame_counts: Real frames and frame rate of videos; without them, frames are rows x stride.
+        fps: Frame rate of videos whose rate is not in ``frame_counts``.
+        snippet_frames: Frames that a row describes.
+        stride: Frames from one row to the next.
+        natures: Nature of a modality, as in its manifest; ``"direction"`` where it is not named.
+        benchmark: Sizes that the splits must have.
+        allow_partial: Turn other sizes, missing files, missing abnormal frames and ground truth after the end into
+            warnings; videos without features are left out.
+    """
+
+    ground_truth_form: str = "auto"
+    truth_split: str = "test"
+    frame_counts: Mapping[str, tuple[int, float | None]] | None = None
+    fps: float | None = None
+    snippet_frames: int = 16
+    stride: int = 16
+    natures: Mapping[str, Nature] | None = None
+    benchmark: Benchmark | None = None
+    allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        check_int(self.stride, "stride", "import_dataset", low=1)
+        if self.fps is not None:
+            check_number(self.fps, "fps", "import_dataset", low=1e-3)
+
+
 def import_dataset(
     output: str | Path,
     videos: Iterable[ListedVideo],
@@ -223,16 +256,9 @@ def import_dataset(
     *,
     name: str,
     ground_truth: str | Path | None = None,
-    ground_truth_form: str = "auto",
-    truth_split: str = "test",
-    frame_counts: Mapping[str, tuple[int, float | None]] | None = None,
-    fps: float | None = None,
-    snippet_frames: int = 16,
-    stride: int = 16,
-    natures: Mapping[str, Nature] | None = None,
-    benchmark: Benchmark | None = None,
-    allow_partial: bool = False,
+    settings: ImportSettings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    **changes: Any,
 ) -> ImportReport:
     """Make a dataset folder of labelled videos and feature files that exist already.
 
@@ -245,17 +271,9 @@ def import_dataset(
         name: Name of the dataset.
         ground_truth: Where the abnormal frames are, in any form of ``read_ground_truth``. What it says of videos of
             other splits is kept too: nothing trains on it, but a re-split or a domain left out can test them.
-        ground_truth_form: Which form that is.
-        truth_split: The split that ground truth is about: all its abnormal videos must have some, and an array is of it alone.
-        frame_counts: Real frames and frame rate of videos; without them, frames are rows x stride.
-        fps: Frame rate of videos whose rate is not in ``frame_counts``.
-        snippet_frames: Frames that a row describes.
-        stride: Frames from one row to the next.
-        natures: Nature of a modality, as in its manifest; ``"direction"`` where it is not named.
-        benchmark: Sizes that the splits must have.
-        allow_partial: Turn other sizes, missing files, missing abnormal frames and ground truth after the end into
-            warnings; videos without features are left out.
+        settings: What else there is to say; its defaults where nothing is.
         on_progress: Told how many of how many feature files have been looked at.
+        changes: Fields of the settings by name, such as ``stride=8``.
 
     Returns:
         The dataset, and what should be known about it.
@@ -263,31 +281,35 @@ def import_dataset(
     Raises:
         DataError: If anything does not fit; the message names the video.
     """
-    listed, warnings = tuple(videos), Warnings(allow_partial)
-    check_int(stride, "stride", "import_dataset", low=1)
+    how: ImportSettings = with_changes(settings or ImportSettings(), changes, "import_dataset")
+    listed, warnings, stride = tuple(videos), Warnings(how.allow_partial), how.stride
     _refuse_extracted(Path(output))
     if not listed or not features:
         raise DataError("nothing to import", where=name, expected="at least one video and one modality")
-    for problem in () if benchmark is None else benchmark.problems(listed):
+    for problem in () if how.benchmark is None else how.benchmark.problems(listed):
         warnings.unless_partial(problem)
     shapes = read_shapes(features, listed, warnings, on_progress)
     listed = tuple(video for video in listed if all(video.video in found for found in shapes.values()))
     if not listed:
         raise DataError("no video has features in every modality", where=name, fix="check the folders")
-    clips = _clips(listed, next(iter(shapes.values())), stride, frame_counts or {}, fps, warnings)
+    clips = _clips(listed, next(iter(shapes.values())), stride, how.frame_counts or {}, how.fps, warnings)
     manifests = {
         modality: _manifest(
-            modality, source, shapes[modality], snippet_frames, stride, (natures or {}).get(modality, "direction")
+            modality, source, shapes[modality], how.snippet_frames, stride, (how.natures or {}).get(modality, "direction")
         )
         for modality, source in features.items()
     }
     _check_lengths(features, shapes, clips, stride)
     truth = (
-        [] if ground_truth is None else _truth(listed, clips, (ground_truth, ground_truth_form, truth_split), stride, warnings)
+        []
+        if ground_truth is None
+        else _truth(listed, clips, (ground_truth, how.ground_truth_form, how.truth_split), stride, warnings)
     )
     copied = sum(_write(Path(output), modality, source, listed) for modality, source in features.items())
     locations = {modality: source for modality, source in features.items() if isinstance(source, FeatureLocation)}
-    config = DatasetConfig(name=name, snippet_frames=snippet_frames, stride=stride, modalities=manifests, locations=locations)
+    config = DatasetConfig(
+        name=name, snippet_frames=how.snippet_frames, stride=stride, modalities=manifests, locations=locations
+    )
     records = [
         VideoRecord(
             video.video, video.label, clips[video.video].frames, clips[video.video].fps, video.split,
@@ -319,8 +341,6 @@ def _clips(
     fps: float | None,
     warnings: Warnings,
 ) -> dict[str, _Clip]:
-    if fps is not None:
-        check_number(fps, "fps", "import_dataset", low=1e-3)
     clips, assumed = {}, 0
     for video in listed:
         rows = shapes[video.video][0]

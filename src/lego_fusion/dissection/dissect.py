@@ -18,22 +18,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, DataError, ParameterError, check_choice, check_int
+from ..errors import CheckpointError, DataError, ParameterError, with_changes
 from ..explain.similarity import cka, similarity_matrix
 from .alignment import UnitAlignment
 from .collaboration import LevelCollaboration, Streams, collaboration
 from .findings import FUSED, AblationReading, DetectorCount, Dissection, Gallery, LevelConcepts, Snapshot, UnitRow, best_units
-from .labelled_data import LabelledData, Pairs, Read, named_pictures
+from .labelled_data import LabelledData, Pairs, named_pictures
 from .overlap import Mode
-from .reading import ChosenSettings, Reading, ReadingSettings, Tell, chosen_layers, read_network, untrained_copy
-from .recorder import Call, Key, Kind, Recording
+from .reading import ChosenSettings, DissectSettings, Reading, Tell, chosen_layers, read_network, untrained_copy
+from .recorder import Key, Recording
 from .variance import (
     AgainstChance,
     Profile,
@@ -58,27 +57,10 @@ def dissect(
     fused: Mapping[str, str] | Sequence[str] | str | None = None,
     apart: Networks | None = None,
     checkpoints: Sequence[str | Path] | Mapping[str, Mapping[str, Tensor]] = (),
-    kind: Kind = "spatial",
-    grid: tuple[int, int] | None = None,
-    call: Call | None = None,
-    read: Read = "auto",
-    quantile: float | None = None,
-    mode: Mode | None = None,
-    cut: float | None = None,
-    unlabelled: Literal["refuse", "drop"] = "refuse",
-    auroc_pixels: int = 256,
-    resamples: int = 200,
-    permutations: int = 200,
-    shuffles: int = 20,
-    untrained: int = 2,
-    gallery: tuple[int, int] = (4, 4),
     ablation: Iterable[AblationReading] | None = None,
-    dtype: Literal["float16", "float32"] = "float16",
-    scratch: str | Path | None = None,
-    batch_size: int = 8,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    tell: Tell | None = None,
+    settings: DissectSettings | None = None,
+    on_step: Tell | None = None,
+    **changes: Any,
 ) -> Dissection:
     """Record, align and compare the layers of a network, modality by modality and level by level.
 
@@ -97,30 +79,10 @@ def dissect(
         fused: Layer where the modalities are one: of each level, or a single one, of the last level.
         apart: The same streams trained separately: a network with both, or one for each modality.
         checkpoints: State dicts of earlier steps of the training, files (safetensors) or tensors by name, in order.
-        kind: "spatial", "tokens" or "pooled", as ``Recorder`` records.
-        grid: Height and width of patch tokens that are to be read as maps.
-        call: Runs a network on inputs, ``call(network, inputs)``; None as ``Recorder`` does.
-        read: What concepts are told apart among: "regions", objects, given with the data or found as connected areas of one
-            combination of concepts (``found_regions``); "pixels"; or "auto", objects where concepts lie on objects.
-        quantile: Share of the objects or places where a unit counts as active. Default: 0.1 of objects, 0.005 of pixels.
-        mode: What a detector is: "normalised", "stock" or "auroc", as ``UnitAlignment.detects``. Default: "auroc" over
-            objects, "normalised" over pixels.
-        cut: Of the mode.
-        unlabelled: Images without a label: "refuse", or "drop".
-        auroc_pixels: As for ``align``.
-        resamples: Of the bootstrap over images.
-        permutations: Of units over modalities, for the null of the variances.
-        shuffles: Of labels over objects, or of masks over images, for the null of the detectors and of the variances.
-        untrained: How many copies of the network, with weights drawn as before any training, are read as well; what any of
-            them detects is not taken for learned.
-        gallery: Units of each layer, and images of each, of which pictures are kept.
         ablation: Results of causal checks, which are handed on.
-        dtype: Of the activations on disk; numbers depend on it by rounding, 2^-11 for float16.
-        scratch: Where the temporary folder lies.
-        batch_size: Images upsampled at a time; changes nothing but memory and speed.
-        seed: Of all resampling.
-        device: Where maps are upsampled.
-        tell: Called with the name of each step.
+        settings: How it is read; its defaults where there are none.
+        on_step: Called with the name of each step.
+        changes: Fields of the settings by name, such as ``kind="tokens"`` or ``seed=1``.
 
     Returns:
         The dissection.
@@ -142,39 +104,31 @@ def dissect(
         >>> found.levels, found.images, sorted(found.variance.shares.parts) == sorted(["M", "L", "C", "ML", "MC", "LC", "MLC"])
         (('level 1',), 8, True)
     """
-    for value, name, low in ((resamples, "resamples", 1), (permutations, "permutations", 1), (untrained, "untrained", 0)):
-        check_int(value, name, "dissect", low=low)
-    if mode is not None:
-        check_choice(mode, "mode", "dissect", ("stock", "normalised", "auroc"))
-    check_choice(read, "read", "dissect", ("auto", "regions", "pixels"))
+    settings = with_changes(settings or DissectSettings(), changes, "dissect")
     chosen = chosen_layers(model, layers, fused)
     modalities, levels = tuple(name for name in chosen if name != FUSED), tuple(next(iter(chosen.values())))
-    source = LabelledData(data, None if concepts is None else tuple(concepts), batch_size)
+    source = LabelledData(data, None if concepts is None else tuple(concepts), settings.batch_size)
     if not source.again and (apart is not None or checkpoints):
         raise ParameterError("the data can be read once only", fix="hand in a list, a loader, or a function that returns one")
-    folder = Path(scratch) if scratch is not None else None
-    settings = ReadingSettings(
-        kind, grid, call, read, quantile, mode, cut, unlabelled, auroc_pixels, shuffles, seed, dtype, folder, batch_size, device
-    )
-    reading = read_network(model, chosen, source, modalities, settings, galleries=gallery, tell=tell)
+    reading = read_network(model, chosen, source, modalities, settings, galleries=settings.gallery, tell=on_step)
     asked = reading.settings
-    quick = replace(asked, shuffles=0, auroc_pixels=auroc_pixels if asked.mode == "auroc" else 0)
+    quick = replace(asked, shuffles=0, auroc_pixels=settings.auroc_pixels if asked.mode == "auroc" else 0)
     together = None
     if apart is not None:
-        separate = _read_apart(apart, chosen, source, modalities, quick, tell)
+        separate = _read_apart(apart, chosen, source, modalities, quick, on_step)
         _same_order(reading, separate)
-        together = _collaborating(reading, separate, asked.mode, cut)
+        together = _collaborating(reading, separate, asked.mode, asked.cut)
     notes = list(_notes(reading))
-    never = _untrained(model, chosen, source, modalities, quick, untrained, notes, tell)
-    snapshots = _snapshots(model, checkpoints, chosen, source, modalities, quick, reading, tell)
+    never = _untrained(model, chosen, source, modalities, quick, asked.untrained, notes, on_step)
+    snapshots = _snapshots(model, checkpoints, chosen, source, modalities, quick, reading, on_step)
     galleries = _with_pictures(reading.galleries, source, modalities)
-    if tell is not None:
-        tell("intervals and nulls")
+    if on_step is not None:
+        on_step("intervals and nulls")
     pooled = reading.pooled.pooled()
     profile: Profile = "best" if reading.regions else "mean"
-    said = {key: value for key, value in asdict(asked).items() if key not in ("call", "scratch", "device")}
-    said |= {"resamples": resamples, "permutations": permutations, "fused": bool(fused), "apart": apart is not None}
-    said |= {"untrained copies": untrained}
+    unsaid = ("call", "scratch", "device", "gallery", "untrained")
+    said = {key: value for key, value in asdict(asked).items() if key not in unsaid}
+    said |= {"fused": bool(fused), "apart": apart is not None, "untrained copies": asked.untrained}
     return Dissection(
         modalities,
         levels,
@@ -183,13 +137,13 @@ def dissect(
         reading.alignments,
         reading.fused,
         semantic_variance(reading.alignments, profile),
-        bootstrap(reading.alignments, _statistics(asked.mode, cut, profile), resamples=resamples, seed=seed),
-        unit_permutation_null(reading.alignments, permutations=permutations, seed=seed, profile=profile),
+        bootstrap(reading.alignments, _statistics(asked.mode, asked.cut, profile), resamples=asked.resamples, seed=asked.seed),
+        unit_permutation_null(reading.alignments, permutations=asked.permutations, seed=asked.seed, profile=profile),
         _sets(reading, levels),
-        _detectors(reading, asked.mode, cut),
-        _units(reading, asked.mode, cut),
+        _detectors(reading, asked.mode, asked.cut),
+        _units(reading, asked.mode, asked.cut),
         galleries,
-        similarity_matrix(pooled, pooled, permutations=_FLOOR_PERMUTATIONS, seed=seed),
+        similarity_matrix(pooled, pooled, permutations=_FLOOR_PERMUTATIONS, seed=asked.seed),
         together,
         snapshots,
         None if ablation is None else tuple(ablation),

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import DataError, ParameterError
+from ..errors import DataError, ParameterError, check_choice, check_int
 from .active_pixels import Layer
 from .alignment import QUANTILE, UnitAlignment, align, align_regions
 from .concepts import Concepts, Regions, active_regions
@@ -123,35 +123,71 @@ PIXEL_QUANTILE = 0.005  # Network Dissection's
 
 
 @dataclass(frozen=True)
-class ReadingSettings:
-    """How a network is read; as for ``dissect``."""
+class DissectSettings:
+    """How a network is dissected.
 
-    kind: Kind
-    grid: tuple[int, int] | None
-    call: Call | None
-    read: Read
-    quantile: float | None
-    mode: Mode | None
-    cut: float | None
-    unlabelled: Literal["refuse", "drop"]
-    auroc_pixels: int
-    shuffles: int
-    seed: int
-    dtype: Literal["float16", "float32"]
-    scratch: Path | None
-    batch_size: int
-    device: str | torch.device
+    Args:
+        kind: "spatial", "tokens" or "pooled", as ``Recorder`` records.
+        grid: Height and width of patch tokens that are to be read as maps.
+        call: Runs a network on inputs, ``call(network, inputs)``; None as ``Recorder`` does.
+        read: What concepts are told apart among: "regions", objects, given with the data or found as connected areas of one
+            combination of concepts (``found_regions``); "pixels"; or "auto", objects where concepts lie on objects.
+        quantile: Share of the objects or places where a unit counts as active. Default: 0.1 of objects, 0.005 of pixels.
+        mode: What a detector is: "normalised", "stock" or "auroc", as ``UnitAlignment.detects``. Default: "auroc" over
+            objects, "normalised" over pixels.
+        cut: Of the mode.
+        unlabelled: Images without a label: "refuse", or "drop".
+        auroc_pixels: As for ``align``.
+        resamples: Of the bootstrap over images.
+        permutations: Of units over modalities, for the null of the variances.
+        shuffles: Of labels over objects, or of masks over images, for the null of the detectors and of the variances.
+        untrained: How many copies of the network, with weights drawn as before any training, are read as well; what any of
+            them detects is not taken for learned.
+        gallery: Units of each layer, and images of each, of which pictures are kept.
+        dtype: Of the activations on disk; numbers depend on it by rounding, 2^-11 for float16.
+        scratch: Where the temporary folder lies.
+        batch_size: Images upsampled at a time; changes nothing but memory and speed.
+        seed: Of all resampling.
+        device: Where maps are upsampled.
+    """
+
+    kind: Kind = "spatial"
+    grid: tuple[int, int] | None = None
+    call: Call | None = None
+    read: Read = "auto"
+    quantile: float | None = None
+    mode: Mode | None = None
+    cut: float | None = None
+    unlabelled: Literal["refuse", "drop"] = "refuse"
+    auroc_pixels: int = 256
+    resamples: int = 200
+    permutations: int = 200
+    shuffles: int = 20
+    untrained: int = 2
+    gallery: tuple[int, int] = (4, 4)
+    dtype: Literal["float16", "float32"] = "float16"
+    scratch: str | Path | None = None
+    batch_size: int = 8
+    seed: int = 0
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, low in (("resamples", 1), ("permutations", 1), ("untrained", 0)):
+            check_int(getattr(self, name), name, "dissect", low=low)
+        if self.mode is not None:
+            check_choice(self.mode, "mode", "dissect", ("stock", "normalised", "auroc"))
+        check_choice(self.read, "read", "dissect", ("auto", "regions", "pixels"))
 
 
 @dataclass(frozen=True)
-class ChosenSettings(ReadingSettings):
+class ChosenSettings(DissectSettings):
     """The same once it is known what is read over."""
 
-    quantile: float
-    mode: Mode
+    quantile: float = 0.0
+    mode: Mode = "auroc"
 
 
-def chosen(settings: ReadingSettings, regions: Regions | None) -> ChosenSettings:
+def chosen(settings: DissectSettings, regions: Regions | None) -> ChosenSettings:
     """Where they are not given: over regions the area under the ROC curve, over pixels the way from chance to the ceiling."""
     mode, quantile = settings.mode, settings.quantile
     values = {one.name: getattr(settings, one.name) for one in fields(settings)}
@@ -195,7 +231,7 @@ def read_network(
     layers: Layers,
     data: LabelledData,
     modalities: tuple[str, ...],
-    settings: ReadingSettings,
+    settings: DissectSettings,
     *,
     galleries: tuple[int, int] = (0, 0),
     tell: Tell | None = None,

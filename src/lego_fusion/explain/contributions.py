@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float64, Int64
 
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number, with_changes
 from ..measure.intervals import Estimate, combined_intervals, percentile_interval
 from ..measure.scored import ScoredVideo
 from .shapley import (
@@ -38,6 +38,16 @@ Model = Callable[[Any], Any]
 CustomRemoval = Callable[[Model, Features, frozenset[str]], Any]
 NamedRemoval = Literal["zero", "mean", "permute"]
 REMOVALS: tuple[NamedRemoval, ...] = ("zero", "mean", "permute")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How a modality is taken from a model; as for ``ModelValue``."""
+
+    removal: NamedRemoval | CustomRemoval = "mean"
+    background: Features | None = None
+    label: str | None = None
+    repeats: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,16 +270,13 @@ def model_contributions(
     metric: Callable[..., Any] | None = None,
     *,
     targets: npt.ArrayLike | None = None,
-    removal: NamedRemoval | CustomRemoval = "mean",
-    background: Features | None = None,
-    label: str | None = None,
-    repeats: int = 8,
     baseline: Literal["model", "majority"] | float = "model",
     permutations: int | None = None,
     resamples: int = 0,
     level: float = 0.95,
     tolerance: float = 1e-6,
     seed: int = 0,
+    **removal: Any,
 ) -> Contributions:
     """What each modality contributes to a model's metric, or to each of its predictions.
 
@@ -278,10 +285,6 @@ def model_contributions(
         features: As for ``ModelValue``.
         metric: As for ``ModelValue``; None explains every prediction, each on its own.
         targets: As for ``ModelValue``.
-        removal: As for ``ModelValue``; it is named in the record.
-        background: As for ``ModelValue``.
-        label: As for ``ModelValue``.
-        repeats: As for ``ModelValue``.
         baseline: v({}): ``"model"`` for the model with everything removed; ``"majority"`` for the metric of the constant
             predictor of the most frequent target, which breaks the dummy axiom (see ``contributions``); or a number, for
             example 0.5 for an AUC.
@@ -294,6 +297,8 @@ def model_contributions(
         tolerance: The model is evaluated twice on the full set; its predictions may differ by ``tolerance`` times the larger
             of 1 and their maximum.
         seed: Of permutations and resamples.
+        removal: How modalities are removed, fields of ``Removal`` by name: ``removal="zero"``, ``background``, ``label``,
+            ``repeats``; it is named in the record.
 
     Returns:
         The contributions; ``evaluations`` counts calls of the model.
@@ -312,7 +317,8 @@ def model_contributions(
         >>> told.values.tolist(), float(told.cooperation)
         ([0.125, 0.125], 0.25)
     """
-    value = ModelValue(model, features, metric, targets, removal, background, label, repeats, seed)
+    chosen: Removal = with_changes(Removal(), removal, "model_contributions")
+    value = ModelValue(model, features, metric, targets, seed=seed, **vars(chosen))
     names = check_modalities(list(features))
     check_int(resamples, "resamples", "model_contributions", low=0)
     if permutations is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -58,6 +59,29 @@ class Fusion(nn.Module, ABC):
     """
 
     kind: ClassVar[str] = "fusion"
+    operator_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Options that are handed on to ``graph.operator.GraphOperator``, given by name, with the fusion's own defaults."""
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The arguments of the fusion with their defaults (``inspect.Parameter.empty`` for none), its operator's among them."""
+        own = inspect.signature(cls).parameters.values()
+        return {one.name: one.default for one in own if one.kind is not one.VAR_KEYWORD} | dict(cls.operator_defaults)
+
+    @classmethod
+    def usual_grid(cls, modalities: Sequence[str]) -> dict[str, tuple[int | float, ...]]:
+        """What a sweep tries where nobody says, values by setting: orders 1 to 3 of each modality."""
+        return {f"fusion.order.{name}": (1, 2, 3) for name in modalities}
+
+    @classmethod
+    def operator_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of the operator, those given before the defaults; ``ParameterError`` for one that there is not."""
+        unknown = [name for name in given if name not in cls.operator_defaults]
+        if unknown:
+            expected = ", ".join(cls.defaults())
+            raise ParameterError(f"{cls.__name__} has no parameter '{unknown[0]}'", expected=expected, got=unknown[0])
+        return {**cls.operator_defaults, **given}
+
     relates_within: bool = False  # whether its graphs relate the nodes of one video to each other
     row_order: Literal["ordered", "sorted"] | None = None  # of the row of a learned operator's graph that a node hands on
     out_features: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from ..graph.expansion import Expansion, ZeroOrder, normalise
-from ..graph.operator import Form, GraphOperator, check_names
+from ..graph.expansion import normalise
+from ..graph.operator import GraphOperator, check_names
 from ..graph.relationship import cosine_graph
 from ..graph.sparse import propagate_nearest
 from ..graph.streaming import TILE_ABOVE, propagate
@@ -26,6 +26,8 @@ from .base import mask_nodes, seeded
 
 Start = Literal["concatenation", "addition"]
 STARTS: tuple[Start, ...] = ("concatenation", "addition")
+
+OPERATOR_OPTIONS = ("order", "form", "expansion", "zero_order", "seed")
 
 
 class LegoBlock(nn.Module):
@@ -49,10 +51,6 @@ class LegoBlock(nn.Module):
     Args:
         modalities: Width D_m of each stream by name; the order orients an operator that is not symmetric.
         out_features: F, width of the output.
-        order: Highest power of the graphs, P >= 0; 0 propagates the mean node.
-        form: Of the operator, see ``GraphOperator``.
-        expansion: ``"hadamard"`` or ``"matrix"``.
-        zero_order: R^(0), ``"ones"`` or ``"identity"``.
         start: ``"concatenation"``, or ``"addition"`` where every D_m = F.
         gain: Start of the propagated part's weight, >= 0; at 0 the graphs learn nothing in the first step.
         centred: Take cosines from the mean node of the item; without it the cosines of features after a ReLU are all near 1.
@@ -62,7 +60,8 @@ class LegoBlock(nn.Module):
         tile_above: Largest N whose graphs are held whole by ``forward``, with elementwise powers.
         neighbours: Propagate along edges to this many nearest nodes of each stream only (``graph.sparse``; elementwise powers
             with ``ones``); None uses all. ``relations`` and ``graph`` stay whole.
-        seed: Of the start.
+        operator: Options of the operator, by name, see ``GraphOperator``: ``order``, the highest power of the graphs, P >= 0,
+            where 0 propagates the mean node; ``form``; ``expansion``; ``zero_order``; ``seed`` of the start.
 
     Raises:
         ParameterError: If an option is unknown or out of range, a name cannot be used, or widths do not allow the start.
@@ -84,10 +83,6 @@ class LegoBlock(nn.Module):
         modalities: Mapping[str, int],
         out_features: int,
         *,
-        order: int | Mapping[str, int] = 2,
-        form: Form = "joint",
-        expansion: Expansion = "hadamard",
-        zero_order: ZeroOrder = "ones",
         start: str = "concatenation",
         gain: float = 0.1,
         centred: bool = True,
@@ -96,9 +91,14 @@ class LegoBlock(nn.Module):
         most_nodes: int = 4096,
         tile_above: int = TILE_ABOVE,
         neighbours: int | None = None,
-        seed: int = 0,
+        **operator: Any,
     ) -> None:
         super().__init__()
+        unknown = [name for name in operator if name not in OPERATOR_OPTIONS]
+        if unknown:
+            raise ParameterError(
+                f"LegoBlock has no parameter '{unknown[0]}'", expected=", ".join(OPERATOR_OPTIONS), got=unknown[0]
+            )
         if not modalities:
             raise ParameterError("a block needs at least one modality", where="LegoBlock")
         check_names(list(modalities))
@@ -110,20 +110,24 @@ class LegoBlock(nn.Module):
         self.most_nodes = check_int(most_nodes, "most_nodes", "LegoBlock", low=1)
         self.tile_above = check_int(tile_above, "tile_above", "LegoBlock", low=0)
         self.neighbours = None if neighbours is None else check_int(neighbours, "neighbours", "LegoBlock", low=1)
-        if neighbours is not None and (expansion, zero_order) != ("hadamard", "ones"):
+        if neighbours is not None and not self._elementwise(operator):
             raise ParameterError("neighbours are defined for expansion='hadamard' with zero_order='ones'", where="LegoBlock")
         if resize is not None:
             check_choice(resize, "resize", "LegoBlock", list(self.modalities))
         self.start: Start = check_choice(start, "start", "LegoBlock", STARTS)
-        self.centred, self.resize, self.seed = centred, resize, check_int(seed, "seed", "LegoBlock", low=0)
-        self.operator = GraphOperator(list(self.modalities), order, form, expansion=expansion, zero_order=zero_order, seed=seed)
+        self.centred, self.resize, self.seed = centred, resize, check_int(operator.get("seed", 0), "seed", "LegoBlock", low=0)
+        self.operator = GraphOperator(list(self.modalities), **operator)
         started = check_number(gain, "gain", "LegoBlock", low=0.0)
         self.gain = nn.Parameter(torch.full((self.out_features,), started))
-        with seeded(seed):
+        with seeded(self.seed):
             self.projection, self.value = (self._maps() for _ in range(2))
             self.bias = nn.Parameter(self._uniform(self.out_features))
         if start == "addition":
             self._start_as_sum()
+
+    @staticmethod
+    def _elementwise(operator: Mapping[str, Any]) -> bool:
+        return (operator.get("expansion", "hadamard"), operator.get("zero_order", "ones")) == ("hadamard", "ones")
 
     def _maps(self) -> nn.ParameterDict:
         return nn.ParameterDict({name: self._uniform(self.out_features, width) for name, width in self.modalities.items()})

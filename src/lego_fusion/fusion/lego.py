@@ -48,15 +48,13 @@ class LegoFusion(Fusion):
         time_context: Deviation of the mean over nodes near in time, in nodes; 0 is none.
         window: Nodes up to a node's own that its time context and its own video's graph may see, for streams; None: the whole
             video, before and after.
-        operator: ``"fixed"``: G is the product of the graphs. ``"learned"``: the coefficients of the operator are learned from
-            there, and the degree of G itself is read too.
-        order: Highest power of each graph in a learned operator.
-        form: Form of a learned operator (``graph.operator``).
-        rank: Rank of its joint form.
         units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
             units come in (rows of a grid of cells). They are read unit by unit (``known``); G is of the others.
         most_novel: Units that speak for a node.
-        seed: Of a learned operator's start.
+        operator: ``"fixed"``: G is the product of the graphs. ``"learned"``: the coefficients of the operator are learned from
+            there, and the degree of G itself is read too.
+        learned: Options of a learned operator (``graph.operator``), by name: ``order``, the highest power of each graph, 2;
+            ``form``, "joint"; ``rank`` of its joint form; ``seed`` of its start.
 
     Source: ours, from the paper's graphs, powers, operator and degree; ``PaperFusion`` is the paper's own reading.
 
@@ -69,6 +67,7 @@ class LegoFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego"
+    operator_defaults: ClassVar[Mapping[str, Any]] = {"order": 2, "form": "joint", "rank": None, "seed": 0}
     fused_centre: Tensor
 
     def __init__(
@@ -82,13 +81,10 @@ class LegoFusion(Fusion):
         pseudo_videos: float = 4.0,
         time_context: float = 2.0,
         window: int | None = None,
-        operator: OperatorChoice = "fixed",
-        order: int = 2,
-        form: Form = "joint",
-        rank: int | None = None,
         units: Mapping[str, int] | None = None,
         most_novel: int = 8,
-        seed: int = 0,
+        operator: OperatorChoice = "fixed",
+        **learned: Any,
     ) -> None:
         super().__init__(modalities)
         owner = "LegoFusion"
@@ -110,13 +106,12 @@ class LegoFusion(Fusion):
         self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
         self._config: dict[str, Any] = {**settings._asdict(), "orders": list(self.orders), "units": self.units}
         self._config |= {"operator": operator}
-        self._learned_config = {"time_context": self.time_context, **_checked(order, form, rank), "seed": seed}
+        options = self.operator_options(learned)
+        self._learned_config = {"time_context": self.time_context, **_checked(**options)}
         self.frozen = FrozenReadings(self.modalities, self.units, settings)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
-        self.learned = (
-            GraphOperator(self.whole, order, form, rank=rank, start="product", seed=seed) if self.learns_operator else None
-        )
+        self.learned = GraphOperator(self.whole, **options, start="product") if self.learns_operator else None
         self.register_buffer("fused_centre", torch.zeros(len(self.orders)))
 
     @property
@@ -191,6 +186,11 @@ class LegoFusion(Fusion):
     def frozen_config(self) -> dict[str, Any]:
         """All of it but the head's and what a learned operator is; ``operator`` says what the inputs are."""
         return dict(self._config)
+
+    @classmethod
+    def usual_grid(cls, modalities: Sequence[str]) -> dict[str, tuple[int | float, ...]]:
+        """How far labels are trusted, a quarter to four times the default."""
+        return {"training.prior_departure": (0.75, 1.5, 3.0, 6.0, 12.0)}
 
     def idle_options(self) -> tuple[str, ...]:
         """What an operator is, where none is learned."""
@@ -478,8 +478,8 @@ class LegoFusion(Fusion):
         return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
 
 
-def _checked(order: int, form: Form, rank: int | None) -> dict[str, Any]:
+def _checked(order: int, form: Form, rank: int | None, seed: int) -> dict[str, Any]:
     """What a learned operator is, also where none is."""
     check_choice(form, "form", "LegoFusion", FORMS)
     most = None if rank is None else check_int(rank, "rank", "LegoFusion", low=1)
-    return {"order": check_int(order, "order", "LegoFusion", low=0), "form": form, "rank": most}
+    return {"order": check_int(order, "order", "LegoFusion", low=0), "form": form, "rank": most, "seed": seed}

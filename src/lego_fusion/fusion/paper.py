@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import ParameterError, check_bool, check_choice, check_int
-from ..graph.expansion import Expansion, Normalisation, ZeroOrder
-from ..graph.operator import Form, GraphOperator
+from ..graph.operator import GraphOperator
 from ..graph.relationship import k_nearest
 from ..graph.streaming import TILE_ABOVE, propagate
 from .base import Fusion, FusionOutput, Graphs, mask_nodes
@@ -63,13 +62,6 @@ class PaperFusion(Fusion):
         centre: Subtract the training mean before cosines and dot products.
         unit_range: Map cosines to [0, 1].
         nearest: Keep only this many entries of each row of each graph; None keeps all.
-        order: Highest power P, for all graphs or by name.
-        form: Form of the operator (``graph.operator``); None takes ``"full"``, for more than two modalities ``"random-pair"``.
-        rank: Rank of the joint form.
-        expansion: ``"hadamard"`` or ``"matrix"``.
-        zero_order: ``"identity"`` or ``"ones"``.
-        normalisation: Of graphs before matrix powers.
-        symmetric: Use (A + A^T) / 2.
         rows: What a node hands on: its row ``"ordered"`` as the columns are, ``"sorted"`` from most to least similar (which
             does not depend on which column is which), ``"statistics"`` of the row, or ``"propagate"``: sum_j G_ij x_j of the
             features, divided by sum_j |G_ij|.
@@ -78,7 +70,10 @@ class PaperFusion(Fusion):
         units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
             units come in; their *relations* are pooled (``units.UnitRelation``).
         unit_pooling: ``"mean"`` or ``"max"`` over pairs of units.
-        seed: Seed of the operator's start.
+        operator: Options of the operator (``graph.operator``), by name: ``order`` P, for all graphs or by name; ``form``, None
+            for ``"full"`` and, with more than two modalities, ``"random-pair"``; ``rank`` of the joint form; ``expansion``;
+            ``zero_order``; ``normalisation`` of graphs before matrix powers; ``symmetric``; ``seed``. Defaults:
+            ``operator_defaults``.
 
     Source: the paper; sorted rows, statistics, propagation and the joint form are ours.
 
@@ -90,6 +85,16 @@ class PaperFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego-paper"
+    operator_defaults: ClassVar[Mapping[str, Any]] = {
+        "order": 2,
+        "form": None,
+        "rank": None,
+        "expansion": "hadamard",
+        "zero_order": "identity",
+        "normalisation": "row",
+        "symmetric": False,
+        "seed": 0,
+    }
     relates_within = True
 
     def __init__(
@@ -101,20 +106,15 @@ class PaperFusion(Fusion):
         centre: bool = False,
         unit_range: bool = False,
         nearest: int | None = None,
-        order: int | Mapping[str, int] = 2,
-        form: Form | None = None,
-        rank: int | None = None,
-        expansion: Expansion = "hadamard",
-        zero_order: ZeroOrder = "identity",
-        normalisation: Normalisation = "row",
-        symmetric: bool = False,
         rows: Rows = "ordered",
         own_features: bool = False,
         units: Mapping[str, int] | None = None,
         unit_pooling: UnitPooling = "mean",
-        seed: int = 0,
+        **operator: Any,
     ) -> None:
         super().__init__(modalities)
+        options = self.operator_options(operator)
+        order, rank = options.pop("order"), options["rank"]
         self.units = unit_groups(self.modalities, units or {})
         self.nodes = check_int(nodes, "nodes", "PaperFusion", low=1)
         self.rows: Rows = check_choice(rows, "rows", "PaperFusion", ROWS)
@@ -123,16 +123,14 @@ class PaperFusion(Fusion):
         self.nearest = None if nearest is None else check_int(nearest, "nearest", "PaperFusion", low=1)
         kinds = relation_kinds(self.modalities, relations)
         check_choice(unit_pooling, "unit_pooling", "PaperFusion", UNIT_POOLINGS)
-        for name, value in (("centre", centre), ("unit_range", unit_range), ("symmetric", symmetric)):
+        for name, value in (("centre", centre), ("unit_range", unit_range), ("symmetric", options["symmetric"])):
             check_bool(value, name, "PaperFusion")
         if rank is not None:
             check_int(rank, "rank", "PaperFusion", low=1)
         orders: int | dict[str, int]
         orders = dict(order) if isinstance(order, Mapping) else check_int(order, "order", "PaperFusion", low=0)
-        if form is None:
-            form = "full" if len(self.modalities) <= 2 else "random-pair"
-        options: dict[str, Any] = {"form": form, "rank": rank, "expansion": expansion, "zero_order": zero_order}
-        options |= {"normalisation": normalisation, "symmetric": symmetric, "seed": seed}
+        if options["form"] is None:
+            options["form"] = "full" if len(self.modalities) <= 2 else "random-pair"
         self._config: dict[str, Any] = {
             "nodes": nodes,
             "relations": kinds,

@@ -48,7 +48,7 @@ def options_of(kind: str) -> tuple[str, ...]:
         ('reduced',)
     """
     check_choice(kind, "kind", "options_of", tuple(FUSIONS))
-    return tuple(name for name in inspect.signature(FUSIONS[kind]).parameters if name not in SET_ELSEWHERE)
+    return tuple(name for name in FUSIONS[kind].defaults() if name not in SET_ELSEWHERE)
 
 
 def make_fusion(kind: str, config: dict[str, Any]) -> Fusion:
@@ -62,12 +62,13 @@ def make_fusion(kind: str, config: dict[str, Any]) -> Fusion:
         3
     """
     check_choice(kind, "kind", "make_fusion", tuple(FUSIONS))
-    arguments = inspect.signature(FUSIONS[kind])
-    try:
-        arguments.bind(**config)
-    except TypeError as error:
-        expected = ", ".join(arguments.parameters)
-        raise ParameterError(f"fusion '{kind}' cannot be made: {error}", expected=expected, got=", ".join(config)) from error
+    arguments = FUSIONS[kind].defaults()
+    odd = [name for name in config if name not in arguments]
+    odd += [name for name, default in arguments.items() if default is inspect.Parameter.empty and name not in config]
+    if odd:
+        fault = "got an unexpected keyword argument" if odd[0] in config else "missing a required argument:"
+        what = f"fusion '{kind}' cannot be made: {fault} '{odd[0]}'"
+        raise ParameterError(what, expected=", ".join(arguments), got=", ".join(config))
     return FUSIONS[kind](**config)
 
 
@@ -88,7 +89,7 @@ def make_plain_fusion(kind: str, modalities: Mapping[str, int], *, asked: Sequen
         {'modalities': {'motion': 3, 'text': 2}, 'width': 32, 'seed': 1}
     """
     check_choice(kind, "kind", "make_plain_fusion", tuple(FUSIONS))
-    takes = inspect.signature(FUSIONS[kind]).parameters
+    takes = FUSIONS[kind].defaults()
     for name in asked:
         if name not in options_of(kind):
             near = difflib.get_close_matches(name, options_of(kind), n=1)

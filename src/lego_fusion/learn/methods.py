@@ -7,7 +7,6 @@ picking the best test step would have been.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -110,8 +109,8 @@ def _for_all(method: str, name: str, value: Any, modalities: Sequence[str]) -> A
     if unknown:
         where = f"option '{name}' of {method}"
         raise ParameterError(f"'{unknown[0]}' is no modality", where=where, expected=", ".join(modalities), got=unknown[0])
-    default = inspect.signature(FUSIONS[method]).parameters.get(name)
-    return {**({} if default is None else dict.fromkeys(modalities, default.default)), **value}
+    defaults = FUSIONS[method].defaults()
+    return {**(dict.fromkeys(modalities, defaults[name]) if name in defaults else {}), **value}
 
 
 def draws_at_random(method: str, config: TrainingConfig) -> bool:
@@ -132,6 +131,21 @@ def _fusion_draws(method: str) -> bool:
     return make_plain_fusion(method, {"first": 1, "second": 1}).draws_at_random
 
 
+@dataclass(frozen=True)
+class ModelShape:
+    """What decides the shape of a model beside its fusion's name and its modalities.
+
+    Args:
+        nodes: N, segments of a bag.
+        hidden: Units of the head, where the fusion brings none of its own.
+        options: Of the fusion, those that differ from its defaults, as for ``make_default_fusion``.
+    """
+
+    nodes: int = 32
+    hidden: int = 32
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def run_method(
     dataset: Dataset,
     bags: Bags,
@@ -139,10 +153,8 @@ def run_method(
     modalities: Sequence[str],
     method: str,
     config: TrainingConfig,
+    shape: ModelShape | None = None,
     *,
-    nodes: int = 32,
-    hidden: int = 32,
-    options: Mapping[str, Any] | None = None,
     condition: Condition = CLEAN,
     watch_test: bool = False,
     checkpoint: Path | None = None,
@@ -158,9 +170,7 @@ def run_method(
         modalities: Which of their features to use, in the order that orients the operator.
         method: One of ``LEARNED`` or ``UNLEARNED``.
         config: Of the training; its seed is the run's.
-        nodes: N, as in the bags.
-        hidden: Units of the head, where the fusion brings none of its own.
-        options: Of the fusion, as for ``make_default_fusion``.
+        shape: Of the model; its defaults where nothing is said.
         condition: What happens to the features, seeded by the configuration's seed; learned or not, all methods meet the same.
         watch_test: Also keep the test scores of the start, of every ``config.check_every`` steps and of the last step.
         checkpoint: Where a killed run can go on from.
@@ -168,6 +178,7 @@ def run_method(
         on_step: Called with step and loss.
     """
     check_choice(method, "method", "run_method", (*LEARNED, *UNLEARNED))
+    shape = shape or ModelShape()
     bags = bags.with_modalities(modalities)
     train, test = bags.named(split.train), bags.named(split.test)
     if config.normal_only and method not in UNLEARNED:  # abnormal videos must not reach the statistics either
@@ -183,16 +194,16 @@ def run_method(
         return Run(_by_video(test, scores), None, 0, 0.0, time.perf_counter() - started)
     started = time.perf_counter()
     manifests = condition.manifests({name: dataset.modalities[name] for name in modalities})
-    fusion = make_default_fusion(method, manifests, nodes=nodes, seed=config.seed, options=options)
+    fusion = make_default_fusion(method, manifests, nodes=shape.nodes, seed=config.seed, options=shape.options)
     validation = held_out[0] if held_out else None
     if cache is not None and condition == CLEAN and trains_on_graphs(fusion, config):
         others = (*split.test, *split.validation)
-        graphs = cached_graphs(dataset, fusion, train.videos, others, nodes=nodes, cache=cache, bags=bags)
+        graphs = cached_graphs(dataset, fusion, train.videos, others, nodes=shape.nodes, cache=cache, bags=bags)
         train, test = graphs.training, (graphs.others or test).named(split.test)
         validation = graphs.others.named(split.validation) if graphs.others and split.validation else None
     else:
         fit_statistics(fusion, train)
-    detector = Detector(fusion, hidden=hidden, seed=config.seed)
+    detector = Detector(fusion, hidden=shape.hidden, seed=config.seed)
     watched: dict[int, dict[str, Tensor]] = {}
     watching = 0.0
 

@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from scipy.special import expit
 from .. import __version__
 from ..data.dataset import Dataset
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
-from ..errors import CheckpointError, DataError, ParameterError, check_int
+from ..errors import CheckpointError, DataError, ParameterError, check_int, with_changes
 from ..fusion.base import Fusion
 from ..measure.smoothing import SMOOTHING, check_smoothing, smooth, smooth_frames
 from ..writing import PARTIAL, written_whole
@@ -77,29 +77,11 @@ class VideoScores:
     logits: Float64[np.ndarray, " frames"] | None = None
 
 
-def train_run(
-    dataset: Dataset,
-    folder: str | Path,
-    *,
-    modalities: Sequence[str] = (),
-    method: str = "lego",
-    training: TrainingConfig | None = None,
-    nodes: int = 32,
-    segment_snippets: int | None = None,
-    smoothing: float = SMOOTHING,
-    hidden: int = 32,
-    validation: float = 0.0,
-    options: Mapping[str, Any] | None = None,
-    threads: int = 1,
-    cache: str | Path = "off",
-    on_step: Callable[[int, float], None] | None = None,
-    ranks: Ranks = ALONE,
-) -> RunConfig:
-    """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained: fusion, segments, head and training, beside the data.
 
     Args:
-        dataset: With a split, and labels for the training videos.
-        folder: Run folder; made if it is not there.
         modalities: Feature sets to fuse, in the order that orients the operator; all of the dataset's by default.
         method: One of ``methods.LEARNED``: ``"lego"``, ``"lego-paper"`` or a baseline by name, such as ``"concat"``.
         training: Training configuration.
@@ -110,30 +92,67 @@ def train_run(
         hidden: Width of the head.
         validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
         options: Arguments of the fusion that differ from its defaults, by name, such as ``{"references": 512}``.
+
+    Example:
+        >>> TrainConfig(modalities=("motion", "text"), nodes=16).training.seed
+        0
+    """
+
+    modalities: Sequence[str] = ()
+    method: str = "lego"
+    options: Mapping[str, Any] | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    nodes: int = 32
+    hidden: int = 32
+    segment_snippets: int | None = None
+    smoothing: float = SMOOTHING
+    validation: float = 0.0
+
+
+def train_run(
+    dataset: Dataset,
+    folder: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    threads: int = 1,
+    cache: str | Path = "off",
+    on_step: Callable[[int, float], None] | None = None,
+    ranks: Ranks = ALONE,
+    **changes: Any,
+) -> RunConfig:
+    """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.
+
+    Args:
+        dataset: With a split, and labels for the training videos.
+        folder: Run folder; made if it is not there.
+        config: What to train; its defaults where nothing is said.
         threads: Processor threads of training. With one, the weights do not depend on the number of processors, and small
             sets train many times faster than with several on a machine that is busy otherwise.
         cache: Graphs are kept for the next run: ``"auto"`` in the dataset folder, or in a folder; a ``.safetensors`` file must
             fit. Fusions that have none read features. The weights are the same with and without.
         on_step: Called with the step and the loss.
         ranks: Processes that all make this call and train together (``ranks.process_group``); the first writes the folder.
+        changes: Fields of the configuration by name, such as ``modalities=["motion"]`` or ``nodes=16``.
 
     Raises:
         DataError: If data are missing or wrong.
         CheckpointError: If the folder holds another run, or the cache file is of other settings or data.
     """
-    folder, training = Path(folder), training or TrainingConfig()
-    names = tuple(modalities) or tuple(dataset.modalities)
+    config = with_changes(config or TrainConfig(), changes, "train_run")
+    folder, training, method, options = Path(folder), config.training, config.method, config.options
+    nodes, segment_snippets, validation = config.nodes, config.segment_snippets, config.validation
+    names = tuple(config.modalities) or tuple(dataset.modalities)
     split = training_split(dataset)
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     require_labels(dataset, split)
     if options:  # before the folder is made
         require_modalities(dataset, names)
         make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, options=options)
-    request = _request(dataset, names, method, training, nodes, hidden, split, options)
+    request = _request(dataset, names, method, training, nodes, config.hidden, split, options)
     if segment_snippets is not None:
         request["segment_snippets"] = check_int(segment_snippets, "segment_snippets", "train_run", low=1)
-    if check_smoothing(smoothing, "train_run"):
-        request["smoothing"] = float(smoothing)
+    if check_smoothing(config.smoothing, "train_run"):
+        request["smoothing"] = float(config.smoothing)
     if ranks.first_alone(lambda: _is_finished(folder, request)):
         return read_run_config(folder)
 
@@ -141,7 +160,7 @@ def train_run(
         return _prepared(dataset, names, method, training, nodes, split, cache_place(cache, dataset), segment_snippets, options)
 
     fusion, train, held_out = prepare() if str(cache) == "off" else ranks.first_before_others(prepare)
-    detector = Detector(fusion, hidden=hidden, seed=training.seed)
+    detector = Detector(fusion, hidden=config.hidden, seed=training.seed)
     checkpoint, snapshots = folder / "checkpoint.safetensors", folder / SNAPSHOTS
     if ranks.first and not checkpoint.exists():
         clear_snapshots(folder)  # of a request that gave way to this one

@@ -12,7 +12,6 @@ from ..data.dataset import Dataset
 from ..data.grouping import sources_of
 from ..errors import DataError, check_choice, check_int, check_number
 
-
 DomainSplit = Literal["left-out", "within"]
 DOMAIN_SPLITS: tuple[DomainSplit, ...] = ("left-out", "within")
 _DRAWS = 20  # of sources, of which the nearest counts

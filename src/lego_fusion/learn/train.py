@@ -51,8 +51,8 @@ class TrainingConfig(BaseModel):
         degree_k: Its k.
         smoothness: Weight of the smoothness term.
         sparsity: Weight of the sparsity term.
-        operator_sparsity: Weight of sum |A_t| over the coefficients of order >= 1 (``objective.operator_penalty``); 0 is off. This
-            and the next two make a learned A easier to read, and are for fusions that learn one.
+        operator_sparsity: Weight of sum |A_t| over the coefficients of order >= 1 (``objective.operator_penalty``); 0 is off.
+            It and the next two make a learned A easier to read, for fusions that learn one.
         operator_order_decay: Weight of sum 2^(order - 1) A_t^2, so that higher orders pay more; 0 is off.
         operator_nonnegative: Set negative coefficients (factors, for the joint form) to zero at the start and after each step.
         selection: ``"last-step"``, or ``"validation"``: the step with the lowest validation loss, seen every ``check_every``.

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number, with_changes
 from .pictures import SceneRenderer, encode
 from .script import ANOMALY_KINDS, COVERAGE, KINDS, SEEN, Actor, Figure, Place, Scene, View, runs_of, write_scene
 
@@ -176,30 +176,56 @@ class SceneSet:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """The parameters of ``render_scenes``, checked."""
+class SceneSettings:
+    """What ``render_scenes`` renders.
 
-    videos: int
-    abnormal: float
-    frames: tuple[int, int]
-    size: tuple[int, int]
-    fps: float
-    seed: int
-    people: tuple[int, int]
-    kinds: tuple[str, ...]
-    train: float
-    noise: float
-    false_mention_rate: float
-    coverage: tuple[float, float]
-    intruders: tuple[int, int]
-    camera_spread: float
-    camera_seed: int
-    mention_rates: Mapping[str, float] = field(default_factory=dict)
+    Args:
+        videos: How many, at least 2.
+        abnormal: Fraction of abnormal videos, in [0, 1]; floor(videos * abnormal) of them, spread evenly.
+        frames: Fewest and most frames of a video, from 16.
+        size: Height and width in pixels, even, from 64.
+        fps: Frames per second, in [1, 120].
+        seed: Of everything, the cameras too unless ``camera_seed`` is given.
+        people: Fewest and most ordinary people at a time.
+        kinds: Kinds of anomaly, taken in turn: ``"fast"``, ``"wrong_way"``, ``"large"``, ``"out_of_place"``.
+        train: Fraction of each label in the ``train`` split, in [0, 1].
+        noise: Standard deviation of the sensor noise in grey levels.
+        mention_rates: Chance that a caption of an abnormal moment mentions it, by kind; absent kinds as the default.
+        false_mention_rate: Chance that a caption of a normal moment mentions an anomaly.
+        coverage: Least and most of an abnormal video's frames that are abnormal, in [0, 1].
+        intruders: Fewest and most figures that make an anomaly at a time: one person, or a crowd.
+        camera_spread: How far the cameras differ, in [0, 1]: 0 is one camera for all videos, 1 cameras drawn freely
+            (``scene_places.Place.draw``).
+        camera_seed: Of the cameras: video i of another set with this camera seed is seen by the same camera. None: ``seed``.
+    """
+
+    videos: int = 20
+    abnormal: float = 0.5
+    frames: tuple[int, int] = (128, 192)
+    size: tuple[int, int] = (160, 240)
+    fps: float = 10.0
+    seed: int = 0
+    people: tuple[int, int] = (3, 12)
+    kinds: Sequence[str] = ANOMALY_KINDS
+    train: float = 0.5
+    noise: float = 2.0
+    mention_rates: Mapping[str, float] = field(default_factory=lambda: DEFAULT_MENTION_RATES)
+    false_mention_rate: float = 0.03
+    coverage: tuple[float, float] = COVERAGE
+    intruders: tuple[int, int] = (1, 1)
+    camera_spread: float = 0.0
+    camera_seed: int | None = None
+
+    @property
+    def seed_of_cameras(self) -> int:
+        """``camera_seed``, or ``seed`` where it is not given."""
+        return self.seed if self.camera_seed is None else self.camera_seed
 
     def __post_init__(self) -> None:
         check_int(self.videos, "videos", _OWNER, low=2)
         check_int(self.seed, "seed", _OWNER, low=0)
-        check_int(self.camera_seed, "camera_seed", _OWNER, low=0)
+        if self.camera_seed is not None:
+            check_int(self.camera_seed, "camera_seed", _OWNER, low=0)
         _check_pair(self.frames, "frames", low=16, high=100_000)
         _check_pair(self.people, "people", low=0, high=100)
         _check_pair(self.intruders, "intruders", low=1, high=100)
@@ -230,24 +256,10 @@ class _Settings:
 
 def render_scenes(
     folder: str | Path,
+    settings: SceneSettings | None = None,
     *,
-    videos: int = 20,
-    abnormal: float = 0.5,
-    frames: tuple[int, int] = (128, 192),
-    size: tuple[int, int] = (160, 240),
-    fps: float = 10.0,
-    seed: int = 0,
-    people: tuple[int, int] = (3, 12),
-    kinds: Sequence[str] = ANOMALY_KINDS,
-    train: float = 0.5,
-    noise: float = 2.0,
-    mention_rates: Mapping[str, float] = DEFAULT_MENTION_RATES,
-    false_mention_rate: float = 0.03,
-    coverage: tuple[float, float] = COVERAGE,
-    intruders: tuple[int, int] = (1, 1),
-    camera_spread: float = 0.0,
-    camera_seed: int | None = None,
     on_video: Callable[[SceneVideo], None] | None = None,
+    **changes: Any,
 ) -> SceneSet:
     """Render videos of people on a walkway under fixed cameras, some with an anomaly, with captions and labels.
 
@@ -268,24 +280,9 @@ def render_scenes(
 
     Args:
         folder: Where to write; made if absent.
-        videos: How many, at least 2.
-        abnormal: Fraction of abnormal videos, in [0, 1]; floor(videos * abnormal) of them, spread evenly.
-        frames: Fewest and most frames of a video, from 16.
-        size: Height and width in pixels, even, from 64.
-        fps: Frames per second, in [1, 120].
-        seed: Of everything, the cameras too unless ``camera_seed`` is given.
-        people: Fewest and most ordinary people at a time.
-        kinds: Kinds of anomaly, taken in turn: ``"fast"``, ``"wrong_way"``, ``"large"``, ``"out_of_place"``.
-        train: Fraction of each label in the ``train`` split, in [0, 1].
-        noise: Standard deviation of the sensor noise in grey levels.
-        mention_rates: Chance that a caption of an abnormal moment mentions it, by kind; absent kinds as the default.
-        false_mention_rate: Chance that a caption of a normal moment mentions an anomaly.
-        coverage: Least and most of an abnormal video's frames that are abnormal, in [0, 1].
-        intruders: Fewest and most figures that make an anomaly at a time: one person, or a crowd.
-        camera_spread: How far the cameras differ, in [0, 1]: 0 is one camera for all videos, 1 cameras drawn freely
-            (``scene_places.Place.draw``).
-        camera_seed: Of the cameras: video i of another set with this camera seed is seen by the same camera. None: ``seed``.
+        settings: How many videos, of what; its defaults where nothing is said.
         on_video: Called with each video when it is written, for progress.
+        changes: Fields of the settings by name, such as ``videos=40``.
 
     Returns:
         The folder's videos with their labels and intervals.
@@ -304,32 +301,16 @@ def render_scenes(
         >>> [(video.name, video.kind, video.split) for video in scenes.videos][:2]
         [('scene_0000', 'normal', 'train'), ('scene_0001', 'fast', 'train')]
     """
-    settings = _Settings(
-        videos=videos,
-        abnormal=abnormal,
-        frames=frames,
-        size=size,
-        fps=fps,
-        seed=seed,
-        people=people,
-        kinds=tuple(kinds),
-        train=train,
-        noise=noise,
-        false_mention_rate=false_mention_rate,
-        coverage=coverage,
-        intruders=intruders,
-        camera_spread=camera_spread,
-        camera_seed=seed if camera_seed is None else camera_seed,
-        mention_rates={**DEFAULT_MENTION_RATES, **mention_rates},
-    )
+    chosen: SceneSettings = with_changes(settings or SceneSettings(), changes, _OWNER)
+    videos = chosen.videos
     folder = Path(folder)
     labels, intervals = folder / "labels.csv", folder / "intervals.csv"
     _prepare(folder, videos, (labels, intervals))
-    camera = _camera(settings, 0)
+    camera = _camera(chosen, 0)
     rendered = []
     for index in range(videos):
-        camera = _camera(settings, index) if camera_spread else camera
-        rendered.append(_render(folder, settings, index, *camera))
+        camera = _camera(chosen, index) if chosen.camera_spread else camera
+        rendered.append(_render(folder, chosen, index, *camera))
         if on_video is not None:
             on_video(rendered[-1])
     spans = [(video.name, *span, video.kind) for video in rendered for span in video.intervals]
@@ -339,18 +320,18 @@ def render_scenes(
     return SceneSet(folder, tuple(rendered), labels, intervals)
 
 
-def _camera(settings: _Settings, index: int) -> tuple[View, SceneRenderer]:
+def _camera(settings: SceneSettings, index: int) -> tuple[View, SceneRenderer]:
     """The camera of video ``index``; with no spread, the one camera of the set."""
     if settings.camera_spread:
-        drawn, seed = np.random.SeedSequence(settings.camera_seed, spawn_key=(index, 3)).spawn(2)
+        drawn, seed = np.random.SeedSequence(settings.seed_of_cameras, spawn_key=(index, 3)).spawn(2)
         place = Place.draw(np.random.default_rng(drawn), settings.camera_spread)
     else:
-        place, seed = Place(), np.random.SeedSequence(settings.camera_seed)
+        place, seed = Place(), np.random.SeedSequence(settings.seed_of_cameras)
     view = View(*settings.size, float(settings.fps), place)
     return view, SceneRenderer(view, seed, noise=settings.noise)
 
 
-def _render(folder: Path, settings: _Settings, index: int, view: View, renderer: SceneRenderer) -> SceneVideo:
+def _render(folder: Path, settings: SceneSettings, index: int, view: View, renderer: SceneRenderer) -> SceneVideo:
     seeds = np.random.SeedSequence(settings.seed, spawn_key=(index,)).spawn(3)
     script, grain, words = (np.random.default_rng(seed) for seed in seeds)
     kind, split = _role(settings, index)
@@ -363,7 +344,7 @@ def _render(folder: Path, settings: _Settings, index: int, view: View, renderer:
         view,
         scene,
         words,
-        mention_rate=settings.mention_rates.get(kind, 0.0),
+        mention_rate={**DEFAULT_MENTION_RATES, **settings.mention_rates}.get(kind, 0.0),
         false_mention_rate=settings.false_mention_rate,
     )
     name = _name(index)
@@ -374,7 +355,7 @@ def _render(folder: Path, settings: _Settings, index: int, view: View, renderer:
     return SceneVideo(name, path, sidecar, label, split, kind, frames, runs_of(scene.abnormal))
 
 
-def _role(settings: _Settings, index: int) -> tuple[str, str]:
+def _role(settings: SceneSettings, index: int) -> tuple[str, str]:
     """Kind and split of video ``index``: spread evenly over the videos, whatever their number."""
     before, through = _picked(index, settings.abnormal), _picked(index + 1, settings.abnormal)
     is_abnormal = through > before

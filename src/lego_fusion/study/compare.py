@@ -25,7 +25,7 @@ from ..errors import CheckpointError, LegoFusionError, ParameterError, check_int
 from ..learn.bags import Bags, load_bags
 from ..learn.conditions import parse_condition
 from ..learn.graph_cache import cache_place
-from ..learn.methods import UNLEARNED, Run, run_method, scored_videos
+from ..learn.methods import UNLEARNED, ModelShape, Run, run_method, scored_videos
 from ..learn.processes import ALONE, Ranks, run_jobs
 from ..learn.splits import Split
 from ..learn.train import TrainingConfig
@@ -199,9 +199,7 @@ def _measure(job: _Job) -> str:
             cell.modalities,
             cell.method,
             job.training,
-            nodes=job.nodes,
-            hidden=job.hidden,
-            options=job.options,
+            ModelShape(job.nodes, job.hidden, job.options),
             condition=parse_condition(cell.condition),
             watch_test=job.test_best,
             cache=job.cache,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import __version__
 from ..data.dataset import Dataset
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from ..errors import DataError, ParameterError, check_choice, check_int, check_number, with_changes
 from ..learn.conditions import parse_condition
 from ..learn.methods import LEARNED, make_default_fusion
+from ..learn.settings import Settings
 from ..learn.splits import (
     UNNAMED_DOMAIN,
     Split,
@@ -25,7 +26,7 @@ from ..learn.splits import (
     rotate_domains,
 )
 from ..learn.train import TrainingConfig
-from ..measure.smoothing import SMOOTHING, check_smoothing
+from ..measure.smoothing import check_smoothing
 from .plan import DatasetPlan, Plan
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
@@ -59,13 +60,10 @@ def make_plan(
     splits: str = "own",
     count: int = 10,
     conditions: Sequence[str] = ("clean",),
-    training: TrainingConfig | None = None,
     validation: float = 0.0,
-    nodes: int = 32,
-    hidden: int = 32,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    smoothing: float = SMOOTHING,
     test_best: bool = False,
+    settings: Settings | None = None,
+    **changes: Any,
 ) -> Plan:
     """Fix a comparison before anything is trained.
 
@@ -79,13 +77,10 @@ def make_plan(
             ``"domains"``: every domain is tested once by what was trained on all videos of the others.
         count: How many random ones.
         conditions: What is done to the features; a modality set without the modality concerned leaves a condition out.
-        training: The same for every fusion.
         validation: Share of the training videos to hold out, the same for every seed; selects by validation loss.
-        nodes: N.
-        hidden: Units of the head, where a fusion brings none of its own.
-        options: Of the fusions by name, those that differ from the default, such as ``{"lego": {"references": 512}}``.
-        smoothing: Of the scores of every method, references too, in seconds (``measure.smoothing``); 0 for none.
         test_best: Watch the test videos, to measure how optimistic picking the best step on them would be.
+        settings: Of every training (``learn.settings``): the same for every fusion but for its own options.
+        changes: Fields of the settings by name, such as ``nodes=16`` or ``options={"lego": {"references": 512}}``.
 
     Raises:
         ParameterError: A name is unknown or comes twice, or a number is out of range.
@@ -100,7 +95,8 @@ def make_plan(
     words = tuple(str(parse_condition(condition)) for condition in conditions)
     for what, values in (("fusions", fusions), ("modality sets", sets), ("conditions", words)):
         _require_different(what, values)
-    training = training or TrainingConfig()
+    chosen: Settings = with_changes(settings or Settings(), changes, "make_plan")
+    training = chosen.training
     if validation:
         training = training.model_copy(update={"selection": "validation"})
     plan = Plan(
@@ -113,10 +109,10 @@ def make_plan(
         conditions=words,
         training=training,
         validation=validation,
-        nodes=nodes,
-        hidden=hidden,
-        options={fusion: dict(given) for fusion, given in (options or {}).items()},
-        smoothing=check_smoothing(smoothing, "compare"),
+        nodes=chosen.nodes,
+        hidden=chosen.hidden,
+        options={fusion: dict(given) for fusion, given in chosen.options.items()},
+        smoothing=check_smoothing(chosen.smoothing, "compare"),
         test_best=test_best,
         datasets=tuple(_plan_dataset(one, sets, splits, count, training, validation) for one in datasets),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import math
@@ -17,6 +16,7 @@ from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int
 from ..fusion.base import Fusion
+from ..fusion.registry import FUSIONS
 from ..learn.bags import require_modalities
 from ..learn.graph_cache import GraphType, state_of_files
 from ..learn.methods import make_default_fusion
@@ -211,16 +211,13 @@ def make_sweep_plan(
 
 
 def default_grid(method: str, modalities: Sequence[str]) -> dict[str, tuple[Value, ...]]:
-    """What is swept where nothing is said: how far labels are trusted; for the paper's reading, orders 1 to 3 of each modality.
+    """What is swept where nothing is said, as the fusion names it (``Fusion.usual_grid``).
 
     Example:
         >>> default_grid("lego-paper", ["motion", "text"])
         {'fusion.order.motion': (1, 2, 3), 'fusion.order.text': (1, 2, 3)}
     """
-    if method == "lego":
-        usual = TrainingConfig().prior_departure
-        return {"training.prior_departure": tuple(factor * usual for factor in (0.25, 0.5, 1, 2, 4))}
-    return {f"fusion.order.{name}": (1, 2, 3) for name in modalities}
+    return dict(FUSIONS[check_choice(method, "method", "default_grid", METHODS)].usual_grid(modalities))
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, tuple[Value, ...]]:
@@ -290,7 +287,7 @@ def _default(plan: SweepPlan, fusion: Fusion, key: str) -> Value:
         found = getattr(plan.training, name)
     else:
         option, _, modality = name.partition(".")
-        usual = inspect.signature(type(fusion)).parameters[option].default
+        usual = type(fusion).defaults()[option]
         found = plan.options.get(option, usual)
         if modality and isinstance(found, Mapping):
             found = found.get(modality, usual)
