@@ -24,9 +24,10 @@ from torch import Tensor
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.registry import make_plain_fusion
 from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import nearest_neighbour_scores
-from lego_fusion.learn.train import TrainingConfig, fit, predict
+from lego_fusion.learn.train import fit, predict
 from measuring import store
 
 TRAIN, TEST, NODES, WIDTH, EVENT, NOISE = 80, 60, 16, 8, 4, 0.5

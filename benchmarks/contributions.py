@@ -18,10 +18,10 @@ import torch
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.learn.bags import load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import run_method
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.why.contributions import QUANTITIES, detector_contributions
 from measuring import store
 

@@ -34,11 +34,12 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.graph_cache import cached_graphs
 from lego_fusion.learn.methods import make_default_fusion
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig, predict
+from lego_fusion.learn.train import predict
 from measuring import store
 
 ROWS, CROPS, WIDTHS = 100, 10, {"video": 2048, "text": 768}

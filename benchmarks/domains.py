@@ -23,9 +23,9 @@ import torch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.joining import join_datasets
 from lego_fusion.learn.bags import Bags, load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import draws_at_random, run_method, scored_videos
 from lego_fusion.learn.splits import Split, domain_splits, own_split
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.intervals import seeded_interval
 from lego_fusion.measure.scored import ScoredVideo

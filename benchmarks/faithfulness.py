@@ -48,10 +48,10 @@ from lego_fusion.explain.shapley import contributions
 from lego_fusion.explain.terms import Terms, explain_nodes, mean_row, mean_sorted_row
 from lego_fusion.fusion.networks import CrossAttention
 from lego_fusion.learn.bags import Bags, load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import run_method
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig
 from measuring import store
 
 Graphs = dict[str, Tensor]

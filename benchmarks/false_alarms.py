@@ -27,10 +27,11 @@ from lego_fusion.alarm.events import EventRule
 from lego_fusion.alarm.thresholds import block_threshold
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import frame_scores, make_default_fusion
 from lego_fusion.learn.runs import VideoScores
-from lego_fusion.learn.train import TrainingConfig, fit, predict_logits
+from lego_fusion.learn.train import fit, predict_logits
 from lego_fusion.measure.events import EventMetrics, event_metrics
 from measuring import store
 

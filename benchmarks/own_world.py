@@ -37,10 +37,11 @@ from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.run import extract_dataset
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import UNLEARNED, ModelShape, make_default_fusion, run_method, scored_videos
 from lego_fusion.learn.splits import Split, own_split
-from lego_fusion.learn.train import TrainingConfig, fit, predict
+from lego_fusion.learn.train import fit, predict
 from lego_fusion.measure.detection import abnormal_auc, macro_auc, micro_auc
 from lego_fusion.scenes.render import render_scenes
 from measuring import RESULTS, store

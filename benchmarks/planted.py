@@ -21,8 +21,9 @@ from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.references import evenly_thinned
 from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.train import TrainingConfig, fit
+from lego_fusion.learn.train import fit
 
 TRAIN, TEST, NODES, WIDTH, ABNORMAL = 200, 100, 8, 4, 2
 TRAINING = TrainingConfig(steps=200, learning_rate=2e-2, k=ABNORMAL, operator_order_decay=0.1)

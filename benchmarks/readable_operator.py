@@ -24,10 +24,10 @@ from known_answers.bags import KINDS
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.explain.terms import explain_nodes, mean_sorted_row, variance_shares
 from lego_fusion.learn.bags import Bags, load_bags, scoring_inputs
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import run_method, scored_videos
 from lego_fusion.learn.splits import resplits
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import micro_auc
 from measuring import store
 

@@ -26,9 +26,9 @@ import torch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.conditions import parse_condition
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import run_method, scored_videos
 from lego_fusion.learn.splits import Split, own_split, resplits
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
 from measuring import RESULTS, store

@@ -25,8 +25,9 @@ from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.relationship import cosine_graph
 from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.train import TrainingConfig, fit, predict
+from lego_fusion.learn.train import fit, predict
 from measuring import alternating, store
 
 WIDTH = 256

@@ -24,9 +24,9 @@ import torch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.segments import rows_to_frames, segments_to_rows
 from lego_fusion.learn.bags import load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED, run_method
 from lego_fusion.learn.splits import Split, resplits
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, detection_metrics, macro_auc, micro_auc
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.measure.smoothing import smooth, smooth_frames

@@ -26,8 +26,9 @@ from rich.table import Table
 
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import Bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.train import TrainingConfig, fit
+from lego_fusion.learn.train import fit
 from lego_fusion.study.batched import fit_together
 from lego_fusion.study.sweep import MOST_TOGETHER
 from measuring import alternating, median_ratio, store

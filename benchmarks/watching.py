@@ -43,9 +43,9 @@ from lego_fusion.extract.base import iterate_snippets
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.run import extract_dataset
 from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.runs import score_dataset, train_run
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.scenes.render import render_scenes
 from measuring import store
 

@@ -23,8 +23,9 @@ from lego_fusion.data.segments import segments_to_rows, to_segments
 from lego_fusion.errors import CheckpointError, ParameterError
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector, save_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import load_run_bags, score_dataset, train_run
-from lego_fusion.learn.train import TrainingConfig, predict_logits
+from lego_fusion.learn.train import predict_logits
 from lego_fusion.scorer import Scorer, ScorerError
 
 for package in ("onnxruntime", "onnx", "onnxscript"):

@@ -20,11 +20,11 @@ from .extract.motion import Motion
 from .extract.run import extract_dataset
 from .extract.text import Text
 from .learn.bags import load_bags
+from .learn.configuration import TrainingConfig
 from .learn.evaluation import evaluate_runs, measure_runs
 from .learn.methods import draws_at_random, run_method, scored_videos
 from .learn.runs import VideoScores, score_dataset, train_run
 from .learn.splits import own_split
-from .learn.train import TrainingConfig
 from .measure.detection import micro_auc
 from .measure.intervals import paired_difference
 from .measure.result import Result, load_results, save_results

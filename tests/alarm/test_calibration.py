@@ -13,8 +13,8 @@ from lego_fusion.alarm.calibration import CALIBRATION, calibrate_run, read_calib
 from lego_fusion.alarm.events import EventRule, find_events, score_segments
 from lego_fusion.data.dataset import Dataset, write_videos
 from lego_fusion.errors import CheckpointError, DataError, ParameterError
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import score_dataset, train_run
-from lego_fusion.learn.train import TrainingConfig
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from lego_fusion.alarm.event_evaluation import UNCALIBRATED, evaluate_events, ev
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.cli import app
 from lego_fusion.data.dataset import Dataset
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import VideoScores, train_run
-from lego_fusion.learn.train import TrainingConfig
 
 
 @pytest.fixture(scope="module")

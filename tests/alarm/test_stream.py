@@ -21,10 +21,11 @@ from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.relation import mean_over_units
 from lego_fusion.learn.bags import Bags, bag_of_segments, fit_statistics, fixed_segments
 from lego_fusion.learn.checkpoint import RunConfig, read_run_config
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import LEARNED, make_default_fusion
 from lego_fusion.learn.runs import train_run
-from lego_fusion.learn.train import TrainingConfig, predict_logits
+from lego_fusion.learn.train import predict_logits
 
 WINDOW = 4
 MANIFESTS = {

@@ -28,8 +28,8 @@ from lego_fusion.errors import VideoError
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.run import extract_dataset
 from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import train_run
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.learn.video_scoring import score_video
 from lego_fusion.scenes.render import render_scenes
 

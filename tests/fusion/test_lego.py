@@ -14,8 +14,9 @@ from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.reading_head import Priors, ReadingHead
 from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.train import TrainingConfig, fit, predict, predict_logits
+from lego_fusion.learn.train import fit, predict, predict_logits
 
 WIDTHS = {"motion": 4, "text": 3}
 N = 6

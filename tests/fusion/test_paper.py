@@ -11,8 +11,9 @@ from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.paper import ROWS, PaperFusion
 from lego_fusion.fusion.relation import RELATION_KINDS
 from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.train import TrainingConfig, fit, predict
+from lego_fusion.learn.train import fit, predict
 
 WIDTHS = {"motion": 4, "text": 3}
 N = 6

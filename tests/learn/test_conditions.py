@@ -22,10 +22,11 @@ from lego_fusion.learn.conditions import (
     permuted_rows,
     training_mean,
 )
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import ModelShape, run_method
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig, predict
+from lego_fusion.learn.train import predict
 
 WIDTHS = {"motion": 3, "text": 6}
 N = 5

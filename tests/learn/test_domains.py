@@ -7,10 +7,10 @@ import pytest
 from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.joining import join_datasets
 from lego_fusion.errors import DataError, ParameterError
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.evaluation import POOLED_NOTE, evaluate_runs
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.splits import domain_splits, own_split, rotate_domains
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
 

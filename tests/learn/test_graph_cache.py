@@ -18,11 +18,11 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn import graph_cache
 from lego_fusion.learn.bags import fit_statistics, load_bags, scoring_inputs, training_inputs
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.graph_cache import cached_graphs
 from lego_fusion.learn.methods import ModelShape, run_method
 from lego_fusion.learn.runs import train_run
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig
 
 NAMES = ("motion", "text")
 SHORT = TrainingConfig(steps=4)

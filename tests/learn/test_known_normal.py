@@ -9,9 +9,9 @@ from lego_fusion.alarm.calibration import calibrate_run, read_calibration
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError, DataError, ParameterError
 from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.known_normals import add_known_normal
 from lego_fusion.learn.runs import load_run_bags, score_dataset, train_run
-from lego_fusion.learn.train import TrainingConfig
 
 
 @pytest.fixture(scope="module")

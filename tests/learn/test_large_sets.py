@@ -11,11 +11,12 @@ from lego_fusion.fusion import frozen
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.reading_head import Priors
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags, scoring_inputs, training_inputs
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import LEARNED, make_default_fusion
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig, fit, predict_logits
+from lego_fusion.learn.train import fit, predict_logits
 
 NAMES = ("motion", "text")
 

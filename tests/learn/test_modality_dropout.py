@@ -13,8 +13,9 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
 from lego_fusion.learn.conditions import REMOVALS, ModalityDropout
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.train import TrainingConfig, fit
+from lego_fusion.learn.train import fit
 
 WIDTHS = {"motion": 3, "text": 4, "audio": 2}
 N = 6

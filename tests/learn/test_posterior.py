@@ -12,9 +12,10 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.reading_head import Layout, Priors, ReadingHead
 from lego_fusion.learn import objective as posterior
 from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.configuration import TrainingConfig, TrainingState
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.objective import all_weights, most_probable
-from lego_fusion.learn.train import TrainingConfig, TrainingState, fit, predict, predict_logits
+from lego_fusion.learn.train import fit, predict, predict_logits
 
 WIDTHS = {"motion": 4, "text": 3}
 N, ODD = 8, 2

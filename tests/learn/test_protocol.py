@@ -17,6 +17,7 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.registry import FUSIONS, make_plain_fusion
 from lego_fusion.learn.bags import Bags, load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import (
     LEARNED,
     UNLEARNED,
@@ -28,7 +29,6 @@ from lego_fusion.learn.methods import (
     scored_videos,
 )
 from lego_fusion.learn.splits import Split, divided_sources, division_warnings, hold_out, own_split, resplits
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
 
 N = 8

@@ -21,7 +21,8 @@ import torch
 from lego_fusion.learn.bags import Bags, fit_statistics
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.processes import ALONE, process_group
-from lego_fusion.learn.train import TrainingConfig, fit
+from lego_fusion.learn.train import fit
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.study.comparison import compare
 from lego_fusion.study.planning import make_plan

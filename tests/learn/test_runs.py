@@ -16,11 +16,11 @@ from lego_fusion.data.segments import segment_bounds
 from lego_fusion.errors import CheckpointError, DataError, ManifestError, ParameterError
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.methods import ModelShape, frame_scores, run_method
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.learn.video_scoring import score_video
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo

@@ -8,9 +8,9 @@ import pytest
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.registry import FUSIONS, options_of
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import make_default_fusion
 from lego_fusion.learn.settings import Settings, as_word, full_key, parse_value, read_settings
-from lego_fusion.learn.train import TrainingConfig
 
 WORDS = ["fusion.references=512", "fusion.orders=[1, 3]", "prior_departure=1e1", "training.k=5", "nodes=16", "smoothing=0"]
 SAME = {

@@ -8,10 +8,9 @@ import torch
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError
-from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.checkpoint import list_snapshots, load_detector, load_snapshot
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import train_run
-from lego_fusion.learn.snapshots import list_snapshots, load_snapshot
-from lego_fusion.learn.train import TrainingConfig
 
 CONFIG = TrainingConfig(steps=10, learning_rate=1e-2, checkpoint_every=3, snapshot_every=4)
 

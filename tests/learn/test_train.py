@@ -19,9 +19,10 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.networks import MTN
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.configuration import TrainingConfig, TrainingState
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.objective import operator_penalty
-from lego_fusion.learn.train import TrainingConfig, TrainingState, fit, predict
+from lego_fusion.learn.train import fit, predict
 
 WIDTHS = {"motion": 4, "text": 3}
 N, ODD = 8, 2

@@ -17,6 +17,7 @@ from lego_fusion.extract.run import extract_dataset
 from lego_fusion.learn.bags import Bags, fit_statistics, load_bags, scoring_inputs, seen_by, training_inputs, without_units
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.conditions import apply_condition, parse_condition
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.methods import (
     LEARNED,
@@ -31,7 +32,6 @@ from lego_fusion.learn.methods import (
 )
 from lego_fusion.learn.runs import score_dataset, train_run
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.learn.video_scoring import score_video
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.study.planning import make_plan

@@ -13,11 +13,12 @@ from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.learn.bags import Bags, bag_of_segments, fit_statistics, fixed_segments, load_fixed_bags, window_rows
 from lego_fusion.learn.checkpoint import load_detector, read_run_config
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.methods import LEARNED, make_default_fusion
 from lego_fusion.learn.runs import dataset_segment, score_dataset, train_run
-from lego_fusion.learn.train import TrainingConfig, fit, predict_logits
+from lego_fusion.learn.train import fit, predict_logits
 from lego_fusion.why.explainer import Explainer
 
 WINDOW = 5

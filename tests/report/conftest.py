@@ -21,8 +21,8 @@ import pytest
 from lego_fusion.data.annotations import Interval
 from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import train_run
-from lego_fusion.learn.train import TrainingConfig
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.splits import Split
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.result import Result, load_results
 from lego_fusion.report.comparison import comparison_figure, document, markdown, rules, save_comparison, sections, table
 from lego_fusion.study.comparison import UNFINISHED, Comparison, Row

@@ -11,10 +11,11 @@ from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import Bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.graph_cache import Graphs, build_graphs, restore_statistics
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig, fit, predict_logits
+from lego_fusion.learn.train import fit, predict_logits
 from lego_fusion.study import batched
 from lego_fusion.study.batched import bucket, fit_together, why_alone
 

@@ -12,10 +12,10 @@ import torch
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError, LegoFusionError, ParameterError
 from lego_fusion.learn.bags import load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import run_method, scored_videos
 from lego_fusion.learn.processes import _in_processes
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.measure.detection import METRICS, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
 from lego_fusion.study.compare import _jobs, _measure, cell_videos, read_cell, run_plan, unfinished_cells

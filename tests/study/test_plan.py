@@ -8,8 +8,8 @@ import pytest
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED, UNLEARNED
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.study.plan import Cell, Plan, claim, read_plan
 from lego_fusion.study.planning import make_plan
 

@@ -8,9 +8,9 @@ import pytest
 from lego_fusion.data.dataset import Dataset, write_videos
 from lego_fusion.data.grouping import group_videos
 from lego_fusion.errors import DataError, ParameterError
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.train import TrainingConfig
 from lego_fusion.study.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
 
 BOTH = (("motion", "text"),)

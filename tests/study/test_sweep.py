@@ -14,10 +14,11 @@ import yaml
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError, DataError, LegoFusionError, ParameterError
 from lego_fusion.learn.bags import fit_statistics, load_bags
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import make_default_fusion
 from lego_fusion.learn.objective import bag_loss
-from lego_fusion.learn.train import TrainingConfig, fit, predict, predict_logits
+from lego_fusion.learn.train import fit, predict, predict_logits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.study import sweep as module

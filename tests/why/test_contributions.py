@@ -11,13 +11,14 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import scored_videos
 from lego_fusion.learn.runs import score_dataset, train_run
-from lego_fusion.learn.train import TrainingConfig, predict_logits
+from lego_fusion.learn.train import predict_logits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.why.contributions import abnormal_mean, detector_contributions, run_contributions
-from lego_fusion.why.explainer import training_bags
+from lego_fusion.why.localise import training_bags
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from lego_fusion.extract.captions import Caption
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import load_bags, scoring_inputs, without_graphs
 from lego_fusion.learn.checkpoint import load_detector, save_detector
+from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.runs import load_run_bags, score_dataset, train_run
-from lego_fusion.learn.train import TrainingConfig, predict_logits
+from lego_fusion.learn.train import predict_logits
 from lego_fusion.why.contributions import run_contributions
 from lego_fusion.why.explainer import Explainer
 from lego_fusion.why.explanation import explain_operator, explain_video, operator_history, reading_weights

@@ -24,8 +24,7 @@ _MOST_ROWS, _MOST_STEPS = 12, 12
 def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution: bool, json: bool) -> None:
     """Say what runs have learned, what each modality contributes on the test videos, and how an operator changed."""
     from ..errors import ParameterError
-    from ..learn.checkpoint import load_detector
-    from ..learn.snapshots import list_snapshots
+    from ..learn.checkpoint import list_snapshots, load_detector
     from ..why.explanation import explain_operator, operator_history, reading_weights
 
     notes: list[str] = []

@@ -1,9 +1,10 @@
-"""Saved detectors and interrupted runs: tensors in safetensors, everything else in JSON, nothing that can run code."""
+"""Saved detectors, their snapshots and interrupted runs: tensors in safetensors, the rest in JSON, nothing that runs code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from ..writing import written_whole
 from .detector import Detector
 
 if TYPE_CHECKING:
-    from .train import TrainingState
+    from .configuration import TrainingState
+
 
 FORMAT = 2
 
@@ -188,3 +190,54 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError("the file cannot be read", where=path, got=str(error), fix="delete it and train again") from error
+
+
+SNAPSHOTS = "snapshots"
+_NAME = re.compile(r"step-(\d{5,})\.safetensors")
+
+
+def save_snapshot(folder: str | Path, detector: Detector, step: int) -> Path:
+    """Write the learned parameters (not the buffers, which training leaves alone) as ``step-00050.safetensors``."""
+    path = Path(folder) / f"step-{step:05d}.safetensors"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.named_parameters()}
+    with written_whole(path) as file:
+        file.write(save(tensors, metadata={"step": str(step)}))
+    return path
+
+
+def list_snapshots(run: str | Path) -> dict[int, Path]:
+    """Step and file of each snapshot of a run folder, in the order of steps; empty where none was kept."""
+    found = {}
+    for path in sorted((Path(run) / SNAPSHOTS).glob("step-*.safetensors")):
+        name = _NAME.fullmatch(path.name)
+        if name:
+            found[int(name[1])] = path
+    return dict(sorted(found.items()))
+
+
+def load_snapshot(run: str | Path, step: int) -> tuple[Detector, RunConfig]:
+    """Load the detector of a finished run as it was after ``step`` steps, ready to score.
+
+    Raises:
+        CheckpointError: If the run is not finished, kept no snapshot of this step, or the file is of another model.
+    """
+    detector, config = load_detector(run)
+    found = list_snapshots(run)
+    if step not in found:
+        have = ", ".join(str(one) for one in found) or "none"
+        fix = "train with --snapshots STEPS" if not found else "choose one of these steps"
+        raise CheckpointError(f"there is no snapshot of step {step}", where=run, got=have, fix=fix)
+    tensors, _ = read_tensors(found[step])
+    own = dict(detector.named_parameters())
+    if {name: tensor.shape for name, tensor in tensors.items()} != {name: tensor.shape for name, tensor in own.items()}:
+        raise CheckpointError("the snapshot is of another model", where=found[step], fix="train again")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+    return detector, config
+
+
+def clear_snapshots(run: str | Path) -> None:
+    """Delete the snapshots of a run folder."""
+    for path in list_snapshots(run).values():
+        path.unlink()

@@ -30,8 +30,8 @@ from ..fusion.base import Fusion
 from ..writing import written_whole
 from .bags import Bags, fit_statistics, is_cached, load_bags, scoring_inputs, thread_count, training_inputs
 from .checkpoint import read_tensors
+from .configuration import TrainingConfig
 from .processes import torch_threads
-from .train import TrainingConfig
 
 CACHE_FOLDER = "graphs"
 FORMAT = 2

@@ -30,10 +30,11 @@ from ..measure.scored import ScoredVideo
 from ..measure.smoothing import smooth_frames
 from .bags import Bags, fit_statistics, mean_over_crops, without_units
 from .conditions import CLEAN, Condition, apply_condition
+from .configuration import TrainingConfig
 from .detector import Detector
 from .graph_cache import cached_graphs, trains_on_graphs
 from .splits import Split
-from .train import TrainingConfig, fit, predict_logits
+from .train import fit, predict_logits
 
 UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
 LEARNED: tuple[str, ...] = tuple(FUSIONS)

@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,14 +44,14 @@ from .bags import (
     segments_by_crop,
     thread_count,
 )
-from .checkpoint import FORMAT, RunConfig, load_detector, read_run_config, save_detector
+from .checkpoint import FORMAT, SNAPSHOTS, RunConfig, clear_snapshots, load_detector, read_run_config, save_detector
+from .configuration import TrainConfig, TrainingConfig, TrainingState
 from .detector import Detector
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
 from .methods import make_default_fusion
 from .processes import ALONE, Ranks, torch_threads
-from .snapshots import SNAPSHOTS, clear_snapshots
 from .splits import Split, hold_out, require_labels, training_split
-from .train import TrainingConfig, TrainingState, fit, predict_logits
+from .train import fit, predict_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,38 +75,6 @@ class VideoScores:
     truth: Bool[np.ndarray, " frames"] | None = None
     warnings: tuple[str, ...] = ()
     logits: Float64[np.ndarray, " frames"] | None = None
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What is trained: fusion, segments, head and training, beside the data.
-
-    Args:
-        modalities: Feature sets to fuse, in the order that orients the operator; all of the dataset's by default.
-        method: One of ``methods.LEARNED``: ``"lego"``, ``"lego-paper"`` or a baseline by name, such as ``"concat"``.
-        training: Training configuration.
-        nodes: N, segments per video; with ``segment_snippets`` the segments of a window.
-        segment_snippets: Snippets of a segment, for a model that can score a stream: a bag is then a video of as many
-            segments as it lasts, each scored from the N segments up to it. None cuts each video into N equal spans.
-        smoothing: Of its scores, in seconds (``measure.smoothing``); 0 for none.
-        hidden: Width of the head.
-        validation: Share of the training videos of each label to hold out; with 0 the split's own validation videos count.
-        options: Arguments of the fusion that differ from its defaults, by name, such as ``{"references": 512}``.
-
-    Example:
-        >>> TrainConfig(modalities=("motion", "text"), nodes=16).training.seed
-        0
-    """
-
-    modalities: Sequence[str] = ()
-    method: str = "lego"
-    options: Mapping[str, Any] | None = None
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    nodes: int = 32
-    hidden: int = 32
-    segment_snippets: int | None = None
-    smoothing: float = SMOOTHING
-    validation: float = 0.0
 
 
 def train_run(

@@ -32,7 +32,7 @@ from ..data.files import read_text
 from ..errors import ParameterError, check_int
 from ..fusion.registry import FUSIONS, options_of
 from ..measure.smoothing import SMOOTHING, check_smoothing
-from .train import TrainingConfig
+from .configuration import TrainingConfig
 
 ACCELERATORS = ("cpu", "cuda", "gpu", "mps", "auto")
 RUN_SETTINGS = ("nodes", "hidden", "smoothing")

@@ -24,8 +24,9 @@ from ..errors import DataError, ParameterError
 from ..graph.expansion import powers
 from ..graph.operator import JOINT_FORMS
 from ..learn.bags import Bags, mean_over_crops
+from ..learn.configuration import TrainingConfig
 from ..learn.detector import Detector
-from ..learn.train import TrainingConfig, batch_rows, start_of_training
+from ..learn.train import batch_rows, start_of_training
 
 MOST_TERMS = 256  # products of powers that are kept; a joint form with more multiplies its factors instead
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a detector alone

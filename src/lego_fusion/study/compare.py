@@ -24,11 +24,11 @@ from ..data.dataset import Dataset
 from ..errors import CheckpointError, LegoFusionError, ParameterError, check_int
 from ..learn.bags import Bags, load_bags
 from ..learn.conditions import parse_condition
+from ..learn.configuration import TrainingConfig
 from ..learn.graph_cache import cache_place
 from ..learn.methods import UNLEARNED, ModelShape, Run, run_method, scored_videos
 from ..learn.processes import ALONE, Ranks, run_jobs
 from ..learn.splits import Split
-from ..learn.train import TrainingConfig
 from ..measure.detection import detection_metrics, micro_auc
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo

@@ -22,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from ..data.files import read_text
 from ..errors import CheckpointError, DataError
 from ..learn.conditions import parse_condition
+from ..learn.configuration import TrainingConfig
 from ..learn.methods import UNLEARNED, draws_at_random
 from ..learn.splits import Split
-from ..learn.train import TrainingConfig
 from ..writing import written_whole
 
 PLAN_FILE = "plan.json"

@@ -12,6 +12,7 @@ from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number, with_changes
 from ..learn.conditions import parse_condition
+from ..learn.configuration import TrainingConfig
 from ..learn.methods import LEARNED, make_default_fusion
 from ..learn.settings import Settings
 from ..learn.splits import (
@@ -25,7 +26,6 @@ from ..learn.splits import (
     resplits,
     rotate_domains,
 )
-from ..learn.train import TrainingConfig
 from ..measure.smoothing import check_smoothing
 from .plan import DatasetPlan, Plan
 

@@ -18,11 +18,11 @@ from ..errors import DataError, ParameterError, check_choice, check_int
 from ..fusion.base import Fusion
 from ..fusion.registry import FUSIONS
 from ..learn.bags import require_modalities
+from ..learn.configuration import TrainingConfig
 from ..learn.graph_cache import GraphType, state_of_files
 from ..learn.methods import make_default_fusion
 from ..learn.settings import Settings, full_key, parse_value, settings_of
 from ..learn.splits import Split, hold_out, require_labels, training_split
-from ..learn.train import TrainingConfig
 from ..measure.smoothing import SMOOTHING, check_smoothing
 
 MOST_ORDER = 32  # higher powers of a relation below 1 are zero in float32, and above it infinite

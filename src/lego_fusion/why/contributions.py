@@ -21,7 +21,7 @@ from ..learn.methods import scored_videos
 from ..learn.runs import require_same_features
 from ..measure.detection import micro_auc
 from ..measure.scored import ScoredVideo
-from .explainer import require_same_references, training_bags
+from .localise import require_same_references, training_bags
 
 Quantity = Literal["micro-auc", "abnormal-logit"]
 QUANTITIES: dict[Quantity, str] = {"micro-auc": "micro AUC", "abnormal-logit": "mean logit of abnormal frames"}

@@ -18,19 +18,17 @@ from ..errors import DataError, ParameterError, check_choice, check_number
 from ..explain.shapley import MOST_EXACT, all_subsets, contributions_from_values
 from ..explain.terms import NodeExplanation, explain_nodes
 from ..extract.registry import column_names
-from ..fusion.base import Fusion
 from ..learn.bags import (
     Bags,
-    is_cached,
     mean_over_crops,
     scoring_inputs,
     seen_by,
     training_inputs,
     without_units,
 )
-from ..learn.checkpoint import RunConfig, load_detector
+from ..learn.checkpoint import load_detector
 from ..learn.runs import VideoScores, dataset_segment, frame_logits, load_run_bags, read_method, require_same_features
-from .localise import NormalSegments, heat_map_at
+from .localise import NormalSegments, heat_map_at, known_columns, training_bags
 from .parts import (
     MEAN_MEANING,
     PARTS_MEANING,
@@ -432,56 +430,6 @@ class _Reading:
             values = [{name: float(table[name][column]) for name in powers} for table in (similar, typical)]
             found.append(RelationPart(self.segments[column], powers, float(parts[term, column]), *values))
         return tuple(found), float(parts.sum()) - sum(one.part for one in found)
-
-
-def training_bags(config: RunConfig, dataset: Dataset) -> Bags:
-    """The bags that a run was trained on, in its order.
-
-    Raises:
-        DataError: If the dataset does not hold the training videos.
-    """
-    names = config.dataset.get("train")
-    videos = [str(name) for name in names] if isinstance(names, list) else []
-    there = {record.video for record in dataset.videos}
-    missing = [video for video in videos if video not in there]
-    if missing or not videos:
-        raise DataError(
-            "the videos that the run was trained on are not in this dataset, and normal ones among them are what a video is "
-            "explained against",
-            where=f"dataset '{dataset.name}'",
-            expected=f"the {len(videos)} training videos of '{config.dataset.get('name')}'",
-            got=f"no '{missing[0]}'" if missing else "a run that names none",
-            fix="give the dataset that the run was trained on, with the new videos extracted into it",
-        )
-    bags = load_run_bags(config, dataset, videos)
-    if config.training.get("normal_only"):
-        return bags.select((~bags.labels).nonzero()[:, 0])
-    return bags
-
-
-def known_columns(config: RunConfig) -> list[Segment]:
-    """What each column of a run's graphs to known normals is."""
-    return [Segment(str(one["video"]), int(str(one["start_frame"])), int(str(one["end_frame"]))) for one in config.references]
-
-
-def require_same_references(fusion: Fusion, training: Bags, dataset: str) -> None:
-    """Raise ``DataError`` unless the known segments are where the run found them: else the features were changed since."""
-    if not is_cached(fusion, training):
-        return
-    for name, values in training.inputs.items():
-        places, known = fusion.known_places(name)
-        own = places[:, 0] >= 0  # others were added from elsewhere
-        index = places[own].unbind(1)
-        there = not len(index[0]) or int(index[0].max()) < len(values)
-        found = values[index][..., : known.shape[1]] if there else values
-        if not there or not torch.allclose(found, known[own], rtol=1e-4, atol=1e-5):
-            raise DataError(
-                "the training videos are not as they were when the run was trained",
-                where=f"dataset '{dataset}', modality '{name}'",
-                expected="the same features in the places of the known segments",
-                got="others",
-                fix="train again on this dataset",
-            )
 
 
 def _spread(explainer: Explainer, video: str, count: int, *, smoothing: float) -> scipy.sparse.csr_array:

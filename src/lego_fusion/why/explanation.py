@@ -15,11 +15,11 @@ from ..errors import CheckpointError, DataError, ParameterError
 from ..explain.terms import ShareHistory, coefficient_spread, share_history, summarise_operator, variance_shares
 from ..fusion.base import Fusion
 from ..learn.bags import training_inputs
-from ..learn.checkpoint import RunConfig, load_detector
+from ..learn.checkpoint import RunConfig, list_snapshots, load_detector, load_snapshot
 from ..learn.detector import Detector
 from ..learn.runs import require_same_features
-from ..learn.snapshots import list_snapshots, load_snapshot
-from .explainer import Explainer, require_same_references, training_bags
+from .explainer import Explainer
+from .localise import require_same_references, training_bags
 from .parts import operator_of, terms_of
 from .records import Removal, VideoExplanation
 

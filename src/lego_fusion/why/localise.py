@@ -11,13 +11,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..data.dataset import Dataset
-from ..errors import ParameterError
+from ..errors import DataError, ParameterError
 from ..fusion.base import Fusion
 from ..fusion.known import KnownNormals, column_scales, normal_rows
 from ..graph.operator import GraphOperator
 from ..graph.references import choose_references, node_numbers
-from ..learn.bags import Bags, seen_by
-from .records import HeatMap, NearestNormal, Segment
+from ..learn.bags import (
+    Bags,
+    is_cached,
+    seen_by,
+)
+from ..learn.checkpoint import RunConfig
+from ..learn.runs import load_run_bags
+from .records import (
+    HeatMap,
+    NearestNormal,
+    Segment,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,3 +196,53 @@ class NormalSegments:
         numbers = {video: number for number, video in enumerate(dict.fromkeys(one.video for one in self.segments))}
         video = torch.tensor([numbers[one.video] for one in self.segments])
         return video[:, None] != video[None]
+
+
+def training_bags(config: RunConfig, dataset: Dataset) -> Bags:
+    """The bags that a run was trained on, in its order.
+
+    Raises:
+        DataError: If the dataset does not hold the training videos.
+    """
+    names = config.dataset.get("train")
+    videos = [str(name) for name in names] if isinstance(names, list) else []
+    there = {record.video for record in dataset.videos}
+    missing = [video for video in videos if video not in there]
+    if missing or not videos:
+        raise DataError(
+            "the videos that the run was trained on are not in this dataset, and normal ones among them are what a video is "
+            "explained against",
+            where=f"dataset '{dataset.name}'",
+            expected=f"the {len(videos)} training videos of '{config.dataset.get('name')}'",
+            got=f"no '{missing[0]}'" if missing else "a run that names none",
+            fix="give the dataset that the run was trained on, with the new videos extracted into it",
+        )
+    bags = load_run_bags(config, dataset, videos)
+    if config.training.get("normal_only"):
+        return bags.select((~bags.labels).nonzero()[:, 0])
+    return bags
+
+
+def known_columns(config: RunConfig) -> list[Segment]:
+    """What each column of a run's graphs to known normals is."""
+    return [Segment(str(one["video"]), int(str(one["start_frame"])), int(str(one["end_frame"]))) for one in config.references]
+
+
+def require_same_references(fusion: Fusion, training: Bags, dataset: str) -> None:
+    """Raise ``DataError`` unless the known segments are where the run found them: else the features were changed since."""
+    if not is_cached(fusion, training):
+        return
+    for name, values in training.inputs.items():
+        places, known = fusion.known_places(name)
+        own = places[:, 0] >= 0  # others were added from elsewhere
+        index = places[own].unbind(1)
+        there = not len(index[0]) or int(index[0].max()) < len(values)
+        found = values[index][..., : known.shape[1]] if there else values
+        if not there or not torch.allclose(found, known[own], rtol=1e-4, atol=1e-5):
+            raise DataError(
+                "the training videos are not as they were when the run was trained",
+                where=f"dataset '{dataset}', modality '{name}'",
+                expected="the same features in the places of the known segments",
+                got="others",
+                fix="train again on this dataset",
+            )

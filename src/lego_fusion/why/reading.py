@@ -25,7 +25,8 @@ from ..learn.runs import VideoScores, load_run_bags, score_dataset, segment_span
 from ..learn.train import predict_logits
 from ..learn.video_scoring import score_video
 from ..measure.events import Event
-from .explainer import Explainer, known_columns
+from .explainer import Explainer
+from .localise import known_columns
 from .parts import NodeParts, is_ranked, node_head, reading_parts, row_parts, terms_of
 from .records import Segment
 
