@@ -29,15 +29,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
+from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, VideoRecord
 from lego_fusion.fusion.base import Fusion
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.graph_cache import cached_graphs
 from lego_fusion.learn.methods import make_default_fusion
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset
 from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import predict
 from measuring import store

@@ -30,7 +30,7 @@ from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import frame_scores, make_default_fusion
-from lego_fusion.learn.runs import VideoScores
+from lego_fusion.learn.scoring import VideoScores
 from lego_fusion.learn.train import fit, predict_logits
 from lego_fusion.measure.events import EventMetrics, event_metrics
 from measuring import store

@@ -30,13 +30,14 @@ from lego_fusion.alarm.calibration import ALL_CAMERAS, calibrate_run
 from lego_fusion.alarm.event_evaluation import event_video
 from lego_fusion.alarm.events import EventRule, find_events, score_segments
 from lego_fusion.alarm.thresholds import Segments, hourly_threshold
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
+from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.features import feature_path, write_features
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.data.video import Frame
 from lego_fusion.extract.base import iterate_snippets
 from lego_fusion.extract.motion import Motion
-from lego_fusion.learn.runs import VideoScores, score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import VideoScores, score_dataset
 from lego_fusion.measure.events import event_metrics
 from lego_fusion.scenes.pictures import SceneRenderer
 from lego_fusion.scenes.script import ANOMALY_KINDS, Scene, View, runs_of, write_scene

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
+from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.features import write_features
 from lego_fusion.data.joining import join_datasets
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.run import extract_dataset

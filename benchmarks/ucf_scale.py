@@ -31,9 +31,9 @@ import numpy as np
 import torch
 
 from dataset_reading import forget, read
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
+from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from measuring import show_rows, store
 
 ROWS, CROPS, WIDTHS, NODES = 100, 10, {"clip": 2048, "text": 768}, 32

@@ -45,7 +45,8 @@ from lego_fusion.extract.run import extract_dataset
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.evaluation import evaluate_runs
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset
 from lego_fusion.scenes.render import render_scenes
 from measuring import store
 

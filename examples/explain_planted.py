@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lego_fusion import Dataset, Manifest, train_run, write_dataset, write_features
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import DatasetConfig, VideoRecord
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.report.cards import save_cards
 from lego_fusion.report.words import headline

@@ -133,7 +133,7 @@ def test_from_a_folder_of_videos_to_scores(scenes: SceneSet, tmp_path: Path) -> 
 
 
 def test_scores_of_a_video_file_are_those_of_its_features(trained: tuple[Path, Path], scenes: SceneSet, tmp_path: Path) -> None:
-    from lego_fusion.learn.runs import score_dataset
+    from lego_fusion.learn.scoring import score_dataset
 
     video = scenes.videos[2]
     told = document("score", video.path, "--model", trained[1], "--out", tmp_path)

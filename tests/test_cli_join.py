@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from lego_fusion.cli import app
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import write_dataset
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 
 
 def run(*arguments, code=0):

@@ -17,14 +17,17 @@ from typer.testing import CliRunner
 from lego_fusion.alarm.calibration import calibrate_run
 from lego_fusion.alarm.export import export_run
 from lego_fusion.cli import app
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.segments import segments_to_rows, to_segments
+from lego_fusion.data.tables import DatasetConfig, VideoRecord
 from lego_fusion.errors import CheckpointError, ParameterError
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector, save_detector
 from lego_fusion.learn.configuration import TrainingConfig
-from lego_fusion.learn.runs import load_run_bags, score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import load_run_bags, score_dataset
 from lego_fusion.learn.train import predict_logits
 from lego_fusion.scorer import Scorer, ScorerError
 

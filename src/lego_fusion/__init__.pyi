@@ -35,10 +35,10 @@ from .learn.checkpoint import load_detector as load_detector
 from .learn.configuration import TrainingConfig as TrainingConfig
 from .learn.detector import Detector as Detector
 from .learn.evaluation import evaluate_runs as evaluate_runs
-from .learn.runs import VideoScores as VideoScores
-from .learn.runs import score_dataset as score_dataset
 from .learn.runs import train_run as train_run
-from .learn.video_scoring import score_video as score_video
+from .learn.scoring import VideoScores as VideoScores
+from .learn.scoring import score_dataset as score_dataset
+from .learn.scoring import score_video as score_video
 from .measure.detection import detection_metrics as detection_metrics
 from .measure.detection import micro_auc as micro_auc
 from .measure.intervals import bootstrap_interval as bootstrap_interval

@@ -23,7 +23,8 @@ from .learn.bags import load_bags
 from .learn.configuration import TrainingConfig
 from .learn.evaluation import evaluate_runs, measure_runs
 from .learn.methods import draws_at_random, run_method, scored_videos
-from .learn.runs import VideoScores, score_dataset, train_run
+from .learn.runs import train_run
+from .learn.scoring import VideoScores, score_dataset
 from .learn.splits import own_split
 from .measure.detection import micro_auc
 from .measure.intervals import paired_difference

@@ -11,10 +11,12 @@ import pytest
 
 from lego_fusion.alarm.calibration import CALIBRATION, calibrate_run, read_calibration
 from lego_fusion.alarm.events import EventRule, find_events, score_segments
-from lego_fusion.data.dataset import Dataset, write_videos
+from lego_fusion.data.dataset import Dataset
+from lego_fusion.data.tables import write_videos
 from lego_fusion.errors import CheckpointError, DataError, ParameterError
 from lego_fusion.learn.configuration import TrainingConfig
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset
 
 
 @pytest.fixture(scope="module")

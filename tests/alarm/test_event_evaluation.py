@@ -13,7 +13,8 @@ from lego_fusion.alarm.events import EventRule
 from lego_fusion.cli import app
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.learn.configuration import TrainingConfig
-from lego_fusion.learn.runs import VideoScores, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import VideoScores
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lego_fusion.alarm.events import Event, EventRule, EventTracker, find_events, score_segments
 from lego_fusion.errors import DataError
-from lego_fusion.learn.runs import VideoScores
+from lego_fusion.learn.scoring import VideoScores
 
 
 def seconds(*logits: float) -> list[tuple[float, float, float]]:

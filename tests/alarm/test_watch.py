@@ -21,8 +21,9 @@ from lego_fusion.alarm.events import EventRule, find_events
 from lego_fusion.alarm.journal import AlarmJournal, Progress, read_alarms
 from lego_fusion.alarm.live import SegmentScore, SnippetQueue, Work, stream_extractors
 from lego_fusion.alarm.watch import Health, Hearers, Watch, fingerprint, health_as_json
-from lego_fusion.data.dataset import Dataset, write_videos
+from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.stream import LiveStream, Take, VideoFile, VideoFolder
+from lego_fusion.data.tables import write_videos
 from lego_fusion.data.video import Frame, VideoReader
 from lego_fusion.errors import VideoError
 from lego_fusion.extract.motion import Motion
@@ -30,7 +31,7 @@ from lego_fusion.extract.run import extract_dataset
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import train_run
-from lego_fusion.learn.video_scoring import score_video
+from lego_fusion.learn.scoring import score_video
 from lego_fusion.scenes.render import render_scenes
 
 pytest.importorskip("av", reason="pip install 'lego-fusion[video]'")

@@ -9,16 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import (
-    Dataset,
-    DatasetConfig,
-    VideoRecord,
-    read_provenance,
-    write_dataset,
-    write_features,
-)
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import read_provenance, write_features
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.errors import DataError, ManifestError
 
 MOTION = Manifest(modality="motion", extractor="flow", version="1", width=4, nature="magnitude")

@@ -3,10 +3,11 @@ import os
 import numpy as np
 import pytest
 
-from lego_fusion.data.annotations import Interval, write_intervals
-from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset, write_features, write_videos
+from lego_fusion.data.dataset import write_dataset
 from lego_fusion.data.doctor import diagnose
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord, write_intervals, write_videos
 
 MOTION = Manifest(modality="motion", extractor="flow", version="1", width=3, nature="magnitude")
 CLIP = Manifest(modality="clip", extractor="net", version="1", width=4, crops=2, normalisation="l2")

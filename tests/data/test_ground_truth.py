@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from lego_fusion.data.annotations import Interval, labels_from_intervals
 from lego_fusion.data.ground_truth import (
     Span,
     audit,
@@ -16,6 +15,7 @@ from lego_fusion.data.ground_truth import (
     read_ucf_crime,
     read_xd_violence,
 )
+from lego_fusion.data.tables import Interval, labels_from_intervals
 from lego_fusion.errors import DataError, ParameterError
 
 SPANS = [Span("a", "abnormal", 30, 32), Span("b", "normal", 16, 16), Span("c", "abnormal", 17, 32)]

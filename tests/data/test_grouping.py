@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, read_videos, write_dataset
+from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.grouping import group_videos, likely_sources, sources_of
+from lego_fusion.data.tables import DatasetConfig, VideoRecord, read_videos
 from lego_fusion.errors import DataError, ParameterError
 
 NAMES = ("door_01_a", "door_01_b", "door_02_a", "yard")

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.doctor import diagnose
+from lego_fusion.data.features import write_features
 from lego_fusion.data.joining import join_datasets
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.errors import DataError, ManifestError
 
 

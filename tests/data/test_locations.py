@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset
+from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.doctor import diagnose
 from lego_fusion.data.features import FeatureLocation, read_rows
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, VideoRecord
 from lego_fusion.errors import DataError
 
 TEXT = Manifest(modality="text", extractor="imported", version="1", width=2)

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import write_dataset
 from lego_fusion.data.doctor import diagnose
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.segments import MOST_UNITS, segment_bounds, split_presence, to_segments, units_to_segments, with_presence
+from lego_fusion.data.tables import DatasetConfig, VideoRecord
 from lego_fusion.errors import DataError
 
 U, D = 6, 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lego_fusion.data.dataset import VideoRecord
+from lego_fusion.data.tables import VideoRecord
 from lego_fusion.errors import DataError
 from lego_fusion.extract.captions import Caption, captions_between, captions_of, word_shares
 

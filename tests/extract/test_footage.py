@@ -126,8 +126,9 @@ def test_the_doctor_looks_at_the_videos_of_a_dataset(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from lego_fusion.cli import app
-    from lego_fusion.data.dataset import DatasetConfig, VideoRecord, write_dataset
+    from lego_fusion.data.dataset import write_dataset
     from lego_fusion.data.manifest import Manifest
+    from lego_fusion.data.tables import DatasetConfig, VideoRecord
     from lego_fusion.extract.footage import footage_findings
     from lego_fusion.scenes.render import render_scenes
 

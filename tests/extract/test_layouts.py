@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lego_fusion.data.annotations import Interval
+from lego_fusion.data.tables import Interval
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.extract.layouts import list_source
 

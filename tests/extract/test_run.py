@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lego_fusion.data.dataset import Dataset, read_provenance
+from lego_fusion.data.dataset import Dataset
+from lego_fusion.data.features import read_provenance
 from lego_fusion.data.video import Frame
 from lego_fusion.errors import DataError, MissingExtraError, ParameterError, VideoError
 from lego_fusion.extract.appearance import Appearance

@@ -9,7 +9,8 @@ from lego_fusion.data.joining import join_datasets
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.evaluation import POOLED_NOTE, evaluate_runs
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset
 from lego_fusion.learn.splits import domain_splits, own_split, rotate_domains
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo

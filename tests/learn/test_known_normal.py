@@ -11,7 +11,8 @@ from lego_fusion.errors import CheckpointError, DataError, ParameterError
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.known_normals import add_known_normal
-from lego_fusion.learn.runs import load_run_bags, score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import load_run_bags, score_dataset
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from lego_fusion.learn.bags import Bags, fit_statistics, load_bags, scoring_inpu
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import LEARNED, make_default_fusion
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset
 from lego_fusion.learn.splits import own_split
 from lego_fusion.learn.train import fit, predict_logits
 

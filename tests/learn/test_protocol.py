@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import write_features
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion

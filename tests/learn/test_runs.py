@@ -19,9 +19,9 @@ from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.methods import ModelShape, frame_scores, run_method
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset, score_video
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.video_scoring import score_video
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.measure.smoothing import SMOOTHING

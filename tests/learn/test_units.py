@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.segments import with_presence
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.errors import DataError, ManifestError
 from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
 from lego_fusion.extract.run import extract_dataset
@@ -30,9 +31,9 @@ from lego_fusion.learn.methods import (
     scored_videos,
     unit_groups,
 )
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset, score_video
 from lego_fusion.learn.splits import own_split
-from lego_fusion.learn.video_scoring import score_video
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.study.planning import make_plan
 from lego_fusion.why.contributions import run_contributions

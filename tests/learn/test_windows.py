@@ -17,7 +17,8 @@ from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.evaluation import evaluate_runs
 from lego_fusion.learn.methods import LEARNED, make_default_fusion
-from lego_fusion.learn.runs import dataset_segment, score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import dataset_segment, score_dataset
 from lego_fusion.learn.train import fit, predict_logits
 from lego_fusion.why.explainer import Explainer
 

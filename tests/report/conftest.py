@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import train_run
 

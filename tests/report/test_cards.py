@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lego_fusion.alarm.events import Span
-from lego_fusion.data.dataset import VideoRecord
+from lego_fusion.data.tables import VideoRecord
 from lego_fusion.errors import DataError
 from lego_fusion.report.cards import card_document, index_page, save_cards, video_page
 from lego_fusion.report.charts import Html, bar, element, join, parts_chart, score_chart

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.cli import app
-from lego_fusion.data.dataset import Dataset, write_videos
+from lego_fusion.data.dataset import Dataset
+from lego_fusion.data.tables import write_videos
 from lego_fusion.errors import DataError, MissingExtraError
-from lego_fusion.learn.runs import VideoScores
+from lego_fusion.learn.scoring import VideoScores
 from lego_fusion.measure.events import Event
 from lego_fusion.measure.result import Result
 from lego_fusion.report.pictures import Pictures

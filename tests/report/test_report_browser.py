@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.learn.runs import score_dataset
+from lego_fusion.learn.scoring import score_dataset
 from lego_fusion.report.pictures import Pictures
 from lego_fusion.report.run_report import report_pictures, run_report, save_report
 

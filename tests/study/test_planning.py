@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lego_fusion.data.dataset import Dataset, write_videos
+from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.grouping import group_videos
+from lego_fusion.data.tables import write_videos
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED

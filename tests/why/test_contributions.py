@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lego_fusion.data.dataset import Dataset, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import scored_videos
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset
 from lego_fusion.learn.train import predict_logits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lego_fusion.alarm.events import high_spans
-from lego_fusion.data.annotations import Interval
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
+from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.errors import DataError, ManifestError, ParameterError
 from lego_fusion.extract.captions import Caption
 from lego_fusion.fusion.paper import PaperFusion
@@ -20,7 +21,8 @@ from lego_fusion.learn.bags import load_bags, scoring_inputs, without_graphs
 from lego_fusion.learn.checkpoint import load_detector, save_detector
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.runs import load_run_bags, score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import load_run_bags, score_dataset
 from lego_fusion.learn.train import predict_logits
 from lego_fusion.why.contributions import run_contributions
 from lego_fusion.why.explainer import Explainer

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lego_fusion.data.dataset import Dataset, DatasetConfig, VideoRecord, write_dataset, write_features
+from lego_fusion.data.dataset import Dataset, write_dataset
+from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.segments import with_presence
+from lego_fusion.data.tables import DatasetConfig, VideoRecord
 from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion

@@ -14,7 +14,8 @@ from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.runs import score_dataset, train_run
+from lego_fusion.learn.runs import train_run
+from lego_fusion.learn.scoring import score_dataset
 from lego_fusion.report.run_report import model_card
 from lego_fusion.why.reading import Reader, coefficient_tables
 from lego_fusion.why.records import Segment

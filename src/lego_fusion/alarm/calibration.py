@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..data.dataset import Dataset, VideoRecord
+from ..data.dataset import Dataset
+from ..data.tables import VideoRecord
 from ..errors import CheckpointError, DataError, ParameterError, check_number
 from ..learn.checkpoint import RunConfig, read_run_config
-from ..learn.runs import VideoScores, score_dataset
+from ..learn.scoring import VideoScores, score_dataset
 from ..measure.events import SECONDS_PER_HOUR
 from ..measure.scored import ScoredVideo
 from ..writing import written_whole

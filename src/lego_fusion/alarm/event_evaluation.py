@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.annotations import intervals_from_labels
 from ..data.dataset import Dataset
+from ..data.tables import intervals_from_labels
 from ..learn.checkpoint import load_detector
 from ..learn.evaluation import Evaluation, measurable_videos, selection_of
-from ..learn.runs import VideoScores, read_method, score_dataset
+from ..learn.runs import read_method
+from ..learn.scoring import VideoScores, score_dataset
 from ..measure.events import Event, EventVideo, event_intervals
 from ..measure.intervals import Estimate
 from ..measure.result import Result

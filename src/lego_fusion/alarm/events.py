@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..data.annotations import intervals_from_labels
+from ..data.tables import intervals_from_labels
 from ..errors import DataError
-from ..learn.runs import VideoScores
+from ..learn.scoring import VideoScores
 from ..measure.events import Event as Event
 
 _CLOSE = 1e-9  # seconds by which two times of the same moment may differ

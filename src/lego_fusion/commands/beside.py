@@ -48,7 +48,7 @@ def captions_beside(video: Path) -> Path | None:
 
 def truth_beside(video: Path) -> Path | None:
     """The ``intervals.csv`` beside a video or its folder, if it names the video."""
-    from ..data.annotations import read_intervals
+    from ..data.tables import read_intervals
 
     for parent in (video.parent, video.parent.parent):
         path = parent / "intervals.csv"

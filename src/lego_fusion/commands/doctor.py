@@ -55,7 +55,7 @@ def doctor(
 
 def _sources(folder: Path) -> dict[str, int]:
     """How many videos each source of a dataset folder has; nothing where the table cannot be read."""
-    from ..data.dataset import VIDEOS_FILE, read_videos
+    from ..data.tables import VIDEOS_FILE, read_videos
     from ..errors import DataError
 
     try:

@@ -12,7 +12,8 @@ from .explain_run import explain_runs
 from .terminal import one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset, VideoRecord
+    from ..data.dataset import Dataset
+    from ..data.tables import VideoRecord
     from ..report.pictures import Pictures
     from ..why.records import VideoExplanation
 

@@ -15,7 +15,7 @@ from .terminal import USER_ERROR, as_text, one_line_errors, print_json, print_ta
 if TYPE_CHECKING:
     from ..alarm.events import EventRule
     from ..learn.checkpoint import RunConfig
-    from ..learn.runs import VideoScores
+    from ..learn.scoring import VideoScores
     from ..measure.events import Event
     from ..report.scores import FolderReport
 
@@ -54,7 +54,7 @@ def score(
     from ..alarm.event_evaluation import rule_of_run
     from ..errors import MissingExtraError, ParameterError
     from ..learn.checkpoint import read_run_config
-    from ..learn.video_scoring import open_run, score_video
+    from ..learn.scoring import open_run, score_video
     from ..report.scores import save_scores, scores_document
 
     config = read_run_config(model)

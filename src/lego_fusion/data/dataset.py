@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +14,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import DataError
 from ..writing import written_whole
-from .annotations import Interval, labels_from_intervals, read_intervals, write_intervals
 from .features import (
     Array,
-    FeatureLocation,
-    Member,
     Provenance,
     feature_path,
     form_problems,
@@ -34,112 +27,26 @@ from .features import (
     read_provenance,
     read_rows,
     value_problems,
-    write_features,
 )
-from .files import check_name, read_table, read_text, write_table
 from .manifest import Manifest
 from .segments import presence_problems
-from .video import is_video_file
-
-__all__ = [
-    "Dataset",
-    "DatasetConfig",
-    "VideoRecord",
-    "read_config",
-    "read_provenance",
-    "read_videos",
-    "write_dataset",
-    "write_features",
-]
-
-LABELS = ("normal", "abnormal", "")
-CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE = "dataset.yaml", "videos.csv", "intervals.csv"
-_REQUIRED = ("video", "label", "frames", "fps", "split")
-_OPTIONAL = {"domain": "domain", "camera": "camera", "class": "class_name", "source": "source", "file": "file"}  # column: field
-
-
-@dataclass(frozen=True)
-class VideoRecord:
-    """One row of ``videos.csv``.
-
-    Args:
-        video: Name, the name of its feature files too.
-        label: ``"normal"``, ``"abnormal"``, or empty where nobody has said.
-        frames: Number of frames, at least 1.
-        fps: Frames per second, above 0.
-        split: ``"train"``, ``"test"`` or any other name; empty for none.
-        domain: Where the video comes from, for experiments across domains.
-        camera: Name of the camera.
-        class_name: Kind of anomaly (column ``class``).
-        source: The recording it was cut from; no split divides the videos of one source. Empty where it stands alone.
-        file: Path of the video file as it was given.
-
-    Raises:
-        DataError: If a value is outside its range.
-
-    Example:
-        >>> VideoRecord("v01", "normal", frames=180, fps=10.0, split="train").label
-        'normal'
-    """
-
-    video: str
-    label: str
-    frames: int
-    fps: float
-    split: str = ""
-    domain: str = ""
-    camera: str = ""
-    class_name: str = ""
-    source: str = ""
-    file: str = ""
-
-    def __post_init__(self) -> None:
-        check_name(self.video, "video")
-        where = f"video '{self.video}'"
-        if self.label not in LABELS:
-            raise DataError("unknown label", where=where, expected="normal, abnormal or empty", got=repr(self.label))
-        if not (isinstance(self.frames, int) and self.frames >= 1):
-            raise DataError("wrong number of frames", where=where, expected="an int from 1 up", got=repr(self.frames))
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise DataError("wrong frame rate", where=where, expected="a number above 0", got=repr(self.fps))
-
-
-class DatasetConfig(BaseModel):
-    """Content of ``dataset.yaml``.
-
-    Args:
-        name: Name of the dataset.
-        snippet_frames: Frames that a feature row describes.
-        stride: Frames from one feature row to the next, the same in all modalities.
-        modalities: Manifest of every modality by its name; the order is kept.
-        locations: Where the features of a modality lie, if not in the dataset folder.
-        members: Dataset folders whose videos and features these are, by their names (``joining.join_datasets``).
-
-    Example:
-        >>> DatasetConfig(name="doors").stride
-        16
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1)
-    snippet_frames: int = Field(default=16, ge=1)
-    stride: int = Field(default=16, ge=1)
-    modalities: dict[str, Manifest] = Field(default_factory=dict)
-    locations: dict[str, FeatureLocation] = Field(default_factory=dict)
-    members: dict[str, Member] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _manifests_fit(self) -> DatasetConfig:
-        for name, manifest in self.modalities.items():
-            if manifest.modality != name:
-                raise ValueError(f"modality '{name}' has the manifest of '{manifest.modality}'")
-            if manifest.stride != self.stride:
-                raise ValueError(f"modality '{name}' has stride {manifest.stride}, the dataset {self.stride}")
-        unknown = [name for name in self.locations if name not in self.modalities]
-        if unknown:
-            raise ValueError(f"locations names '{unknown[0]}', which is no modality")
-        return self
+from .tables import (
+    CONFIG_FILE,
+    INTERVALS_FILE,
+    VIDEOS_FILE,
+    DatasetConfig,
+    Interval,
+    VideoRecord,
+    _check_intervals,
+    _hash_tables,
+    _shorten,
+    labels_from_intervals,
+    read_config,
+    read_intervals,
+    read_videos,
+    write_intervals,
+    write_videos,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,10 +106,10 @@ class Dataset:
         """Name of the dataset."""
         return self.config.name
 
-    @property
+    @cached_property
     def modalities(self) -> dict[str, Manifest]:
-        """Manifest of every modality by its name, in the order of ``dataset.yaml``."""
-        return self.config.modalities
+        """Manifest of every modality by its name, in the order of ``dataset.yaml``; ``DataError`` for another name."""
+        return _Modalities(self.name, self.config.modalities)
 
     @cached_property
     def records(self) -> Mapping[str, VideoRecord]:
@@ -249,7 +156,7 @@ class Dataset:
             DataError: If a name is unknown, or the file is missing, truncated, of another type, width, number of crops
                 or length than the dataset says, or lies outside the folder.
         """
-        manifest = self._manifest(modality)
+        manifest = self.modalities[modality]
         where = f"modality '{modality}', video '{video}'"
         values = self.stored_features(modality, video)
         for _, problem in form_problems(values, manifest, self.rows(video), where):
@@ -266,7 +173,7 @@ class Dataset:
 
     def feature_file(self, modality: str, video: str) -> Path:
         """Path of one feature file, in the dataset folder or where ``dataset.yaml`` says; it need not exist."""
-        self._manifest(modality)
+        self.modalities[modality]
         if self.config.members:
             member, own_name = self._origin(video)
             return member.feature_file(modality, own_name)
@@ -278,7 +185,7 @@ class Dataset:
         where = f"modality '{modality}', video '{video}'"
         if self.config.members:
             member, own_name = self._origin(video)
-            self._manifest(modality).require_same(member._manifest(modality), where=where)
+            self.modalities[modality].require_same(member.modalities[modality], where=where)
             return member.stored_features(modality, own_name)
         values = load_features(self.feature_file(modality, video), where)
         location = self.config.locations.get(modality)
@@ -319,13 +226,6 @@ class Dataset:
             )
         return labels_from_intervals(intervals, record.frames)
 
-    def _manifest(self, modality: str) -> Manifest:
-        if modality not in self.modalities:
-            expected = f"one of {_shorten(self.modalities)}"
-            what = f"the dataset has no modality '{modality}'"
-            raise DataError(what, where=self.root, expected=expected, fix="extract it, or use another")
-        return self.modalities[modality]
-
     def _origin(self, video: str) -> tuple[Dataset, str]:
         """The member that a video of a joined folder comes from, and its name there."""
         if self.records[video].video not in self._origins:
@@ -351,6 +251,19 @@ class Dataset:
         return origins
 
 
+class _Modalities(dict[str, Manifest]):
+    """Manifests by modality, whose missing key says what the dataset has."""
+
+    def __init__(self, dataset: str, manifests: Mapping[str, Manifest]) -> None:
+        super().__init__(manifests)
+        self.dataset = dataset
+
+    def __missing__(self, modality: str) -> Manifest:
+        where, got = f"dataset '{self.dataset}'", ", ".join(self) or "no modality"
+        fix = "extract it, or leave it out"
+        raise DataError(f"modality '{modality}' is missing", where=where, expected=modality, got=got, fix=fix)
+
+
 class _Records(dict[str, VideoRecord]):
     """Records by video, whose missing key says what the dataset has."""
 
@@ -361,44 +274,6 @@ class _Records(dict[str, VideoRecord]):
     def __missing__(self, video: str) -> VideoRecord:
         expected, fix = f"one of {_shorten(self)}", f"see the names in {VIDEOS_FILE}"
         raise DataError(f"the dataset has no video '{video}'", where=self.root, expected=expected, fix=fix)
-
-
-def read_config(path: str | Path) -> DatasetConfig:
-    """Read ``dataset.yaml``; ``DataError`` in one line if it is not YAML or holds an unknown or wrong key."""
-    path = Path(path)
-    fix = f"correct {path.name}"
-    try:
-        return DatasetConfig.model_validate(yaml.safe_load(read_text(path)))
-    except yaml.YAMLError as error:
-        raise DataError(f"not a YAML file: {error}", where=path, fix=fix) from error
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors(include_url=False)
-        ]
-        raise DataError(f"wrong dataset settings: {'; '.join(faults)}", where=path, fix=fix) from error
-
-
-def read_videos(path: str | Path) -> tuple[VideoRecord, ...]:
-    """Read ``videos.csv`` in order; ``DataError`` with file and line if it is empty or a row is wrong or repeated.
-
-    A table without the column ``file`` may name the video files as sources, as earlier versions wrote it: a source with the
-    ending of a video file that one video alone has is its file.
-    """
-    path = Path(path)
-    records: dict[str, VideoRecord] = {}
-    table = read_table(path, _REQUIRED, tuple(_OPTIONAL))
-    for line, row in table if not table or "file" in table[0][1] else _with_files(table):
-        try:
-            record = _record_from_row(row)
-        except DataError as error:
-            where = f"{path}, line {line}"
-            raise DataError(error.what, where=where, expected=error.expected, got=error.got, fix=error.fix) from error
-        if record.video in records:
-            raise DataError(f"the video '{record.video}' is listed twice", where=f"{path}, line {line}")
-        records[record.video] = record
-    if not records:
-        raise DataError("the table lists no video", where=path, fix="add one row per video")
-    return tuple(records.values())
 
 
 def write_dataset(
@@ -439,61 +314,3 @@ def write_dataset(
         document = config.model_dump(mode="json", exclude=unused)
         file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
     return Dataset.open(root)
-
-
-def write_videos(path: str | Path, records: Iterable[VideoRecord]) -> None:
-    """Write ``videos.csv``, whole or not at all; optional columns appear only where a video uses them."""
-    records = tuple(records)
-    fields = {name: name for name in _REQUIRED} | {
-        column: field for column, field in _OPTIONAL.items() if any(getattr(record, field) for record in records)
-    }
-    rows = ({column: getattr(record, field) for column, field in fields.items()} for record in records)
-    write_table(Path(path), tuple(fields), rows)
-
-
-def _record_from_row(row: Mapping[str, str]) -> VideoRecord:
-    try:
-        frames, fps = int(row["frames"]), float(row["fps"])
-    except ValueError as error:
-        got = f"frames {row['frames']!r}, fps {row['fps']!r}"
-        raise DataError("frames or fps is not a number", expected="a whole number and a number", got=got) from error
-    optional = {field: row.get(column, "") for column, field in _OPTIONAL.items()}
-    return VideoRecord(row["video"], row["label"], frames, fps, row["split"], **optional)
-
-
-def _with_files(table: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
-    """Rows whose source is a video file of their own name it as their file."""
-    count = Counter(row.get("source", "") for _, row in table)
-    moved = []
-    for line, row in table:
-        source = row.get("source", "")
-        own = count[source] == 1 and is_video_file(source)
-        moved.append((line, {**row, "file": source, "source": ""} if own else row))
-    return moved
-
-
-def _check_intervals(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:
-    known = {record.video for record in videos}
-    unknown = [video for video in videos_with_intervals if video not in known]
-    if unknown:
-        raise DataError(
-            "intervals of a video that is not in the dataset",
-            where=path,
-            expected=f"videos of {VIDEOS_FILE}",
-            got=_shorten(unknown),
-            fix="correct the name, or remove the interval",
-        )
-
-
-def _hash_tables(root: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE):
-        path = root / name
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
-        digest.update(f"{name} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _shorten(names: Iterable[str], most: int = 8) -> str:
-    listed = list(names)
-    return ", ".join(map(repr, listed[:most])) + (f" and {len(listed) - most} more" if len(listed) > most else "")

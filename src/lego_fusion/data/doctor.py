@@ -12,8 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import DataError
-from .annotations import Interval, read_intervals
-from .dataset import CONFIG_FILE, INTERVALS_FILE, VIDEOS_FILE, Dataset, VideoRecord, read_config, read_videos
+from .dataset import Dataset
 from .features import (
     form_problems,
     manifest_problems,
@@ -22,6 +21,7 @@ from .features import (
 from .grouping import likely_sources, sources_of
 from .manifest import Manifest
 from .segments import presence_problems, split_presence
+from .tables import CONFIG_FILE, INTERVALS_FILE, VIDEOS_FILE, Interval, VideoRecord, read_config, read_intervals, read_videos
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Severity = Literal["error", "warning"]

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from ..errors import DataError, check_choice
-from .annotations import Interval, intervals_from_labels, read_intervals
 from .features import load_features
 from .files import read_text
 from .lists import video_name
+from .tables import Interval, intervals_from_labels, read_intervals
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Intervals = dict[str, tuple[Interval, ...]]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..errors import DataError, ParameterError
-from .dataset import Dataset, VideoRecord
+from .dataset import Dataset
+from .tables import VideoRecord
 
 GROUP_COLUMNS = {"source": "source", "camera": "camera", "domain": "domain", "class": "class_name"}
 """Columns that videos can be grouped by, and their fields."""
@@ -43,7 +44,8 @@ def group_videos(dataset: Dataset, by: str) -> Dataset:
 
     Example:
         >>> import tempfile
-        >>> from lego_fusion.data.dataset import DatasetConfig, write_dataset
+        >>> from lego_fusion.data.dataset import write_dataset
+        >>> from lego_fusion.data.tables import DatasetConfig
         >>> records = [VideoRecord(name, "normal", 9, 10.0) for name in ("door_01_a", "door_01_b", "yard_01_a")]
         >>> dataset = write_dataset(tempfile.mkdtemp(), DatasetConfig(name="doors"), records)
         >>> [one.source for one in group_videos(dataset, r"(.+)_[a-z]").videos]

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, MissingExtraError, check_int, check_number, with_changes
-from .annotations import Interval
-from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, read_config, write_dataset
+from .dataset import Dataset, write_dataset
 from .features import FeatureLocation, load_features, read_rows, write_features
 from .files import check_name, read_table
 from .ground_truth import Span, audit, read_ground_truth
 from .lists import Benchmark, ListedVideo
 from .manifest import Manifest, Nature
+from .tables import CONFIG_FILE, DatasetConfig, Interval, VideoRecord, read_config
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HDF5_ENDINGS = (".h5", ".hdf5")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError
-from .dataset import CONFIG_FILE, Dataset, DatasetConfig, VideoRecord, write_dataset
+from .dataset import Dataset, write_dataset
 from .features import Member
 from .manifest import Manifest
+from .tables import CONFIG_FILE, DatasetConfig, VideoRecord
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Float64
 
-from ..data.dataset import VideoRecord
 from ..data.files import read_text
+from ..data.tables import VideoRecord
 from ..errors import DataError, check_choice
 
 Gaps = Literal["error", "nearest", "empty"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.annotations import Interval, intervals_from_labels, read_intervals
 from ..data.files import check_name, read_table, read_text
+from ..data.tables import Interval, intervals_from_labels, read_intervals
 from ..data.video import find_videos
 from ..errors import DataError, check_choice
 from .captions import CAPTION_SUFFIXES

@@ -14,19 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..data.annotations import Interval
-from ..data.dataset import (
-    Dataset,
-    DatasetConfig,
-    VideoRecord,
-    read_config,
-    read_provenance,
-    read_videos,
-    write_dataset,
-    write_features,
-)
-from ..data.features import FeatureLocation, feature_path
+from ..data.dataset import Dataset, write_dataset
+from ..data.features import FeatureLocation, feature_path, read_provenance, write_features
 from ..data.manifest import Manifest
+from ..data.tables import DatasetConfig, Interval, VideoRecord, read_config, read_videos
 from ..engines import ENGINES, run_on_ray
 from ..errors import DataError, LegoFusionError, check_choice, check_int
 from .base import Extractor, FrameExtractor, SidecarExtractor, TrackExtractor, file_hash

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..data.dataset import Dataset
+from ..data.features import value_problems
 from ..data.manifest import Manifest
 from ..data.segments import to_segments, units_to_segments
 from ..errors import DataError, ParameterError, check_int
@@ -122,7 +123,6 @@ def load_bags(
     Raises:
         DataError: If a modality or a file is missing or wrong, or crops differ between modalities that have several.
     """
-    require_modalities(dataset, modalities)
     if not videos or not modalities:
         raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
     counts = {dataset.modalities[modality].crops for modality in modalities} - {1}
@@ -160,19 +160,6 @@ def thread_count(threads: int | None) -> int:
     return min(4, os.cpu_count() or 1) if threads is None else check_int(threads, "threads", "load_bags", low=1)
 
 
-def require_modalities(dataset: Dataset, modalities: Sequence[str]) -> None:
-    """Raise ``DataError`` unless the dataset has every modality."""
-    for modality in modalities:
-        if modality not in dataset.modalities:
-            raise DataError(
-                f"modality '{modality}' is missing",
-                where=f"dataset '{dataset.name}'",
-                expected=modality,
-                got=", ".join(dataset.modalities) or "no modality",
-                fix="extract it, or leave it out",
-            )
-
-
 def _number_type(dataset: Dataset, modality: str, videos: Sequence[str]) -> torch.dtype:
     """Of segments: float16 where all files of a modality are."""
     half = all(dataset.stored_features(modality, video).dtype == np.float16 for video in videos)
@@ -186,7 +173,8 @@ def _read_segments(dataset: Dataset, modality: str, video: str, cut: Cut) -> Ten
     if not bool(
         segments.sum(dtype=torch.float32).isfinite()
     ):  # many times as fast as a look at every number, and never misses one
-        dataset.features(modality, video)  # raises, and says in which row; very large numbers pass
+        for _, problem in value_problems(values, f"modality '{modality}', video '{video}'"):  # very large numbers pass
+            raise problem
     return segments
 
 
@@ -418,3 +406,18 @@ def _last_logits(
     windows = {name: tensor[bag[:, None], index.to(bag.device)[segment]] for name, tensor in inputs.items()}
     logits: Tensor = model(windows, exists.to(bag.device)[segment]).logits[:, -1]
     return logits
+
+
+def load_segments(
+    dataset: Dataset,
+    modalities: Sequence[str],
+    videos: Sequence[str],
+    nodes: int,
+    segment_snippets: int | None,
+    *,
+    threads: int | None = None,
+) -> Bags:
+    """Videos as N equal spans, or as segments of so many snippets."""
+    if segment_snippets is None:
+        return load_bags(dataset, modalities, videos, nodes=nodes, threads=threads)
+    return load_fixed_bags(dataset, modalities, videos, segment_snippets=segment_snippets, nodes=nodes, threads=threads)

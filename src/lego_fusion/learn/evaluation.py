@@ -15,7 +15,8 @@ from ..measure.intervals import seeded_interval
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo
 from .checkpoint import RunConfig, load_detector
-from .runs import read_method, score_dataset
+from .runs import read_method
+from .scoring import score_dataset
 from .splits import UNNAMED_DOMAIN
 
 POOLED_NOTE = "all domains pooled: micro AUC and average precision also count whether scores are alike from domain to domain"

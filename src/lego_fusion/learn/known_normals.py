@@ -26,7 +26,7 @@ from ..errors import CheckpointError, DataError, ParameterError, check_int
 from ..fusion.base import Fusion
 from .bags import Bags, seen_by
 from .checkpoint import RunConfig, load_detector, save_detector
-from .runs import dataset_segment, load_run_bags, require_same_features
+from .scoring import dataset_segment, load_run_bags, require_same_features
 
 UNLIKE = 2.0  # ratio from which footage is said to be unlike: at most 1.5 on other clips of one camera, 2.7 and more on others
 

@@ -13,68 +13,32 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from jaxtyping import Bool, Float64
 from pydantic import JsonValue
-from scipy.special import expit
 
 from .. import __version__
 from ..data.dataset import Dataset
-from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
-from ..errors import CheckpointError, DataError, ParameterError, check_int, with_changes
+from ..errors import CheckpointError, ParameterError, check_int, with_changes
 from ..fusion.base import Fusion
-from ..measure.smoothing import SMOOTHING, check_smoothing, smooth, smooth_frames
+from ..measure.smoothing import SMOOTHING, check_smoothing
 from ..writing import PARTIAL, written_whole
 from .bags import (
     Bags,
-    bag_of_segments,
     fit_statistics,
-    fixed_segments,
-    load_bags,
-    load_fixed_bags,
-    require_modalities,
-    segments_by_crop,
-    thread_count,
+    load_segments,
 )
-from .checkpoint import FORMAT, SNAPSHOTS, RunConfig, clear_snapshots, load_detector, read_run_config, save_detector
+from .checkpoint import FORMAT, SNAPSHOTS, RunConfig, clear_snapshots, read_run_config, save_detector
 from .configuration import TrainConfig, TrainingConfig, TrainingState
 from .detector import Detector
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
 from .methods import make_default_fusion
 from .processes import ALONE, Ranks, torch_threads
+from .scoring import dataset_segment
 from .splits import Split, hold_out, require_labels, training_split
-from .train import fit, predict_logits
-
-
-@dataclass(frozen=True, eq=False)
-class VideoScores:
-    """Scores of one video.
-
-    Args:
-        video: Name.
-        fps: Frames per second.
-        times: Time of each frame in seconds, (frames,).
-        scores: Score of each frame in [0, 1], (frames,).
-        truth: True where a frame is known to be abnormal, or None where nothing is known.
-        warnings: What a person should know, one line each.
-        logits: Logit of each frame, (frames,), which events are found in: scores near 1 round to the same number.
-    """
-
-    video: str
-    fps: float
-    times: Float64[np.ndarray, " frames"]
-    scores: Float64[np.ndarray, " frames"]
-    truth: Bool[np.ndarray, " frames"] | None = None
-    warnings: tuple[str, ...] = ()
-    logits: Float64[np.ndarray, " frames"] | None = None
+from .train import fit
 
 
 def train_run(
@@ -114,7 +78,6 @@ def train_run(
     split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     require_labels(dataset, split)
     if options:  # before the folder is made
-        require_modalities(dataset, names)
         make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, options=options)
     request = _request(dataset, names, method, training, nodes, config.hidden, split, options)
     if segment_snippets is not None:
@@ -199,113 +162,12 @@ def _save(folder: Path, detector: Detector, request: Mapping[str, JsonValue], tr
     save_detector(folder, detector, config)
 
 
-def score_dataset(folder: str | Path, dataset: Dataset, videos: Sequence[str]) -> list[VideoScores]:
-    """Score videos of a dataset folder with a saved detector; features made in another way are refused.
-
-    Each video goes from its files to its scores in one thread of several, so that scoring keeps pace with reading and memory
-    does not grow with the number of videos.
-    """
-    detector, config = load_detector(Path(folder))
-    require_same_features(config, dataset)
-    if not videos:
-        raise DataError("there is nothing to load", where=f"dataset '{dataset.name}'", expected="videos and modalities")
-
-    def score(video: str) -> VideoScores:
-        bags = load_run_bags(config, dataset, [video], threads=1)
-        record, node_logits = dataset.records[video], predict_logits(detector, bags)[0].double()
-        truth = dataset.frame_labels(video) if dataset.has_ground_truth(video) else None
-        logits = frame_logits(node_logits.numpy(), dataset.rows(video), record.frames, record.fps, config)
-        return VideoScores(video, record.fps, np.arange(record.frames) / record.fps, expit(logits), truth, logits=logits)
-
-    with torch_threads(1), ThreadPoolExecutor(thread_count(None)) as pool:
-        return list(pool.map(score, videos))
-
-
-def bags_of_video(config: RunConfig, video: str, features: Mapping[str, np.ndarray]) -> Bags:
-    """The features of one video, cut into segments as a run's are, as bags of no known label (which counts as normal)."""
-    manifests, snippets = config.manifests, config.segment_snippets
-    if snippets is not None:
-        fixed = {name: fixed_segments(values, manifests[name], snippets) for name, values in features.items()}
-        return bag_of_segments(video, fixed, window=config.nodes)
-    segments = {name: segments_by_crop(values, manifests[name], config.nodes) for name, values in features.items()}
-    return Bags((video,), torch.zeros(1, dtype=torch.bool), 1, segments)
-
-
-def load_run_bags(config: RunConfig, dataset: Dataset, videos: Sequence[str], *, threads: int | None = None) -> Bags:
-    """Videos of a dataset folder as a run cuts them."""
-    return _load(dataset, list(config.manifests), videos, config.nodes, config.segment_snippets, threads=threads)
-
-
-def _load(
-    dataset: Dataset,
-    modalities: Sequence[str],
-    videos: Sequence[str],
-    nodes: int,
-    segment_snippets: int | None,
-    *,
-    threads: int | None = None,
-) -> Bags:
-    if segment_snippets is None:
-        return load_bags(dataset, modalities, videos, nodes=nodes, threads=threads)
-    return load_fixed_bags(dataset, modalities, videos, segment_snippets=segment_snippets, nodes=nodes, threads=threads)
-
-
 def read_method(folder: Path, config: RunConfig) -> str:
     """Name of the method that was asked for; without the request, the kind of the fusion."""
     request = _read_request(folder) if (folder / "request.json").is_file() else {}
     fusion = config.detector.get("fusion")
     kind = fusion.get("kind") if isinstance(fusion, dict) else None
     return str(request.get("method") or kind or "unknown")
-
-
-def require_same_features(config: RunConfig, dataset: Dataset) -> None:
-    """Raise ``DataError`` unless the dataset has every modality of a run, made in the same way (``ManifestError``)."""
-    for name, manifest in config.manifests.items():
-        if name not in dataset.modalities:
-            raise DataError(
-                f"modality '{name}' is missing",
-                where=f"dataset '{dataset.name}'",
-                expected=", ".join(config.manifests),
-                got=", ".join(dataset.modalities) or "no modality",
-                fix=f"extract '{name}' for this dataset, or use a model trained without it",
-            )
-        manifest.require_same(dataset.modalities[name], where=f"dataset '{dataset.name}'")
-
-
-def dataset_segment(
-    dataset: Dataset, video: str, segment: int, nodes: int, segment_snippets: int | None = None
-) -> tuple[int, int]:
-    """Frames [start, end) of one of the N segments of a video, or of one of its segments of so many snippets."""
-    grid = {"snippet_frames": dataset.config.snippet_frames, "stride": dataset.config.stride}
-    return segment_span(segment, nodes, segment_snippets, frames=dataset.records[video].frames, **grid)
-
-
-def segment_span(
-    segment: int, nodes: int, segment_snippets: int | None, *, frames: int, snippet_frames: int, stride: int
-) -> tuple[int, int]:
-    """Frames [start, end) of a segment of a video of so many frames; see ``dataset_segment``."""
-    rows = -(-frames // stride)
-    if segment_snippets is not None:
-        last = min((segment + 1) * segment_snippets, rows) - 1
-        return segment * segment_snippets * stride, min(frames, last * stride + snippet_frames)
-    return segment_frames(segment, nodes, rows=rows, frames=frames, snippet_frames=snippet_frames, stride=stride)
-
-
-def frame_logits(
-    node_logits: Float64[np.ndarray, " n"], rows: int, frames: int, fps: float, config: RunConfig
-) -> Float64[np.ndarray, " frames"]:
-    """Logit of every frame from those of the segments of a video, smoothed as the run says.
-
-    Frames are smoothed from both sides; segments of a fixed duration over the past alone, as a stream has them.
-    """
-    first = next(iter(config.manifests.values()))
-    grid = (first.snippet_frames, first.stride)
-    if config.segment_snippets is None:
-        spread = rows_to_frames(segments_to_rows(node_logits, rows), frames, *grid)
-        return smooth_frames(spread, fps, config.smoothing, constant=math.gcd(*grid))
-    step = config.segment_snippets * first.stride / fps
-    by_segment = smooth(node_logits, step, config.smoothing, causal=True)
-    return rows_to_frames(np.repeat(by_segment, config.segment_snippets)[:rows], frames, *grid)
 
 
 def _prepared(
@@ -321,7 +183,6 @@ def _prepared(
 ) -> tuple[Fusion, Bags, Bags | None]:
     """A fusion with fitted statistics, and the bags to train on and to look at: features, or graphs from the cache."""
     kept = [video for video in split.train if not (training.normal_only and dataset.records[video].label == "abnormal")]
-    require_modalities(dataset, names)
     manifests = {name: dataset.modalities[name] for name in names}
     window = None if segment_snippets is None else nodes
     fusion = make_default_fusion(method, manifests, nodes=nodes, seed=training.seed, window=window, options=options)
@@ -331,9 +192,9 @@ def _prepared(
     if cache is not None and trains_on_graphs(fusion, training):
         graphs = cached_graphs(dataset, fusion, kept, split.validation, nodes=nodes, cache=cache)
         return fusion, graphs.training, graphs.others
-    train = _load(dataset, names, kept, nodes, segment_snippets)
+    train = load_segments(dataset, names, kept, nodes, segment_snippets)
     fit_statistics(fusion, train)
-    held_out = _load(dataset, names, split.validation, nodes, segment_snippets) if split.validation else None
+    held_out = load_segments(dataset, names, split.validation, nodes, segment_snippets) if split.validation else None
     return fusion, train, held_out
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ..data.dataset import Dataset
 from ..data.grouping import sources_of
+from ..data.tables import labels_from_intervals
 from ..errors import DataError, check_choice, check_int, check_number
 
 DomainSplit = Literal["left-out", "within"]
@@ -53,9 +54,13 @@ def training_split(dataset: Dataset) -> Split:
 
 def measurable_frames(dataset: Dataset, videos: Sequence[str]) -> bool:
     """Whether normal and abnormal frames are known among these videos, without which no AUC exists."""
-    located = [video for video in videos if dataset.intervals(video)]
+    located = [video for video in videos if video in dataset.ground_truth]
     normal = any(dataset.records[video].label == "normal" for video in videos)
-    return bool(located) and (normal or not all(dataset.frame_labels(video).all() for video in located))
+    return bool(located) and (normal or not all(_wholly_abnormal(dataset, video) for video in located))
+
+
+def _wholly_abnormal(dataset: Dataset, video: str) -> bool:
+    return bool(labels_from_intervals(dataset.ground_truth[video], dataset.records[video].frames).all())
 
 
 def divided_sources(dataset: Dataset, split: Split) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from ..data.annotations import intervals_from_labels
+from ..data.tables import intervals_from_labels
 from .words import number_text
 
 VOID = ("img", "meta", "br", "hr", "input", "rect", "path", "line")

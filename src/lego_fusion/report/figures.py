@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, UInt8
 
-from ..data.annotations import intervals_from_labels
+from ..data.tables import intervals_from_labels
 from ..errors import DataError, MissingExtraError
 from ..writing import written_whole
 

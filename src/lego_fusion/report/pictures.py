@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ..data.dataset import VideoRecord
+from ..data.tables import VideoRecord
 from ..data.video import VIDEO_SUFFIXES, VideoReader
 from ..errors import MissingExtraError, VideoError
 from ..why.records import HeatMap, Segment, VideoExplanation

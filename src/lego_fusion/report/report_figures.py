@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..alarm.events import frame_edges
-from ..data.annotations import intervals_from_labels
+from ..data.tables import intervals_from_labels
 from ..why.reading import CoefficientTable, VideoReading
 from .figures import CURVE, TRUTH, load_matplotlib, save_figure
 from .report_data import Moment, Report, moment_at, moments_of, peak_moments

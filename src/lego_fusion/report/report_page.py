@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from ..alarm.events import as_score
-from ..data.annotations import intervals_from_labels
+from ..data.tables import intervals_from_labels
 from ..errors import MissingExtraError
 from ..measure.result import Result
 from ..why.reading import VideoReading

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..alarm.calibration import ALL_CAMERAS, read_calibration
 from ..alarm.event_evaluation import UNCALIBRATED, evaluate_events, rule_of_run
-from ..data.dataset import Dataset, VideoRecord
+from ..data.dataset import Dataset
+from ..data.tables import VideoRecord
 from ..errors import DataError
 from ..fusion.reading_head import ReadingHead
 from ..learn.checkpoint import RunConfig, load_detector

@@ -24,8 +24,7 @@ from ..engines import ENGINES, run_on_ray
 from ..errors import LegoFusionError, MissingExtraError, check_choice, check_int
 from ..extract.base import file_hash
 from ..learn.processes import run_jobs
-from ..learn.runs import VideoScores
-from ..learn.video_scoring import OpenRun, open_run, score_video
+from ..learn.scoring import OpenRun, VideoScores, open_run, score_video
 from ..measure.detection import micro_auc
 from ..measure.scored import ScoredVideo
 from ..writing import PARTIAL, written_whole

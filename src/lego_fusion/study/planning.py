@@ -146,15 +146,7 @@ def _plan_dataset(
     validation: float,
 ) -> DatasetPlan:
     used = dict.fromkeys(itertools.chain.from_iterable(modality_sets))
-    for name in used:
-        if name not in dataset.modalities:
-            raise DataError(
-                f"modality '{name}' is missing",
-                where=f"dataset '{dataset.name}'",
-                expected=name,
-                got=", ".join(dataset.modalities) or "no modality",
-                fix="name modality sets that every dataset has, such as motion+text,motion",
-            )
+    manifests = {name: dataset.modalities[name] for name in used}
     drawn = SPLITS[check_choice(kind, "splits", "compare", tuple(SPLITS))].draw(dataset, count)
     if validation:
         drawn = [hold_out(dataset, split, validation, seed=training.seed) for split in drawn]
@@ -176,10 +168,10 @@ def _plan_dataset(
     return DatasetPlan(
         name=dataset.name,
         hash=dataset.hash,
-        manifests={name: dataset.modalities[name].hash for name in used},
+        manifests={name: manifest.hash for name, manifest in manifests.items()},
         splits=tuple(known),
-        moving=tuple(name for name in used if dataset.modalities[name].extractor == "motion"),
-        fine=tuple(name for name in used if dataset.modalities[name].has_units),
+        moving=tuple(name for name, manifest in manifests.items() if manifest.extractor == "motion"),
+        fine=tuple(name for name, manifest in manifests.items() if manifest.has_units),
         notes=tuple(_split_notes(dataset, drawn, kind)),
         untold=len({video for split in drawn for video in split.test if not dataset.has_ground_truth(video)}),
     )

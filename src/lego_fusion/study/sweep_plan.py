@@ -17,7 +17,6 @@ from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int
 from ..fusion.base import Fusion
 from ..fusion.registry import FUSIONS
-from ..learn.bags import require_modalities
 from ..learn.configuration import TrainingConfig
 from ..learn.graph_cache import GraphType, state_of_files
 from ..learn.methods import make_default_fusion
@@ -171,7 +170,6 @@ def make_sweep_plan(
         DataError: If there are no validation videos, or data are missing.
     """
     names = tuple(modalities) or tuple(dataset.modalities)
-    require_modalities(dataset, names)
     check_choice(method, "method", "sweep", METHODS)
     given = default_grid(method, names) if grid is None else grid
     keys = {full_key(key, [method], where="grid"): tuple(values) for key, values in given.items()}

@@ -18,7 +18,7 @@ from ..learn.checkpoint import load_detector
 from ..learn.detector import Detector
 from ..learn.evaluation import measurable_videos
 from ..learn.methods import scored_videos
-from ..learn.runs import require_same_features
+from ..learn.scoring import require_same_features
 from ..measure.detection import micro_auc
 from ..measure.scored import ScoredVideo
 from .localise import require_same_references, training_bags

@@ -27,7 +27,8 @@ from ..learn.bags import (
     without_units,
 )
 from ..learn.checkpoint import load_detector
-from ..learn.runs import VideoScores, dataset_segment, frame_logits, load_run_bags, read_method, require_same_features
+from ..learn.runs import read_method
+from ..learn.scoring import VideoScores, dataset_segment, frame_logits, load_run_bags, require_same_features
 from .localise import NormalSegments, heat_map_at, known_columns, training_bags
 from .parts import (
     MEAN_MEANING,

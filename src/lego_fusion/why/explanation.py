@@ -17,7 +17,7 @@ from ..fusion.base import Fusion
 from ..learn.bags import training_inputs
 from ..learn.checkpoint import RunConfig, list_snapshots, load_detector, load_snapshot
 from ..learn.detector import Detector
-from ..learn.runs import require_same_features
+from ..learn.scoring import require_same_features
 from .explainer import Explainer
 from .localise import require_same_references, training_bags
 from .parts import operator_of, terms_of

@@ -22,7 +22,7 @@ from ..learn.bags import (
     seen_by,
 )
 from ..learn.checkpoint import RunConfig
-from ..learn.runs import load_run_bags
+from ..learn.scoring import load_run_bags
 from .records import (
     HeatMap,
     NearestNormal,

@@ -21,9 +21,8 @@ from ..graph.operator import GraphOperator
 from ..learn.bags import Bags, mean_over_crops, scoring_inputs, seen_by
 from ..learn.checkpoint import load_detector
 from ..learn.detector import Detector
-from ..learn.runs import VideoScores, load_run_bags, score_dataset, segment_span
+from ..learn.scoring import VideoScores, load_run_bags, score_dataset, score_video, segment_span
 from ..learn.train import predict_logits
-from ..learn.video_scoring import score_video
 from ..measure.events import Event
 from .explainer import Explainer
 from .localise import known_columns

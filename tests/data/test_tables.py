@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_fusion.data.annotations import (
+from lego_fusion.data.tables import (
     Interval,
     intervals_from_labels,
     labels_from_intervals,
