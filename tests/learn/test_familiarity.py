@@ -6,7 +6,7 @@ import torch
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
-from lego_fusion.learn.known_normals import UNLIKE, FamiliarityMonitor, unlike_training
+from lego_fusion.learn.scoring import UNLIKE, FamiliarityMonitor, unlike_training
 
 V, N = 12, 8
 

@@ -12,7 +12,8 @@ from lego_fusion.alarm.events import Span
 from lego_fusion.data.tables import VideoRecord
 from lego_fusion.errors import DataError
 from lego_fusion.report.cards import card_document, index_page, save_cards, video_page
-from lego_fusion.report.charts import Html, bar, element, join, parts_chart, score_chart
+from lego_fusion.report.charts import bar, parts_chart, score_chart
+from lego_fusion.report.pages import environment, table
 from lego_fusion.report.pictures import Pictures, find_video, load_pictures, overlay
 from lego_fusion.report.words import headline, logit_text, percent_text, score_text, support_text, term_text
 from lego_fusion.why.records import (
@@ -255,25 +256,31 @@ def test_a_video_without_an_event_says_so() -> None:
     assert "No event: no frame has a score of 0.5 or more. The highest score is > 0.99." in text
 
 
+def drawn(macro: str, *values: object) -> str:
+    return str(getattr(environment().get_template("macros.html").module, macro)(*values))
+
+
 def test_charts_draw_spans_where_they_are() -> None:
     scores = np.array([0.0, 1.0, 1.0, 0.0])
-    drawn = score_chart(scores, fps=2.0, threshold=0.5, events=[(1, 3)], truth=scores > 0.5)
-    assert drawn.count('x="250.00"') == 2  # the event and the ground truth
-    assert drawn.count('width="500.00"') == 2
-    parts = parts_chart(
-        {"a": np.array([2.0, -1.0]), "b": np.array([1.0, 0.0])}, [(0, 8), (8, 10)], 10, fps=1.0, highest=[(8, 10)]
+    curve = drawn("chart", score_chart(scores, fps=2.0, threshold=0.5, events=[(1, 3)], truth=scores > 0.5))
+    assert curve.count('x="250.00"') == 2  # the event and the ground truth
+    assert curve.count('width="500.00"') == 2
+    assert "M0 " in curve and "stroke-dasharray" in curve
+    parts = drawn(
+        "chart",
+        parts_chart({"a": np.array([2.0, -1.0]), "b": np.array([1.0, 0.0])}, [(0, 8), (8, 10)], 10, fps=1.0, highest=[(8, 10)]),
     )
     assert 'x="800.00"' in parts
     assert "from -1.0 to 3.0 logits" in parts
-    negative = bar("a", -1.0, "-1", low=-1.0, high=3.0, fill="red")
+    negative = drawn("bar", bar("a", -1.0, "-1", low=-1.0, high=3.0, fill="red"))
     assert "left:0.00%;width:25.00%" in negative
     assert "left:25.00%" in negative
 
 
-def test_markup_escapes_texts_and_keeps_markup() -> None:
-    assert element("p", "<b>", element("b", "x"), title='"') == '<p title="&quot;">&lt;b&gt;<b>x</b></p>'
-    assert join("a<", Html("<i>")) == "a&lt;<i>"
-    assert element("meta", name="n", content=None) == '<meta name="n">'
+def test_macros_escape_texts() -> None:
+    page = Page(drawn("table", table(("<b>", "n"), [("<i>", NASTY)], words=1)))
+    assert "<b>" in page.text and "<i>" in page.text and NASTY in page.text
+    assert not {"b", "i", "script"} & set(page.tags)
 
 
 # Pictures

@@ -21,7 +21,7 @@ from ..extract.describe import describe_snippet
 from ..extract.footage import FootageMonitor
 from ..learn.checkpoint import RunConfig
 from ..learn.detector import Detector
-from ..learn.known_normals import FamiliarityMonitor
+from ..learn.scoring import FamiliarityMonitor
 from ..measure.smoothing import CausalSmoother
 from .events import EventRule, EventTracker, EventUpdate, as_score
 from .journal import AlarmJournal, Progress, Record, now_as_text
