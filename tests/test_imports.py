@@ -15,7 +15,7 @@ HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "yaml", "lightning_fa
 HEAVY += ("onnxruntime", "sentence_transformers", "transformers")
 LAYERS = (
     {"errors", "writing", "scorer"},  # the scorer stands alone: it is copied beside exported models
-    {"engines"},
+    {"engines", "own_parts"},
     {"graph", "data", "measure", "scenes"},
     {"fusion", "extract", "explain"},
     {"dissection"},  # knows nothing of detection: a package of its own if need be
@@ -28,7 +28,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-WITHOUT_TORCH = {"errors", "writing", "scorer", "engines", "data", "measure", "scenes", "extract"}
+WITHOUT_TORCH = {"errors", "writing", "scorer", "engines", "own_parts", "data", "measure", "scenes", "extract"}
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -96,6 +96,8 @@ def _extractors(
     kinds: dict[str, str] = {}
     for text in dict.fromkeys(wanted):
         name, equals, kind = text.partition("=")
+        if not equals and name.partition(":")[0].endswith(".py"):  # named for its class
+            name, equals, kind = name.rpartition(":")[2].lower(), "=", name
         if not equals and name not in EXTRACTORS:
             fix = "correct --modalities, or give NAME=EXTRACTOR"
             raise ParameterError(f"unknown modality '{name}'", expected=", ".join(EXTRACTORS), fix=fix)

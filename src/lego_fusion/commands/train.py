@@ -71,15 +71,15 @@ def train(
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
     from ..errors import check_choice
+    from ..fusion.registry import FUSIONS
     from ..learn.evaluation import evaluate_runs
-    from ..learn.methods import LEARNED
     from ..learn.processes import process_group
     from ..learn.runs import train_run
     from ..learn.settings import read_settings
     from ..learn.splits import division_warnings, training_split
     from ..measure.result import save_results
 
-    method: str = check_choice(fusion, "fusion", "train", LEARNED)
+    method = FUSIONS.typed(check_choice(fusion, "fusion", "train", FUSIONS))
     given = chosen(seed=seed, steps=steps, learning_rate=learning_rate, smoothing=smoothing, snapshot_every=snapshots)
     given |= ({"normal_only": True} if normal_only else {}) | ({"selection": "validation"} if validation else {})
     settings = read_settings(config, setting or [], given, fusions=[method])

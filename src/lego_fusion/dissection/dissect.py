@@ -95,6 +95,7 @@ def dissect(
     Source: questions of arXiv 2308.10019; alignment after arXiv 1704.05796; the rest is ours.
 
     Example:
+        >>> import torch
         >>> streams = nn.ModuleDict({"rgb": nn.Conv2d(3, 4, 3), "depth": nn.Conv2d(1, 4, 3)}).eval()
         >>> generator = torch.Generator().manual_seed(0)
         >>> inputs = {"rgb": torch.rand(8, 3, 9, 9, generator=generator), "depth": torch.rand(8, 1, 9, 9, generator=generator)}

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.manifest import Manifest
 from ..errors import DataError, LegoFusionError, ManifestError, ParameterError
+from ..own_parts import Parts
 from .appearance import Appearance
 from .audio import Audio
 from .base import Extractor
@@ -17,9 +18,15 @@ from .motion import Motion, MotionCells, MotionFrames
 from .onnx import OnnxImage
 from .text import Text, Words
 
-EXTRACTORS: dict[str, type[Extractor]] = {
-    extractor.name: extractor for extractor in (Motion, Appearance, OnnxImage, Text, Audio, MotionCells, MotionFrames, Words)
-}
+EXTRACTORS: Parts[Extractor] = Parts(
+    "extractor",
+    Extractor,  # type: ignore[type-abstract]
+    "name",
+    "lego_fusion.extractors",
+    {one.name: one for one in (Motion, Appearance, OnnxImage, Text, Audio, MotionCells, MotionFrames, Words)},
+    (__name__, "EXTRACTORS"),
+)
+"""Every extractor by name; one of a person's own is ``file.py:Class`` (``own_parts``)."""
 
 
 def make_extractor(kind: str, settings: Mapping[str, Any], *, modality: str) -> Extractor:
@@ -39,6 +46,7 @@ def make_extractor(kind: str, settings: Mapping[str, Any], *, modality: str) -> 
     """
     if kind not in EXTRACTORS:
         raise ParameterError("no such extractor", where=modality, expected=", ".join(EXTRACTORS), got=kind)
+    kind = EXTRACTORS.typed(kind)
     arguments = inspect.signature(EXTRACTORS[kind])
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     try:
@@ -58,7 +66,7 @@ def column_names(manifest: Manifest) -> tuple[str, ...]:
         >>> column_names(Manifest(modality="a", extractor="imported", version="1", width=2))
         ('column 0', 'column 1')
     """
-    kind, names = EXTRACTORS.get(manifest.extractor), tuple[str, ...]()
+    kind, names = EXTRACTORS.ours.get(manifest.extractor), tuple[str, ...]()
     if kind is not None and kind.columns is not Extractor.columns:
         with contextlib.suppress(LegoFusionError):  # of another version, whose columns may mean something else
             names = extractor_for(manifest).columns()

@@ -8,33 +8,41 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ParameterError, check_choice
+from ..own_parts import Parts
 from .base import Fusion
 from .elementwise import MLP, Add, Bilinear, Concat, Gated, LowRankTensorFusion, Product, ScoreAverage, TensorFusion
 from .lego import LegoFusion
 from .networks import MTN, CrossAttention, GraphConvolution, SelfAttention
 from .paper import PaperFusion
 
-FUSIONS: dict[str, type[Fusion]] = {
-    fusion.kind: fusion
-    for fusion in (
-        LegoFusion,
-        PaperFusion,
-        Concat,
-        Add,
-        Product,
-        Gated,
-        MLP,
-        CrossAttention,
-        SelfAttention,
-        Bilinear,
-        TensorFusion,
-        LowRankTensorFusion,
-        MTN,
-        GraphConvolution,
-        ScoreAverage,
-    )
-}
-
+FUSIONS: Parts[Fusion] = Parts(
+    "fusion",
+    Fusion,  # type: ignore[type-abstract]
+    "kind",
+    "lego_fusion.fusions",
+    {
+        fusion.kind: fusion
+        for fusion in (
+            LegoFusion,
+            PaperFusion,
+            Concat,
+            Add,
+            Product,
+            Gated,
+            MLP,
+            CrossAttention,
+            SelfAttention,
+            Bilinear,
+            TensorFusion,
+            LowRankTensorFusion,
+            MTN,
+            GraphConvolution,
+            ScoreAverage,
+        )
+    },
+    (__name__, "FUSIONS"),
+)
+"""Every fusion by name; one of a person's own is ``file.py:Class`` (``own_parts``)."""
 
 SET_ELSEWHERE = ("modalities", "nodes", "seed", "window", "units")
 """Arguments that data, manifests and the run decide, never an option of the fusion."""
@@ -47,7 +55,7 @@ def options_of(kind: str) -> tuple[str, ...]:
         >>> options_of("tensor")
         ('reduced',)
     """
-    check_choice(kind, "kind", "options_of", tuple(FUSIONS))
+    check_choice(kind, "kind", "options_of", FUSIONS)
     return tuple(name for name in FUSIONS[kind].defaults() if name not in SET_ELSEWHERE)
 
 
@@ -61,7 +69,7 @@ def make_fusion(kind: str, config: dict[str, Any]) -> Fusion:
         >>> make_fusion("concat", {"modalities": {"motion": 3}}).out_features
         3
     """
-    check_choice(kind, "kind", "make_fusion", tuple(FUSIONS))
+    check_choice(kind, "kind", "make_fusion", FUSIONS)
     arguments = FUSIONS[kind].defaults()
     odd = [name for name in config if name not in arguments]
     odd += [name for name, default in arguments.items() if default is inspect.Parameter.empty and name not in config]
@@ -88,7 +96,7 @@ def make_plain_fusion(kind: str, modalities: Mapping[str, int], *, asked: Sequen
         >>> make_plain_fusion("add", {"motion": 3, "text": 2}, seed=1, nodes=32).config()
         {'modalities': {'motion': 3, 'text': 2}, 'width': 32, 'seed': 1}
     """
-    check_choice(kind, "kind", "make_plain_fusion", tuple(FUSIONS))
+    check_choice(kind, "kind", "make_plain_fusion", FUSIONS)
     takes = FUSIONS[kind].defaults()
     for name in asked:
         if name not in options_of(kind):

@@ -37,7 +37,7 @@ from .splits import Split
 from .train import fit, predict_logits
 
 UnlearnedMethod = Literal["nearest-neighbours", "nearest-cells", "flow-energy"]
-LEARNED: tuple[str, ...] = tuple(FUSIONS)
+LEARNED: Mapping[str, type[Fusion]] = FUSIONS
 UNLEARNED: tuple[UnlearnedMethod, ...] = ("nearest-neighbours", "nearest-cells", "flow-energy")
 
 
@@ -178,7 +178,7 @@ def run_method(
         cache: Folder to keep graphs in, for methods and conditions that train on graphs of the features as they are.
         on_step: Called with step and loss.
     """
-    check_choice(method, "method", "run_method", (*LEARNED, *UNLEARNED))
+    check_choice(method, "method", "run_method", UNLEARNED if method in UNLEARNED else LEARNED)
     shape = shape or ModelShape()
     bags = bags.with_modalities(modalities)
     train, test = bags.named(split.train), bags.named(split.test)

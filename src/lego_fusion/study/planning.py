@@ -11,6 +11,7 @@ from typing import Any
 from .. import __version__
 from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number, with_changes
+from ..fusion.registry import FUSIONS
 from ..learn.conditions import parse_condition
 from ..learn.configuration import TrainingConfig
 from ..learn.methods import LEARNED, make_default_fusion
@@ -91,6 +92,7 @@ def make_plan(
     check_number(validation, "validation", "compare", low=0.0, high=0.9)
     for method in fusions:
         check_choice(method, "fusions", "compare", LEARNED)
+    fusions = [FUSIONS.typed(method) for method in fusions]
     sets = tuple(tuple(names) for names in modality_sets) or (tuple(datasets[0].modalities),)
     words = tuple(str(parse_condition(condition)) for condition in conditions)
     for what, values in (("fusions", fusions), ("modality sets", sets), ("conditions", words)):

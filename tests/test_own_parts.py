@@ -1,0 +1,133 @@
+"""Fusions and extractors of a person's own: by file or entry point, recorded with their source, and never run unasked."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from lego_fusion.data.dataset import Dataset
+from lego_fusion.errors import ParameterError
+from lego_fusion.fusion.elementwise import Concat
+from lego_fusion.fusion.registry import FUSIONS, make_fusion
+from lego_fusion.own_parts import ALLOWED
+
+FUSION = """
+from lego_fusion.fusion.elementwise import Concat
+
+class Halved(Concat):
+    def forward(self, features, mask=None):
+        found = super().forward(features, mask)
+        return found._replace(nodes=found.nodes / 2)
+
+class Other:
+    pass
+"""
+EXTRACTOR = """
+from lego_fusion.extract.motion import Motion
+
+class Coarse(Motion):
+    version = "mine-1"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv(ALLOWED, raising=False)
+    path = tmp_path / "mine.py"
+    path.write_text(FUSION)
+    return path
+
+
+def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "lego_fusion", *map(str, words)]
+    clean = {name: value for name, value in os.environ.items() if name != ALLOWED}
+    return subprocess.run(line, capture_output=True, text=True, env=clean | environment, check=False)
+
+
+def test_an_own_fusion_trains_into_a_run_that_needs_leave_to_be_loaded(mine: Path, planted: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = command("train", planted.root, run, "--fusion", f"{mine}:Halved", "--steps", 2, "--json")
+    assert trained.returncode == 0, trained.stderr
+    config = json.loads((run / "config.json").read_text())
+    kind = config["detector"]["fusion"]["kind"]
+    assert kind.startswith(f"{mine}:Halved@")
+    refused = command("evaluate", run, "--data", planted.root)
+    assert refused.returncode == 2
+    assert f"set {ALLOWED}={mine}" in refused.stderr
+    allowed = command("evaluate", run, "--data", planted.root, "--json", **{ALLOWED: str(mine)})
+    assert allowed.returncode == 0, allowed.stderr
+    mine.write_text(FUSION + "# changed")
+    changed = command("evaluate", run, "--data", planted.root, **{ALLOWED: str(mine)})
+    assert changed.returncode == 2
+    assert "the file has changed" in changed.stderr
+
+
+def test_an_own_fusion_is_compared_by_several_workers(mine: Path, planted: Dataset, tmp_path: Path) -> None:
+    fusions = f"concat,{mine}:Halved"
+    words = ("compare", planted.root, "--fusions", fusions, "--seeds", 1, "--steps", 2, "--workers", 2, "--out", tmp_path / "c")
+    done = command(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert ":Halved@" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Other", "this is no fusion"),
+        ("Missing", "nothing of that name"),
+    ],
+)
+def test_what_is_no_fusion_is_said(mine: Path, name: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        FUSIONS.typed(f"{mine}:{name}")
+
+
+def test_a_file_that_is_absent_or_fails_is_said(mine: Path) -> None:
+    with pytest.raises(ParameterError, match="there is no file"):
+        FUSIONS.typed(f"{mine.with_name('none.py')}:A")
+    mine.write_text("1 / 0")
+    with pytest.raises(ParameterError, match=r"the file fails.*ZeroDivisionError"):
+        FUSIONS.typed(f"{mine}:A")
+
+
+def test_a_record_never_runs_code_unasked(mine: Path) -> None:
+    mine.write_text("raise SystemExit('executed')")
+    with pytest.raises(ParameterError, match="not run unasked"):
+        make_fusion(f"{mine}:Halved@{'0' * 12}", {"modalities": {"a": 2}})
+
+
+def test_a_fusion_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("joined", "lego_fusion.fusion.elementwise:Add", FUSIONS.group)
+    monkeypatch.setitem(FUSIONS.__dict__, "installed", {"joined": point})
+    monkeypatch.setattr("lego_fusion.fusion.elementwise.Add.kind", "add")
+    assert "joined" in FUSIONS and "joined" in list(FUSIONS)
+    assert make_fusion("joined", {"modalities": {"a": 2}}).kind == "joined"
+    assert Concat.kind == "concat"
+
+
+@pytest.mark.slow
+def test_an_own_extractor_goes_from_video_to_score(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="pip install 'lego-fusion[video]'")
+    from lego_fusion.scenes.render import render_scenes
+
+    scenes = render_scenes(tmp_path / "scenes", videos=8, frames=(32, 48), size=(64, 96))
+    mine, data, run = tmp_path / "own.py", tmp_path / "data", tmp_path / "run"
+    mine.write_text(EXTRACTOR)
+    made = command("extract", scenes.folder, data, "--modalities", f"coarse={mine}:Coarse", "--set", "coarse.bins=3")
+    assert made.returncode == 0, made.stderr
+    manifest = Dataset.open(data).modalities["coarse"]
+    assert manifest.extractor.startswith(f"{mine}:Coarse@") and manifest.settings["bins"] == 3
+    trained = command("train", data, run)
+    assert trained.returncode == 0, trained.stderr
+    video = scenes.folder / "videos" / f"{scenes.videos[-1].name}.mp4"
+    assert command("score", video, "--model", run).returncode == 2
+    scored = command("score", video, "--model", run, "--json", **{ALLOWED: str(mine)})
+    assert scored.returncode == 0, scored.stderr
+    mine.write_text(EXTRACTOR + "# changed")
+    changed = command("score", video, "--model", run, **{ALLOWED: str(mine)})
+    assert changed.returncode == 2
+    assert "of another source" in changed.stderr
