@@ -32,7 +32,7 @@ from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import frame_scores, make_default_fusion
 from lego_fusion.learn.scoring import VideoScores
 from lego_fusion.learn.train import fit, predict_logits
-from lego_fusion.measure.events import EventMetrics, event_metrics
+from lego_fusion.measure.event_metrics import EventMetrics, event_metrics
 from measuring import store
 
 CALIBRATION = {0.1: 9, 0.2: 4}

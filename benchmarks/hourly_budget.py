@@ -38,7 +38,7 @@ from lego_fusion.extract.base import iterate_snippets
 from lego_fusion.extract.motion import Motion
 from lego_fusion.learn.runs import train_run
 from lego_fusion.learn.scoring import VideoScores, score_dataset
-from lego_fusion.measure.events import event_metrics
+from lego_fusion.measure.event_metrics import event_metrics
 from lego_fusion.scenes.pictures import SceneRenderer
 from lego_fusion.scenes.script import ANOMALY_KINDS, Scene, View, runs_of, write_scene
 from measuring import store

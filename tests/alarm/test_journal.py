@@ -81,7 +81,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_a_full_disk_stops_nothing_and_tears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     path = tmp_path / "a.jsonl"
-    journal = AlarmJournal(path, tell=told.append)
+    journal = AlarmJournal(path, notify=told.append)
     journal.append(record(1.0))
     before, write = path.read_bytes(), journal_module.write_line
 

@@ -20,9 +20,9 @@ import torch
 from lego_fusion.alarm.events import EventRule, find_events
 from lego_fusion.alarm.journal import AlarmJournal, Progress, read_alarms
 from lego_fusion.alarm.live import SegmentScore, SnippetQueue, Work, stream_extractors
-from lego_fusion.alarm.watch import Health, Hearers, Watch, fingerprint, health_as_json
+from lego_fusion.alarm.watch import Callbacks, Health, Watch, fingerprint, health_as_json
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.data.stream import LiveStream, Take, VideoFile, VideoFolder
+from lego_fusion.data.stream import LiveStream, Recording, VideoFile, VideoFolder
 from lego_fusion.data.tables import write_videos
 from lego_fusion.data.video import Frame, VideoReader
 from lego_fusion.errors import VideoError
@@ -65,8 +65,8 @@ class Heard:
         self.notes: list[str] = []
         self.health: list[dict[str, Any]] = []
 
-    def hearers(self) -> Hearers:
-        return Hearers(
+    def callbacks(self) -> Callbacks:
+        return Callbacks(
             self.alarms.append,
             lambda video, score: self.segments.append((video, score)),
             self.notes.append,
@@ -81,7 +81,7 @@ class Heard:
 def make(run: Path, source: Any, heard: Heard, rule: EventRule | None = None, **options: Any) -> Watch:
     detector, config = load_detector(run)
     extractors = stream_extractors(config)
-    return Watch(source, detector, config, extractors, rule or EventRule(threshold=1e6), hearers=heard.hearers(), **options)
+    return Watch(source, detector, config, extractors, rule or EventRule(threshold=1e6), callbacks=heard.callbacks(), **options)
 
 
 def rule_between(logits: list[float]) -> EventRule:
@@ -192,10 +192,10 @@ class Repeats:
             self.frames = list(reader)
         self.count, self.gap = takes, gap
 
-    def takes(self, tell: Any, stop: threading.Event) -> Iterator[Take]:
+    def takes(self, notify: Any, stop: threading.Event) -> Iterator[Recording]:
         length = len(self.frames) / 10
         for number in range(self.count):
-            yield Take("", "", self._shown(number * (length + self.gap)), 10.0)
+            yield Recording("", "", self._shown(number * (length + self.gap)), 10.0)
 
     def _shown(self, start: float) -> Iterator[Frame]:
         for frame in self.frames:
@@ -251,7 +251,7 @@ def test_a_file_is_never_dropped_however_slow(watched: Path, monkeypatch: pytest
 def test_the_queue_holds_no_more_than_it_may() -> None:
     from lego_fusion.extract.base import Snippet
 
-    take = Take("", "", iter(()), 10.0)
+    take = Recording("", "", iter(()), 10.0)
     work = Work(take, Snippet(0, (Frame(0, 0.0, np.zeros((10, 10, 3), np.uint8)),), None))
     queue = SnippetQueue(3, size=700)
     assert [queue.put(work, wait=False) for _ in range(4)] == [True, True, False, False]  # 300 bytes each
@@ -295,14 +295,14 @@ def test_a_file_stopped_anywhere_goes_on_as_if_it_was_not(kind: str, segments: i
         with AlarmJournal(out) as journal, Progress(out, "one") as progress:
             watch = make(watched / kind, VideoFile(video), heard, rule, journal=journal, progress=progress)
             if not heard.segments:
-                tell = watch.hearers.segment
+                notify = watch.callbacks.segment
 
-                def stop(name: str, score: SegmentScore, watch: Watch = watch, tell: Any = tell) -> None:
-                    tell(name, score)
+                def stop(name: str, score: SegmentScore, watch: Watch = watch, notify: Any = notify) -> None:
+                    notify(name, score)
                     if len(heard.segments) == segments:
                         watch.stop()
 
-                watch.hearers.segment = stop
+                watch.callbacks.segment = stop
             watch.run()
     assert heard.logits == pytest.approx(whole.logits, rel=1e-6)
     plain = [{key: value for key, value in one.items() if key != "time"} for one in whole.alarms]
@@ -332,10 +332,10 @@ def watch():
         return whole(frames, before)
     extractors["motion"].snippet = slow
     rule = EventRule(threshold=float(threshold))
-    hearers = module.Hearers(alarm=lambda one: print(one["id"], flush=True))
+    callbacks = module.Callbacks(alarm=lambda one: print(one["id"], flush=True))
     with AlarmJournal(out) as journal, Progress(Path(out), "one") as progress:
         source = VideoFolder(Path(folder), once=True, settle_seconds=0.0)
-        module.Watch(source, detector, config, extractors, rule, journal=journal, progress=progress, hearers=hearers).run()
+        module.Watch(source, detector, config, extractors, rule, journal=journal, progress=progress, callbacks=callbacks).run()
 
 for _ in sys.stdin:
     child = os.fork()

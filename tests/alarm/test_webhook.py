@@ -102,7 +102,7 @@ def test_a_webhook_that_is_down_keeps_what_waits_and_goes_on(receive: Callable[.
         port = free.getsockname()[1]
     journal, told = tmp_path / "a.jsonl", []
     write(journal, 1, 2)
-    webhook = Webhook(f"http://127.0.0.1:{port}/hook", journal, tell=told.append, first_wait=0.05)
+    webhook = Webhook(f"http://127.0.0.1:{port}/hook", journal, notify=told.append, first_wait=0.05)
     started = time.monotonic()
     webhook.start()
     webhook.wake()
@@ -120,7 +120,7 @@ def test_a_webhook_that_is_down_keeps_what_waits_and_goes_on(receive: Callable[.
 def test_anything_but_success_is_tried_again(status: int, receive: Callable[..., Receiver], tmp_path: Path) -> None:
     receiver, journal, told = receive(statuses=(status,)), tmp_path / "a.jsonl", []
     write(journal, 1)
-    webhook = Webhook(receiver.url, journal, tell=told.append, first_wait=0.02)
+    webhook = Webhook(receiver.url, journal, notify=told.append, first_wait=0.02)
     webhook.start()
     until(lambda: receiver.taken == [1])
     webhook.close()
@@ -130,7 +130,7 @@ def test_anything_but_success_is_tried_again(status: int, receive: Callable[...,
 def test_of_too_many_that_wait_the_oldest_are_given_up(receive: Callable[..., Receiver], tmp_path: Path) -> None:
     receiver, journal, told = receive(), tmp_path / "a.jsonl", []
     write(journal, *range(1, 8))
-    webhook = Webhook(receiver.url, journal, tell=told.append, most_pending=3)
+    webhook = Webhook(receiver.url, journal, notify=told.append, most_pending=3)
     webhook.start()
     until(lambda: receiver.taken == [5, 6, 7])
     webhook.close()

@@ -12,7 +12,7 @@ import torch
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import ParameterError
-from lego_fusion.learn.processes import ALONE, Ranks, process_group
+from lego_fusion.learn.processes import SINGLE_PROCESS, Ranks, process_group
 
 CASES = """
 import json, sys
@@ -20,15 +20,15 @@ from pathlib import Path
 import torch
 from lego_fusion.learn.bags import Bags, fit_statistics
 from lego_fusion.learn.detector import Detector
-from lego_fusion.learn.processes import ALONE, process_group
+from lego_fusion.learn.processes import SINGLE_PROCESS, process_group
 from lego_fusion.learn.train import fit
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.study.comparison import compare
-from lego_fusion.study.planning import make_plan
+from lego_fusion.study.comparison_table import compare
+from lego_fusion.study.comparison_plan import make_plan
 from lego_fusion.learn.processes import run_jobs
 from lego_fusion.learn.runs import train_run
-from lego_fusion.study.sweep import run_sweep
+from lego_fusion.study.sweep_run import run_sweep
 from lego_fusion.study.sweep_plan import make_sweep_plan
 from lego_fusion.errors import DataError, LegoFusionError
 from lego_fusion.fusion.elementwise import Concat
@@ -196,7 +196,7 @@ def test_parts_cover_everything_once(count: int, size: int) -> None:
 def test_alone_nothing_is_shared() -> None:
     rows = torch.ones(3, 2)
     with process_group() as ranks:
-        assert ranks == ALONE and ranks.first
+        assert ranks == SINGLE_PROCESS and ranks.first
         assert ranks.joined(rows, 3) is rows
         assert ranks.collect("x") == ["x"]
         assert ranks.first_alone(lambda: 5) == 5

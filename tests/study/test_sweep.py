@@ -21,9 +21,9 @@ from lego_fusion.learn.objective import bag_loss
 from lego_fusion.learn.train import fit, predict, predict_logits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
-from lego_fusion.study import sweep as module
-from lego_fusion.study.sweep import TrialResult, load_trial, measure_on_test, run_sweep, training_bags
+from lego_fusion.study import sweep_run as module
 from lego_fusion.study.sweep_plan import SweepPlan, make_sweep_plan, parse_grid
+from lego_fusion.study.sweep_run import TrialResult, load_trial, measure_on_test, run_sweep, training_bags
 from lego_fusion.study.sweep_table import tabulate
 
 GRID = {"fusion.order.motion": (1, 2), "fusion.order.text": (1, 2), "k": (1, 3)}

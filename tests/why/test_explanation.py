@@ -25,8 +25,8 @@ from lego_fusion.learn.runs import train_run
 from lego_fusion.learn.scoring import load_run_bags, score_dataset
 from lego_fusion.learn.train import predict_logits
 from lego_fusion.why.contributions import run_contributions
-from lego_fusion.why.explainer import Explainer
-from lego_fusion.why.explanation import explain_operator, explain_video, operator_history, reading_weights
+from lego_fusion.why.explainer import Explainer, explain_video
+from lego_fusion.why.learned import explain_operator, operator_history, reading_weights
 from lego_fusion.why.parts import operator_of
 from lego_fusion.why.records import VideoExplanation, event_document, with_captions
 

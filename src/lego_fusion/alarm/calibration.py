@@ -15,7 +15,7 @@ from ..data.tables import VideoRecord
 from ..errors import CheckpointError, DataError, ParameterError, check_number
 from ..learn.checkpoint import RunConfig, read_run_config
 from ..learn.scoring import VideoScores, score_dataset
-from ..measure.events import SECONDS_PER_HOUR
+from ..measure.event_metrics import SECONDS_PER_HOUR
 from ..measure.scored import ScoredVideo
 from ..writing import written_whole
 from .events import EventRule, score_segments

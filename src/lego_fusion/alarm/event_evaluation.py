@@ -11,7 +11,7 @@ from ..learn.checkpoint import load_detector
 from ..learn.evaluation import Evaluation, measurable_videos, selection_of
 from ..learn.runs import read_method
 from ..learn.scoring import VideoScores, score_dataset
-from ..measure.events import Event, EventVideo, event_intervals
+from ..measure.event_metrics import Event, EventVideo, event_intervals
 from ..measure.intervals import Estimate
 from ..measure.result import Result
 from .calibration import Calibration, read_calibration

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..data.tables import intervals_from_labels
 from ..errors import DataError
 from ..learn.scoring import VideoScores
-from ..measure.events import Event as Event
+from ..measure.event_metrics import Event as Event
 
 _CLOSE = 1e-9  # seconds by which two times of the same moment may differ
 
@@ -66,7 +66,7 @@ class EventRule(BaseModel):
 
 @dataclass(frozen=True)
 class EventUpdate:
-    """Something to tell: an alarm, or the end of an event.
+    """Something to notify: an alarm, or the end of an event.
 
     Args:
         kind: ``"alarm"`` the moment it is raised, ``"end"`` once the event is over.

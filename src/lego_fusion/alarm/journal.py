@@ -33,15 +33,15 @@ class AlarmJournal:
 
     Args:
         path: The file; made if it is not there.
-        tell: Hears when the disk is full, and when it no longer is.
+        notify: Hears when the disk is full, and when it no longer is.
 
     Raises:
         ParameterError: If another process writes it.
         DataError: If a line other than a torn last one is no alarm.
     """
 
-    def __init__(self, path: str | Path, *, tell: Callable[[str], None] = lambda _: None) -> None:
-        self.path, self._tell = Path(path), tell
+    def __init__(self, path: str | Path, *, notify: Callable[[str], None] = lambda _: None) -> None:
+        self.path, self._notify = Path(path), notify
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab", buffering=0)  # a failed write leaves nothing behind
         _lock(self._file, self.path)
@@ -91,11 +91,11 @@ class AlarmJournal:
                 with suppress(OSError):
                     os.ftruncate(self._file.fileno(), size)
                 if not troubled:
-                    self._tell(f"{self.path} cannot be written ({error.strerror}); alarms wait in memory")
+                    self._notify(f"{self.path} cannot be written ({error.strerror}); alarms wait in memory")
                 return
             self._waiting.popleft()
         if troubled:
-            self._tell(f"{self.path} is written again")
+            self._notify(f"{self.path} is written again")
 
     def close(self) -> None:
         """Write what waits and let go of the file."""

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data.manifest import Manifest
-from ..data.stream import Take
+from ..data.stream import Recording
 from ..errors import DataError, ParameterError, check_int
 from ..extract.base import Extractor, FrameExtractor, SidecarExtractor, Snippet
 from ..extract.registry import extractor_for
@@ -43,7 +43,7 @@ class Work:
         ends: Whether the take is over.
     """
 
-    take: Take
+    take: Recording
     snippet: Snippet | None = None
     arrived: float = 0.0
     ends: bool = False

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ..errors import DataError, ParameterError, check_number
-from ..measure.events import SECONDS_PER_HOUR
+from ..measure.event_metrics import SECONDS_PER_HOUR
 from ..measure.scored import ScoredVideo
 from .events import EventRule, find_events
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..data.stream import LiveStream, Source, Take, VideoFile, VideoFolder
+from ..data.stream import LiveStream, Recording, Source, VideoFile, VideoFolder
 from ..data.video import Frame
 from ..errors import DataError, ParameterError, check_int, check_number
 from ..extract.base import FrameExtractor, iterate_snippets
@@ -68,7 +68,7 @@ class Health:
 
 
 @dataclass
-class Hearers:
+class Callbacks:
     """Who is told what, all in the thread that scores, but for ``note``, which may come from any.
 
     Args:
@@ -98,7 +98,7 @@ class Watch:
         progress: Where watching files goes on; None begins them anew.
         webhook: Sends what is in the journal.
         camera: Name in the alarms.
-        hearers: Who is told.
+        callbacks: Who is told.
         health_seconds: Between two reports of health.
         queue_snippets: Snippets between the two threads.
         queue_bytes: Of pictures between the two threads.
@@ -113,7 +113,7 @@ class Watch:
     progress: Progress | None = None
     webhook: Webhook | None = None
     camera: str = ""
-    hearers: Hearers = field(default_factory=Hearers)
+    callbacks: Callbacks = field(default_factory=Callbacks)
     health_seconds: float = 10.0
     queue_snippets: int = QUEUE_SNIPPETS
     queue_bytes: int = QUEUE_BYTES
@@ -128,8 +128,8 @@ class Watch:
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self._tracker = EventTracker(self.rule)
-        self._take: Take | None = None
-        self._broken: Take | None = None  # the rest of which is passed over
+        self._recording: Recording | None = None
+        self._broken: Recording | None = None  # the rest of which is passed over
         self._first_segment = self._done_segments = self._scored_frames = 0
         self._numbers = 0  # of alarms, where no journal gives them
         self.health = Health()
@@ -169,7 +169,7 @@ class Watch:
     def _read(self) -> None:
         """Put the snippets of all takes into the queue."""
         try:
-            for take in self.source.takes(self.hearers.note, self._stop):
+            for take in self.source.takes(self.callbacks.note, self._stop):
                 if self._stop.is_set() or not self._queue.put(Work(take), wait=True):
                     return
                 self._read_take(take)
@@ -180,7 +180,7 @@ class Watch:
         finally:
             self._queue.end()
 
-    def _read_take(self, take: Take) -> None:
+    def _read_take(self, take: Recording) -> None:
         for snippet in iterate_snippets(self._looked_at(take), *self._grid):
             if snippet.index * self._grid[1] <= take.first_needed and take.first_needed:
                 continue  # its pictures were not asked for
@@ -190,15 +190,15 @@ class Watch:
                 self._drop()
 
     def _warn(self, video: str, text: str) -> None:
-        self.hearers.note(f"warning: {video}: {text}" if video else f"warning: {text}")
+        self.callbacks.note(f"warning: {video}: {text}" if video else f"warning: {text}")
 
     def _drop(self) -> None:
         self.health.dropped_snippets += 1
         number = self.health.dropped_snippets
         if number & (number - 1) == 0:  # 1, 2, 4, 8 ...
-            self.hearers.note(f"the machine is too slow: {number} snippets are dropped so far")
+            self.callbacks.note(f"the machine is too slow: {number} snippets are dropped so far")
 
-    def _looked_at(self, take: Take) -> Iterator[Frame]:
+    def _looked_at(self, take: Recording) -> Iterator[Frame]:
         """The frames of a take, counted, and what is wrong with them told."""
         monitor = FootageMonitor()
         for frame in take.frames:
@@ -229,12 +229,12 @@ class Watch:
             self._do(work)
         except DataError as error:
             if self.source.live:
-                self.hearers.note(f"a snippet is left out: {error}")
+                self.callbacks.note(f"a snippet is left out: {error}")
                 return
             if not isinstance(self.source, VideoFolder):
                 raise
             self._broken = work.take
-            self.hearers.note(f"{work.take.name} is left out: {error}")
+            self.callbacks.note(f"{work.take.name} is left out: {error}")
             self._raise(self._tracker.finish())
             self._finish(work.take)
 
@@ -256,8 +256,8 @@ class Watch:
         else:
             self._begin(work.take)
 
-    def _begin(self, take: Take) -> None:
-        self._take = take
+    def _begin(self, take: Recording) -> None:
+        self._recording = take
         self._scorer.clear()
         self._unlike = FamiliarityMonitor(self.detector.fusion, lambda text: self._warn(take.name, text))
         self._maker = SegmentMaker(self.config.manifests, self._snippets, stride=self._grid[1], rate=take.rate)
@@ -281,7 +281,7 @@ class Watch:
         self._unlike.look(segment.features)
         self.health.segments += 1
         self.health.last_score, self.health.position_seconds = score.score, end
-        self.hearers.segment("" if self._take is None else self._take.name, score)
+        self.callbacks.segment("" if self._recording is None else self._recording.name, score)
         self._raise(self._tracker.push(start, end, logit))
         self._save()
 
@@ -296,14 +296,14 @@ class Watch:
             if written is None:
                 continue
             self.health.alarms += written["kind"] == "alarm"
-            self.hearers.alarm(written)
+            self.callbacks.alarm(written)
             if self.webhook is not None:
                 self.webhook.wake()
 
     def _record(self, update: EventUpdate) -> Record:
         event = update.event
         kind = "snoozed" if update.kind == "end" and event.alarm_seconds is None else update.kind
-        video, _, size = ("" if self._take is None else self._take.identity).rpartition(":")
+        video, _, size = ("" if self._recording is None else self._recording.identity).rpartition(":")
         return {
             "kind": kind,
             "camera": self.camera,
@@ -333,7 +333,7 @@ class Watch:
             self.source.on_failure = self.progress.finish
         elif isinstance(self.source, VideoFile):
             if self.source.identity in done:
-                self.hearers.note(f"{self.source.name} was watched to its end before")
+                self.callbacks.note(f"{self.source.name} was watched to its end before")
                 self._stop.set()
             elif self.source.identity == position.video:
                 self.source.first_picture = first
@@ -352,21 +352,21 @@ class Watch:
 
     def _save(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if self.progress is None or self._take is None or not (force or now - self._saved >= _POSITION_SECONDS):
+        if self.progress is None or self._recording is None or not (force or now - self._saved >= _POSITION_SECONDS):
             return
-        self._saved, video = now, self._take.identity
+        self._saved, video = now, self._recording.identity
         if self._done_segments > self._first_segment and video not in self.progress.done:
             try:
                 self.progress.save(video, self._done_segments, self._tracker.state(), self._smoother.state())
             except OSError as error:
-                self.hearers.note(f"the position cannot be saved ({error.strerror})")
+                self.callbacks.note(f"the position cannot be saved ({error.strerror})")
 
-    def _finish(self, take: Take) -> None:
+    def _finish(self, take: Recording) -> None:
         if self.progress is not None and take.identity:
             try:
                 self.progress.finish(take.identity)
             except OSError as error:
-                self.hearers.note(f"that {take.name} is done cannot be saved ({error.strerror})")
+                self.callbacks.note(f"that {take.name} is done cannot be saved ({error.strerror})")
 
     def _now_and_then(self) -> None:
         if self.journal is not None:
@@ -389,7 +389,7 @@ class Watch:
             self.health.reconnects = self.source.reconnects
         if self.webhook is not None:
             self.health.webhook_pending, self.health.webhook_given_up = self.webhook.pending, self.webhook.given_up
-        self.hearers.health(self.health)
+        self.callbacks.health(self.health)
 
 
 def health_as_json(health: Health) -> dict[str, float | int | None]:

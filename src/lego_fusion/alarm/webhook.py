@@ -28,7 +28,7 @@ class Webhook:
         url: http or https.
         journal: The file of alarms; ``<journal>.delivered`` lies beside it.
         name: Of the camera, for the key.
-        tell: Hears what a person should know, from another thread.
+        notify: Hears what a person should know, from another thread.
         timeout_seconds: Of one attempt.
         most_pending: Lines that wait at most.
         first_wait: Pause after a first failure; each next one is twice as long, up to five minutes.
@@ -44,14 +44,14 @@ class Webhook:
         journal: Path,
         *,
         name: str = "",
-        tell: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
         timeout_seconds: float = 10.0,
         most_pending: int = 1000,
         first_wait: float = 1.0,
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ParameterError("a webhook needs an address of http or https", got=url)
-        self.url, self.journal, self.name, self._tell = url, journal, name, tell
+        self.url, self.journal, self.name, self._notify = url, journal, name, notify
         self.timeout_seconds, self.most_pending, self.first_wait = timeout_seconds, most_pending, first_wait
         self.delivered = self.given_up = self.failures = 0
         self._cursor_path = Path(f"{journal}.delivered")
@@ -98,7 +98,7 @@ class Webhook:
             if len(lines) > self.most_pending:
                 surplus = len(lines) - self.most_pending
                 self.given_up += surplus
-                self._tell(f"webhook: {surplus} alarms are given up, more than {self.most_pending} wait")
+                self._notify(f"webhook: {surplus} alarms are given up, more than {self.most_pending} wait")
                 self._move_to(ends[surplus - 1])
                 continue
             problem = self._send(lines[0])
@@ -107,7 +107,7 @@ class Webhook:
                 self._move_to(ends[0])
                 continue
             self.failures += 1
-            self._tell(f"webhook: {problem}; trying again in {wait:g} s")
+            self._notify(f"webhook: {problem}; trying again in {wait:g} s")
             self._stopped.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -147,7 +147,7 @@ class Webhook:
             with written_whole(self._cursor_path) as file:
                 file.write(json.dumps({"bytes": offset}).encode())
         except OSError as error:
-            self._tell(f"webhook: {self._cursor_path} cannot be written ({error.strerror})")
+            self._notify(f"webhook: {self._cursor_path} cannot be written ({error.strerror})")
 
     def _read_cursor(self) -> int:
         if not self._cursor_path.is_file():

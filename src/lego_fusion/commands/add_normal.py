@@ -43,9 +43,9 @@ def add_normal(
     if not chosen or len(set(chosen)) != len(chosen):
         raise ParameterError("--videos must name videos, each once", got=repr(videos))
     before = read_run_config(run).references
-    with progress("looking for what is not known") as tell:
+    with progress("looking for what is not known") as notify:
         config = add_known_normal(run, out, Dataset.open(data), chosen, count=count)
-        tell(len(chosen), len(chosen))
+        notify(len(chosen), len(chosen))
     added = config.references[len(before) :]
     then = f"lego-fusion calibrate {out} {data} --leave-out {','.join(chosen)}"
     if json:

@@ -74,7 +74,7 @@ def calibrate(
         snooze_seconds=snooze_seconds,
     )
     dataset = None if data is None else Dataset.open(data)
-    with progress("scoring the calibration footage") as tell:
+    with progress("scoring the calibration footage") as notify:
         calibration = calibrate_run(
             run,
             dataset,
@@ -86,14 +86,14 @@ def calibrate(
             block_seconds=block_seconds,
             confidence=confidence,
         )
-        tell(1, 1)
+        notify(1, 1)
     remarks = _remarks(calibration, split)
     if json:
         document = calibration.model_dump(mode="json") | {"promise": calibration.promise(), "warnings": remarks}
         print_json(document | {"file": str(run / CALIBRATION)})
         return
     warn(remarks)
-    _tell(calibration, run / CALIBRATION)
+    _print_outcome(calibration, run / CALIBRATION)
 
 
 def _criterion(
@@ -142,7 +142,7 @@ def _remarks(calibration: Calibration, split: str | None) -> list[str]:
     return remarks
 
 
-def _tell(calibration: Calibration, file: Path) -> None:
+def _print_outcome(calibration: Calibration, file: Path) -> None:
     from ..alarm.events import as_score
 
     rows = [

@@ -25,7 +25,7 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from ..study.comparison import Comparison
+    from ..study.comparison_table import Comparison
 
 
 @one_line_errors
@@ -89,10 +89,10 @@ def compare(
     from ..errors import DataError, MissingExtraError, check_choice
     from ..learn.processes import process_group
     from ..learn.settings import read_settings
-    from ..report.comparison import FIGURE_FILE, FIGURE_KINDS, comparison_figure, save_comparison
-    from ..study.comparison import compare as run
-    from ..study.comparison import summarise
-    from ..study.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+    from ..report.comparison_files import FIGURE_FILE, FIGURE_KINDS, comparison_figure, save_comparison
+    from ..study.comparison_plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+    from ..study.comparison_table import compare as run
+    from ..study.comparison_table import summarise
 
     datasets = [group_videos(Dataset.open(path), group_by) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
@@ -117,15 +117,19 @@ def compare(
         comparison = summarise(plan, datasets, out, baseline=baseline, partial=True)
         if comparison.unfinished == len(plan.cells()):
             raise DataError("no cell of this comparison is finished", where=out, fix="leave --show out")
-        _tell(out, comparison, {}, json=json)
+        _print_outcome(out, comparison, {}, json=json)
         return
-    with process_group(devices) as ranks, progress(f"comparing {len(plan.fusions)} fusions") as tell, stopped_by_termination():
+    with (
+        process_group(devices) as ranks,
+        progress(f"comparing {len(plan.fusions)} fusions") as notify,
+        stopped_by_termination(),
+    ):
         each = workers if ranks.size == 1 else 1
         try:
-            comparison = run(plan, datasets, out, baseline=baseline, workers=each, cache=cache, on_cell=tell, ranks=ranks)
+            comparison = run(plan, datasets, out, baseline=baseline, workers=each, cache=cache, on_cell=notify, ranks=ranks)
         except KeyboardInterrupt:
             if ranks.first:
-                _tell(out, summarise(plan, datasets, out, baseline=baseline, partial=True), {}, json=json)
+                _print_outcome(out, summarise(plan, datasets, out, baseline=baseline, partial=True), {}, json=json)
             raise
     if not ranks.first:
         raise typer.Exit
@@ -134,11 +138,11 @@ def compare(
         files["figure"] = comparison_figure(figure or out / FIGURE_FILE, comparison)
     except MissingExtraError as error:
         warn([f"no figure: {error}"])
-    _tell(out, comparison, files, json=json)
+    _print_outcome(out, comparison, files, json=json)
 
 
-def _tell(out: Path, comparison: Comparison, files: Mapping[str, Path], *, json: bool) -> None:
-    from ..report.comparison import document
+def _print_outcome(out: Path, comparison: Comparison, files: Mapping[str, Path], *, json: bool) -> None:
+    from ..report.comparison_files import document
 
     if json:
         print_json({"folder": str(out), **document(comparison), "files": as_text(files)})
@@ -147,7 +151,7 @@ def _tell(out: Path, comparison: Comparison, files: Mapping[str, Path], *, json:
 
 
 def _show(comparison: Comparison, files: dict[str, str]) -> None:
-    from ..report.comparison import rules, sections, table
+    from ..report.comparison_files import rules, sections, table
 
     for title, rows in sections(comparison):
         typer.echo(title)

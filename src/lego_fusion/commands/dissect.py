@@ -181,12 +181,12 @@ def dissect(
     if weights is not None:
         load_state(network, weights, str(weights))
     source = _source(data)
-    with progress("dissecting") as tell:
+    with progress("dissecting") as notify:
         done: list[str] = []
 
         def step(name: str) -> None:
             done.append(name)
-            tell(len(done), max(len(done), 1))
+            notify(len(done), max(len(done), 1))
 
         found = run(
             network.to(device),

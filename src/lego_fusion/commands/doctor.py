@@ -69,11 +69,11 @@ def _footage(folder: Path) -> list[Finding]:
     from ..extract.footage import footage_findings
 
     dataset, done = Dataset.open(folder), 0
-    with progress("looking at the footage") as tell:
+    with progress("looking at the footage") as notify:
 
         def count(_: str) -> None:
             nonlocal done
             done += 1
-            tell(done, len(dataset.videos))
+            notify(done, len(dataset.videos))
 
         return footage_findings(dataset, count)

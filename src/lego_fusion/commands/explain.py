@@ -111,13 +111,13 @@ def _explained(
     sole = records[0].video if len(records) == 1 else None
     texts = captions_of(records, captions, sole=sole)
     found = []
-    with progress("explaining") as tell:
+    with progress("explaining") as notify:
         explainer = Explainer(run, dataset)
         normal = [one for one in dataset.videos if one.video in explainer.normal_videos and one.video not in texts]
         texts |= captions_of(normal, captions, sole=sole, required=False)
         for number, record in enumerate(records):
             found.append(with_captions(explainer.explain(record.video, threshold=threshold, removal=removal), texts))
-            tell(number + 1, len(records))
+            notify(number + 1, len(records))
     return found
 
 
@@ -128,8 +128,8 @@ def _pictures(explanations: Sequence[VideoExplanation], dataset: Dataset, folder
     if folder is not None and not folder.is_dir():
         raise DataError("not a folder of videos", where=folder, fix="give an existing folder, or --no-images")
     records = {one.video: one for one in dataset.videos}
-    with progress("reading pictures") as tell:
-        return load_pictures(explanations, records, folder, on_video=tell)
+    with progress("reading pictures") as notify:
+        return load_pictures(explanations, records, folder, on_video=notify)
 
 
 def _save(out: Path, explanations: Sequence[VideoExplanation], pictures: Pictures | None, *, data: Path, json: bool) -> None:

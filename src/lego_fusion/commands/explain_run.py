@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset
     from ..explain.shapley import Contributions
     from ..explain.terms import ShareHistory
-    from ..why.explanation import CoefficientRow, OperatorExplanation, ReadingWeights
+    from ..why.learned import CoefficientRow, OperatorExplanation, ReadingWeights
 
 _MOST_ROWS, _MOST_STEPS = 12, 12
 
@@ -25,7 +25,7 @@ def explain_runs(runs: Sequence[Path], dataset: Dataset, out: Path, *, evolution
     """Say what runs have learned, what each modality contributes on the test videos, and how an operator changed."""
     from ..errors import ParameterError
     from ..learn.checkpoint import list_snapshots, load_detector
-    from ..why.explanation import explain_operator, operator_history, reading_weights
+    from ..why.learned import explain_operator, operator_history, reading_weights
 
     notes: list[str] = []
     operator: OperatorExplanation | None = None
@@ -89,13 +89,13 @@ def _contributions(runs: Sequence[Path], dataset: Dataset, notes: list[str]) -> 
         notes.append(f"what each modality contributes is not measured: {error}")
         return None
     try:
-        with progress("taking modalities away") as tell:
+        with progress("taking modalities away") as notify:
             try:
                 found = run_contributions(runs, dataset)
             except DataError as too_few:
                 found = run_contributions(runs, dataset, resamples=0)
                 notes.append(f"contributions have no interval: {too_few}")
-            tell(found.evaluations, found.evaluations)
+            notify(found.evaluations, found.evaluations)
             return found
     except ParameterError as too_many:
         notes.append(f"what each modality contributes is not measured: {too_many}")

@@ -26,9 +26,9 @@ def export(
     """
     from ..alarm.export import export_run
 
-    with progress("exporting") as tell:
+    with progress("exporting") as notify:
         files = export_run(run, out, torch_too=torch)
-        tell(1, 1)
+        notify(1, 1)
     if json:
         print_json({"files": as_text(files)})
         return

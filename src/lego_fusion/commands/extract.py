@@ -68,7 +68,7 @@ def extract(
         captioned = any(video.captions is not None for video in list_source(source, **given).videos)
         wanted = ["motion", "text"] if captioned else ["motion"]
     extractors = _extractors(wanted, setting or [], onnx, text_model, gaps, snippet_frames)
-    with progress(f"extracting {', '.join(extractors)}") as tell:
+    with progress(f"extracting {', '.join(extractors)}") as notify:
         report = extract_dataset(
             source,
             out,
@@ -77,10 +77,10 @@ def extract(
             stride=stride,
             workers=workers or os.cpu_count() or 1,
             engine=engine,
-            on_progress=lambda step: tell(step.done, step.total),
+            on_progress=lambda step: notify(step.done, step.total),
             **given,
         )
-    _tell(report, out, json=json)
+    _print_outcome(report, out, json=json)
     if strict and report.failures:
         raise typer.Exit(USER_ERROR)
 
@@ -144,7 +144,7 @@ def _settings(texts: list[str], names: Collection[str]) -> dict[str, dict[str, A
     return settings
 
 
-def _tell(report: ExtractionReport, out: Path, *, json: bool) -> None:
+def _print_outcome(report: ExtractionReport, out: Path, *, json: bool) -> None:
     dataset = report.dataset
     labels = {label or "unlabelled": len(dataset.select(label=label)) for label in ("normal", "abnormal", "")}
     splits = {record.split for record in dataset.videos} - {""}

@@ -67,7 +67,7 @@ def import_(
     videos = _videos(lists, labels, known, _counts(abnormal_first or ()))
     others = {"length": text_length, "stride": text_stride or None, "times": text_times or None}
     sources = _sources(_pairs(features, "--features"), _pairs(files or (), "--files"), others, videos)
-    with progress("looking at features") as tell:
+    with progress("looking at features") as notify:
         report = import_dataset(
             out,
             videos,
@@ -82,9 +82,9 @@ def import_(
             natures=dict.fromkeys(magnitude or (), "magnitude"),
             benchmark=known,
             allow_partial=allow_partial,
-            on_progress=tell,
+            on_progress=notify,
         )
-    _tell(report, out, known, json=json)
+    _print_outcome(report, out, known, json=json)
 
 
 def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -157,7 +157,7 @@ def _usual_files(folder: Path, videos: Sequence[ListedVideo]) -> str:
     return max(_FILES, key=lambda files: sum((folder / files.replace("{video}", one.video)).is_file() for one in videos))
 
 
-def _tell(report: ImportReport, out: Path, known: Benchmark | None, *, json: bool) -> None:
+def _print_outcome(report: ImportReport, out: Path, known: Benchmark | None, *, json: bool) -> None:
     dataset = report.dataset
     splits = sorted({record.split for record in dataset.videos})
     counts = {split: {label: report.count(split, label) for label in ("normal", "abnormal")} for split in splits}

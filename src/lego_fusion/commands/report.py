@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .beside import captions_beside, given_networks, reads_captions, truth_beside
+from .run_options import captions_beside, given_networks, reads_captions, truth_beside
 from .terminal import names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def report(
     pictures = None if no_images else _pictures(found, dataset, video, videos_in)
     save_report(out, found, pictures, megabytes=megabytes)
     drawn = _figures(figures, found) if figures is not None else []
-    _tell(found, pictures, out, drawn, json=json)
+    _print_outcome(found, pictures, out, drawn, json=json)
 
 
 def _dataset(data: Path | None, video: Path | None, videos: str, videos_in: Path | None) -> Dataset | None:
@@ -87,8 +87,8 @@ def _dataset(data: Path | None, video: Path | None, videos: str, videos_in: Path
 def _of_run(run: Path, dataset: Dataset, split: str, videos: list[str]) -> Report:
     from ..report.run_report import run_report
 
-    with progress("reading videos") as tell:
-        return run_report(run, dataset, split=split, videos=videos, on_video=tell)
+    with progress("reading videos") as notify:
+        return run_report(run, dataset, split=split, videos=videos, on_video=notify)
 
 
 def _of_video(
@@ -107,9 +107,9 @@ def _of_video(
     config = read_run_config(run)
     given: dict[str, Any] = {"networks": given_networks(config, onnx, text_model), "intervals": truth or truth_beside(video)}
     found = captions_beside(video) if captions is None and reads_captions(config) else captions
-    with progress(f"scoring {video.name}") as tell:
+    with progress(f"scoring {video.name}") as notify:
         made = video_report(run, video, dataset=dataset, captions=found, camera=camera, **given)
-        tell(1, 1)
+        notify(1, 1)
     return made
 
 
@@ -117,18 +117,18 @@ def _pictures(found: Report, dataset: Dataset | None, video: Path | None, folder
     from ..report.run_report import report_pictures
 
     files = {} if video is None else {found.readings[0].video: video}
-    with progress("reading pictures") as tell:
-        return report_pictures(found, dataset, folder=folder, files=files, on_video=tell)
+    with progress("reading pictures") as notify:
+        return report_pictures(found, dataset, folder=folder, files=files, on_video=notify)
 
 
 def _figures(folder: Path, found: Report) -> list[Path]:
     from ..report.report_figures import save_report_figures
 
-    with progress("drawing figures") as tell:
-        return save_report_figures(folder, found, on_video=tell)
+    with progress("drawing figures") as notify:
+        return save_report_figures(folder, found, on_video=notify)
 
 
-def _tell(found: Report, pictures: Pictures | None, out: Path, figures: list[Path], *, json: bool) -> None:
+def _print_outcome(found: Report, pictures: Pictures | None, out: Path, figures: list[Path], *, json: bool) -> None:
     notes = [*found.notes, *dict.fromkeys(pictures.notes if pictures is not None else ())]
     events = {one.video: len(one.events) for one in found.readings}
     size = out.stat().st_size

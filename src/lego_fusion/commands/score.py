@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .beside import captions_beside, given_networks, reads_captions, truth_beside
+from .run_options import captions_beside, given_networks, reads_captions, truth_beside
 from .terminal import USER_ERROR, as_text, one_line_errors, print_json, print_table, progress, remark, warn
 
 if TYPE_CHECKING:
     from ..alarm.events import EventRule
     from ..learn.checkpoint import RunConfig
     from ..learn.scoring import VideoScores
-    from ..measure.events import Event
+    from ..measure.event_metrics import Event
     from ..report.scores import FolderReport
 
 _MOST_EVENTS = 5
@@ -74,10 +74,10 @@ def score(
     if with_text and found is None:
         fix = f"give them with --captions, or put captions/{video.stem}.srt (.vtt, .json, .csv, .txt) beside the video"
         raise ParameterError("the model needs captions, and none are beside the video", where=video, fix=fix)
-    with progress(f"scoring {video.name}") as tell:
+    with progress(f"scoring {video.name}") as notify:
         opened = open_run(model, networks=networks)
         scores = score_video(opened, video, captions=found, intervals=truth or truth_beside(video))
-        tell(1, 1)
+        notify(1, 1)
     warnings = list(scores.warnings)
     if truth is not None and scores.truth is not None and not scores.truth.any():
         warnings.append(f"{truth} has no interval of {video.stem}: all its frames count as normal")
@@ -91,7 +91,7 @@ def score(
         print_json(scores_document(scores, rule) | beside)
         return
     warn(warnings)
-    _tell(scores, files, rule, promise)
+    _print_outcome(scores, files, rule, promise)
     if opened.detector.world:
         remark(opened.detector.world)
 
@@ -116,9 +116,9 @@ def _score_folder(
         for path in find_videos(folder)
     ]
     picture = importlib.util.find_spec("matplotlib") is not None
-    with progress(f"scoring {len(videos)} videos") as tell:
+    with progress(f"scoring {len(videos)} videos") as notify:
         report = score_folder(
-            model, videos, out, workers=workers or os.cpu_count() or 1, picture=picture, on_video=tell, **given
+            model, videos, out, workers=workers or os.cpu_count() or 1, picture=picture, on_video=notify, **given
         )
     warnings = [] if picture else ["no pictures are drawn: pip install 'lego-fusion[report]'"]
     if json:
@@ -160,7 +160,7 @@ def _auc(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _tell(scores: VideoScores, files: dict[str, Path], rule: EventRule, promise: str) -> None:
+def _print_outcome(scores: VideoScores, files: dict[str, Path], rule: EventRule, promise: str) -> None:
     from ..alarm.event_evaluation import events_of
     from ..alarm.events import as_score
     from ..measure.detection import micro_auc

@@ -120,7 +120,7 @@ def sweep(
     else:
         plan = make_sweep_plan(data, parse_grid(grid) if grid else None, **settings)
         table, detector = _sweep(plan, data, out, mode, workers, cache, devices, test=test)
-    _tell(data, out, table, detector, cache, json=json)
+    _print_outcome(data, out, table, detector, cache, json=json)
 
 
 def _sweep(
@@ -128,22 +128,22 @@ def _sweep(
 ) -> tuple[SweepTable, Detector]:
     from ..errors import check_choice
     from ..learn.processes import process_group
-    from ..study.sweep import MODES, load_trial, measurable, measure_on_test, run_sweep
+    from ..study.sweep_run import MODES, load_trial, measurable, measure_on_test, run_sweep
     from ..study.sweep_table import tabulate
 
     check_choice(mode, "mode", "sweep", MODES)
     doing = f"training {len(plan.configurations())} configurations" + (f" with {plan.seeds} seeds" if plan.seeds > 1 else "")
-    with process_group(devices) as ranks, progress(doing) as tell:
+    with process_group(devices) as ranks, progress(doing) as notify:
         given: dict[str, Any] = {"mode": mode, "workers": workers if ranks.size == 1 else 1, "cache": cache}
-        results, notes = run_sweep(plan, data, out, on_trial=tell, ranks=ranks, **given)
+        results, notes = run_sweep(plan, data, out, on_trial=notify, ranks=ranks, **given)
     if not ranks.first:
         raise typer.Exit
     table = tabulate(plan, results, notes=notes)
     if test or measurable(plan, data):  # the choice is made
         rows = table.rows if test else [table.rows[number] for number in dict.fromkeys((table.pick, table.default))]
-        with progress("measuring on the test videos") as tell:
+        with progress("measuring on the test videos") as notify:
             trials = [trial for row in rows for trial in row.trials]
-            measured = measure_on_test(plan, data, out, trials, cache=cache, on_trial=tell)
+            measured = measure_on_test(plan, data, out, trials, cache=cache, on_trial=notify)
         table = tabulate(plan, results, test=measured, notes=notes)
     return table, load_trial(plan, data, out, table.rows[table.pick].trials[0], cache=cache)
 
@@ -164,14 +164,14 @@ def _search(
     usual = default_grid(settings["method"], settings["modalities"] or list(data.modalities))
     space = parse_space(words) if words else {key: Space(values=values) for key, values in usual.items()}
     search = make_search_plan(make_sweep_plan(data, grid_of(space), **settings), space, trials)
-    with progress(f"searching with {trials} trials") as tell:
-        return run_search(search, data, out, storage=storage, workers=workers, cache=cache, on_trial=tell)
+    with progress(f"searching with {trials} trials") as notify:
+        return run_search(search, data, out, storage=storage, workers=workers, cache=cache, on_trial=notify)
 
 
 def _save_pick(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str) -> Path:
     """The chosen model as a run folder."""
     from ..learn.runs import save_run
-    from ..study.sweep import training_bags
+    from ..study.sweep_run import training_bags
 
     plan, row = table.plan, table.rows[table.pick]
     trial = plan.trial(0, row.values, row.trials[0] % plan.seeds)
@@ -182,9 +182,9 @@ def _save_pick(data: Dataset, out: Path, table: SweepTable, detector: Detector, 
     return out / "pick"
 
 
-def _tell(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str, *, json: bool) -> None:
+def _print_outcome(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str, *, json: bool) -> None:
     from ..errors import DataError, MissingExtraError
-    from ..report.sweep import FIGURE_FILE, best_rows, document, headings, save_sweep, sweep_heat_map, verdict
+    from ..report.sweep_files import FIGURE_FILE, best_rows, document, headings, save_sweep, sweep_heat_map, verdict
 
     files = save_sweep(out, table) | {"pick": _save_pick(data, out, table, detector, cache)}
     try:

@@ -130,7 +130,7 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     started, last, of, first = time.perf_counter(), 0, 0, -1
     over = threading.Event()
 
-    def tell(done: int, total: int) -> None:
+    def notify(done: int, total: int) -> None:
         nonlocal last, of, first
         first = done if first < 0 else first  # what was there before counts for no pace
         last, of = done, total
@@ -145,7 +145,7 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
         if not console.is_terminal:
             teller.start()
         try:
-            yield tell
+            yield notify
         finally:
             over.set()
     remark(f"{doing}: {last} done in {time.perf_counter() - started:.1f} s")

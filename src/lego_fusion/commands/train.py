@@ -86,7 +86,7 @@ def train(
     data = group_videos(Dataset.open(dataset), group_by)
     warn(division_warnings(data, training_split(data)))
     started, whole = time.perf_counter(), not run.exists()
-    with process_group(devices, accelerator=settings.training.accelerator) as ranks, progress(f"training {method}") as tell:
+    with process_group(devices, accelerator=settings.training.accelerator) as ranks, progress(f"training {method}") as notify:
         trained = train_run(
             data,
             run,
@@ -101,7 +101,7 @@ def train(
             validation=validation,
             threads=threads,
             cache=cache,
-            on_step=lambda step, loss: tell(step, settings.training.steps),
+            on_step=lambda step, loss: notify(step, settings.training.steps),
             ranks=ranks,
         )
     if not ranks.first:
@@ -111,7 +111,7 @@ def train(
     if measured is not None:
         save_results(run / "results.jsonl", measured.results)
     count = len(trained.dataset["train"]) if isinstance(trained.dataset["train"], list) else 0
-    _tell(run, method, list(trained.manifests), count, measured, _next(run, dataset, trained), json=json)
+    _print_outcome(run, method, list(trained.manifests), count, measured, _next(run, dataset, trained), json=json)
 
 
 def _can_measure(dataset: Dataset) -> bool:
@@ -127,7 +127,7 @@ def _next(run: Path, dataset: Path, trained: RunConfig) -> str:
     return f"next: lego-fusion {verb} --model {run}" + (" --onnx NETWORK" if "onnx" in extractors else "")
 
 
-def _tell(
+def _print_outcome(
     run: Path, method: str, modalities: list[str], videos: int, measured: Evaluation | None, follow: str, *, json: bool
 ) -> None:
     from .results import print_results

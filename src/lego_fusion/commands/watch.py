@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .beside import given_networks
+from .run_options import given_networks
 from .terminal import one_line_errors, remark
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def watch(
     """
     from ..alarm.journal import AlarmJournal, Progress
     from ..alarm.live import stream_extractors
-    from ..alarm.watch import Hearers, Watch, check_paths, fingerprint
+    from ..alarm.watch import Callbacks, Watch, check_paths, fingerprint
     from ..alarm.webhook import Webhook
     from ..data.stream import open_source
     from ..errors import ParameterError
@@ -79,24 +79,24 @@ def watch(
     detector, config = load_detector(model)
     networks = {} if config.segment_snippets is None else given_networks(config, onnx, None)
     extractors = stream_extractors(config, networks=networks, where=model)
-    tell = _Telling(json=json, status=status, scores=scores)
+    notify = _Telling(json=json, status=status, scores=scores)
     given = {"minimum_seconds": minimum_seconds, "merge_seconds": merge_seconds, "snooze_seconds": snooze_seconds}
-    rule = _rule(model, camera, threshold, {name: value for name, value in given.items() if value is not None}, tell)
+    rule = _rule(model, camera, threshold, {name: value for name, value in given.items() if value is not None}, notify)
     opened = open_source(source, once=once, settle_seconds=settle_seconds, give_up_seconds=give_up_seconds)
     with ExitStack() as files:
         running = Watch(opened, detector, config, extractors, rule, camera=camera, health_seconds=health_seconds)
-        running.hearers = Hearers(tell.alarm, tell.segment, tell.note, tell.health)
+        running.callbacks = Callbacks(notify.alarm, notify.segment, notify.note, notify.health)
         if out is not None:
-            running.journal = files.enter_context(AlarmJournal(out, tell=tell.note))
+            running.journal = files.enter_context(AlarmJournal(out, notify=notify.note))
             if not opened.live:
                 running.progress = files.enter_context(Progress(out, fingerprint(config, rule)))
             if webhook is not None:
-                running.webhook = Webhook(webhook, out, name=camera, tell=tell.note)
-        tell.note(_beginning(config, rule, opened.name))
+                running.webhook = Webhook(webhook, out, name=camera, notify=notify.note)
+        notify.note(_beginning(config, rule, opened.name))
         if detector.world:
-            tell.note(detector.world)
+            notify.note(detector.world)
         with _stopped_by_signals(running):
-            tell.end(running.run())
+            notify.end(running.run())
 
 
 class _Telling:
@@ -138,7 +138,7 @@ class _Telling:
         )
 
 
-def _rule(model: Path, camera: str, threshold: float | None, given: dict[str, float], tell: _Telling) -> EventRule:
+def _rule(model: Path, camera: str, threshold: float | None, given: dict[str, float], notify: _Telling) -> EventRule:
     """The run's calibration, changed by what is given on the command line."""
     import math
 
@@ -156,11 +156,11 @@ def _rule(model: Path, camera: str, threshold: float | None, given: dict[str, fl
             raise ParameterError("--threshold is a score between 0 and 1", got=threshold)
         rule = rule.with_threshold(math.log(threshold / (1 - threshold)))
     elif calibration is None:
-        tell.note("no calibration: a score of 0.5 is an alarm, and nobody knows how often that is false; see 'calibrate'")
+        notify.note("no calibration: a score of 0.5 is an alarm, and nobody knows how often that is false; see 'calibrate'")
     else:
-        tell.note(f"calibrated: {calibration.promise()}")
+        notify.note(f"calibrated: {calibration.promise()}")
         if camera and camera not in calibration.cameras:
-            tell.note(f"camera '{camera}' has no calibration of its own; that of all cameras together is used")
+            notify.note(f"camera '{camera}' has no calibration of its own; that of all cameras together is used")
     return rule.model_copy(update=given)
 
 

@@ -294,7 +294,7 @@ def _length_findings(dataset: Dataset, lengths: dict[str, dict[str, int]]) -> It
 def _twin_findings(dataset: Dataset, groups: Iterable[list[str]]) -> Iterator[Finding]:
     """Videos of the same source and the same features in more than one split.
 
-    The source alone does not tell: the captions of many videos may stand in one file.
+    The source alone does not notify: the captions of many videos may stand in one file.
     """
     for videos in sorted({tuple(group) for group in groups}):
         splits = {record.split for record in dataset.select(videos)}

@@ -24,11 +24,11 @@ _PROTOCOLS = "http,https,tcp,tls,udp,rtp,srtp,rtsp,rtsps,rtmp,srt,crypto,httppro
 _JUMP_SECONDS = 1.0
 _FIRST_NOTES = 250  # frames after which a stream is told what is unusual about it; and again when it ends
 _LONGEST_WAIT = 60.0
-Tell = Callable[[str], None]
+StepCallback = Callable[[str], None]
 
 
 @dataclass
-class Take:
+class Recording:
     """One unbroken run of frames.
 
     Args:
@@ -58,14 +58,14 @@ class Source(Protocol):
     def live(self) -> bool:
         """Whether it does not wait, so that what cannot be described in time must be dropped."""
 
-    def takes(self, tell: Tell, stop: threading.Event) -> Iterator[Take]:
-        """Yield takes until the source ends or ``stop`` is set; ``tell`` hears what a person should know."""
+    def takes(self, notify: StepCallback, stop: threading.Event) -> Iterator[Recording]:
+        """Yield takes until the source ends or ``stop`` is set; ``notify`` gets what a person should know."""
 
 
 def open_source(
     source: str, *, once: bool = False, settle_seconds: float = 2.0, give_up_seconds: float | None = None
 ) -> VideoFile | VideoFolder | LiveStream:
-    """Tell what a source is by how it is written.
+    """StepCallback what a source is by how it is written.
 
     Args:
         source: A video file, a folder, ``webcam:0`` or ``/dev/video0``, or an address such as ``rtsp://camera/stream``.
@@ -125,17 +125,17 @@ class VideoFile:
         """Name and size: a file of another size is another video."""
         return f"{self.path.name}:{self.path.stat().st_size}"
 
-    def takes(self, tell: Tell, stop: threading.Event) -> Iterator[Take]:
+    def takes(self, notify: StepCallback, stop: threading.Event) -> Iterator[Recording]:
         """Yield the file.
 
         Raises:
             VideoError: As ``VideoReader``.
         """
         with VideoReader(self.path, first_picture=self.first_picture) as reader:
-            yield Take(self.path.name, self.identity, reader, reader.declared_fps, self.first_picture)
+            yield Recording(self.path.name, self.identity, reader, reader.declared_fps, self.first_picture)
             for note in (reader.problem, *reader.notes):
                 if note:
-                    tell(f"{self.path.name}: {note}")
+                    notify(f"{self.path.name}: {note}")
 
 
 @dataclass
@@ -170,7 +170,7 @@ class VideoFolder:
         """The folder."""
         return str(self.path)
 
-    def takes(self, tell: Tell, stop: threading.Event) -> Iterator[Take]:
+    def takes(self, notify: StepCallback, stop: threading.Event) -> Iterator[Recording]:
         """Yield each video once."""
         while not stop.is_set():
             ready, waiting = self._look()
@@ -179,11 +179,11 @@ class VideoFolder:
                 identity = file.identity
                 file.first_picture = self.first_picture.get(identity, 0)
                 try:
-                    for take in file.takes(tell, stop):
-                        take.frames = self._until_failure(take, take.frames, tell)
+                    for take in file.takes(notify, stop):
+                        take.frames = self._until_failure(take, take.frames, notify)
                         yield take
                 except VideoError as error:
-                    self._fail(path.name, identity, error, tell)
+                    self._fail(path.name, identity, error, notify)
                 self.done.add(identity)
                 if stop.is_set():
                     return
@@ -192,14 +192,14 @@ class VideoFolder:
                     return
                 stop.wait(min(1.0, max(0.05, self.settle_seconds / 2)))
 
-    def _until_failure(self, take: Take, frames: Iterator[Frame], tell: Tell) -> Iterator[Frame]:
+    def _until_failure(self, take: Recording, frames: Iterator[Frame], notify: StepCallback) -> Iterator[Frame]:
         try:
             yield from frames
         except VideoError as error:
-            self._fail(take.name, take.identity, error, tell)
+            self._fail(take.name, take.identity, error, notify)
 
-    def _fail(self, name: str, identity: str, error: VideoError, tell: Tell) -> None:
-        tell(f"{name} is left out: {error}")
+    def _fail(self, name: str, identity: str, error: VideoError, notify: StepCallback) -> None:
+        notify(f"{name} is left out: {error}")
         self.on_failure(identity)
 
     def _look(self) -> tuple[list[Path], bool]:
@@ -303,7 +303,7 @@ class LiveStream:
         self._size: tuple[int, int] | None = None
         self._codec = self._why = ""
 
-    def takes(self, tell: Tell, stop: threading.Event) -> Iterator[Take]:
+    def takes(self, notify: StepCallback, stop: threading.Event) -> Iterator[Recording]:
         """Yield one take per connection.
 
         Raises:
@@ -315,7 +315,7 @@ class LiveStream:
         while not stop.is_set():
             before, self._why = self._frames, "the stream ended"
             try:
-                yield from self._connection(av, tell, stop)
+                yield from self._connection(av, notify, stop)
             except (av.FFmpegError, OSError, ValueError, VideoError) as error:
                 self._why = _in_words(error)
             if stop.is_set():
@@ -326,11 +326,11 @@ class LiveStream:
             if self.give_up_seconds is not None and gone + wait > self.give_up_seconds:
                 fix = "check the address and that the camera is on"
                 raise VideoError("no frame comes from the stream", where=self.name, got=f"{why}, for {gone:.0f} s", fix=fix)
-            tell(f"{why}; trying again in {wait:g} s")
+            notify(f"{why}; trying again in {wait:g} s")
             stop.wait(wait)
             self.reconnects += 1
 
-    def _connection(self, av: Any, tell: Tell, stop: threading.Event) -> Iterator[Take]:
+    def _connection(self, av: Any, notify: StepCallback, stop: threading.Event) -> Iterator[Recording]:
         container = self._open(av)
         try:
             stream = next(iter(container.streams.video), None)
@@ -338,11 +338,11 @@ class LiveStream:
                 raise VideoError("the stream has no video track", where=self.name)
             codec = str(stream.codec_context.name)
             if self._codec and codec != self._codec:
-                tell(f"the codec changes from {self._codec} to {codec}")
+                notify(f"the codec changes from {self._codec} to {codec}")
             self._codec = codec
             rate = float(stream.guessed_rate or stream.average_rate or 25)
-            frames = self._read(av, container, stream, rate, tell, stop)
-            yield Take("", "", frames, rate)
+            frames = self._read(av, container, stream, rate, notify, stop)
+            yield Recording("", "", frames, rate)
             frames.close()
         finally:
             container.close()
@@ -355,30 +355,32 @@ class LiveStream:
             options["rtsp_transport"] = "tcp"
         return av.open(self.address, options=options, timeout=self.timeout_seconds, metadata_errors="ignore")
 
-    def _read(self, av: Any, container: Any, stream: Any, rate: float, tell: Tell, stop: threading.Event) -> Generator[Frame]:
+    def _read(
+        self, av: Any, container: Any, stream: Any, rate: float, notify: StepCallback, stop: threading.Event
+    ) -> Generator[Frame]:
         stream.thread_type = "SLICE"
         stream.codec_context.options = {"max_pixels": str(MAXIMUM_PIXELS)}
         start = self._seconds + (time.monotonic() - self._arrived if self._frames else 0.0)
         clock = StreamClock(rate, unit=float(stream.time_base), start=start)
         try:
-            for index, decoded in enumerate(self._pictures(av, container, stream, tell)):
+            for index, decoded in enumerate(self._pictures(av, container, stream, notify)):
                 self._arrived = time.monotonic()
                 self._seconds = clock.read(decoded.pts, self._arrived)
-                self._look_at(decoded, tell)
+                self._look_at(decoded, notify)
                 self._frames += 1
                 yield Frame(index, self._seconds, upright_picture(decoded))
                 if index == _FIRST_NOTES:
                     for note in clock.notes():
-                        tell(f"so far {note}")
+                        notify(f"so far {note}")
                 if stop.is_set():
                     return
         except (av.FFmpegError, OSError, ValueError, VideoError) as error:
             self._why = _in_words(error)
         finally:
             for note in clock.notes():
-                tell(note)
+                notify(note)
 
-    def _pictures(self, av: Any, container: Any, stream: Any, tell: Tell) -> Iterator[Any]:
+    def _pictures(self, av: Any, container: Any, stream: Any, notify: StepCallback) -> Iterator[Any]:
         """Decoded pictures, until the connection ends or gives none for too long, whatever else it sends."""
         damaged, last = 0, time.monotonic()
         try:
@@ -400,14 +402,14 @@ class LiveStream:
             raise
         finally:
             if damaged:
-                tell(f"{damaged} packets did not decode")
+                notify(f"{damaged} packets did not decode")
 
-    def _look_at(self, decoded: Any, tell: Tell) -> None:
+    def _look_at(self, decoded: Any, notify: StepCallback) -> None:
         size = (decoded.width, decoded.height)
         if size != self._size:
             refuse_absurd_size(self.name, *size)
             if self._size is not None:
-                tell(f"the size changes from {self._size[0]} x {self._size[1]} to {size[0]} x {size[1]}")
+                notify(f"the size changes from {self._size[0]} x {self._size[1]} to {size[0]} x {size[1]}")
             self._size = size
 
 

@@ -31,7 +31,7 @@ from .collaboration import LevelCollaboration, Streams, collaboration
 from .findings import FUSED, AblationReading, DetectorCount, Dissection, Gallery, LevelConcepts, Snapshot, UnitRow, best_units
 from .labelled_data import LabelledData, Pairs, named_pictures
 from .overlap import Mode
-from .reading import ChosenSettings, DissectSettings, Reading, Tell, chosen_layers, read_network, untrained_copy
+from .reading import ChosenSettings, DissectSettings, Reading, StepCallback, chosen_layers, read_network, untrained_copy
 from .recorder import Key, Recording
 from .variance import (
     AgainstChance,
@@ -59,7 +59,7 @@ def dissect(
     checkpoints: Sequence[str | Path] | Mapping[str, Mapping[str, Tensor]] = (),
     ablation: Iterable[AblationReading] | None = None,
     settings: DissectSettings | None = None,
-    on_step: Tell | None = None,
+    on_step: StepCallback | None = None,
     **changes: Any,
 ) -> Dissection:
     """Record, align and compare the layers of a network, modality by modality and level by level.
@@ -111,7 +111,7 @@ def dissect(
     source = LabelledData(data, None if concepts is None else tuple(concepts), settings.batch_size)
     if not source.again and (apart is not None or checkpoints):
         raise ParameterError("the data can be read once only", fix="hand in a list, a loader, or a function that returns one")
-    reading = read_network(model, chosen, source, modalities, settings, galleries=settings.gallery, tell=on_step)
+    reading = read_network(model, chosen, source, modalities, settings, galleries=settings.gallery, notify=on_step)
     asked = reading.settings
     quick = replace(asked, shuffles=0, auroc_pixels=settings.auroc_pixels if asked.mode == "auroc" else 0)
     together = None
@@ -166,7 +166,7 @@ def _untrained(
     settings: ChosenSettings,
     copies: int,
     notes: list[str],
-    tell: Tell | None,
+    notify: StepCallback | None,
 ) -> tuple[LevelConcepts, ...] | None:
     """Concepts that any copy detects that was never trained; None, and a note, where that cannot be read."""
     if copies and not data.again:
@@ -177,7 +177,7 @@ def _untrained(
     for copied in range(copies):
         drawn = untrained_copy(model, settings.seed + copied)
         try:
-            found.append(_sets(read_network(drawn, layers, data, modalities, settings, tell=tell), levels))
+            found.append(_sets(read_network(drawn, layers, data, modalities, settings, notify=notify), levels))
         except DataError as error:
             notes.append(f"copies that were never trained are not read: {error}")
             return None
@@ -196,7 +196,7 @@ def _read_apart(
     data: LabelledData,
     modalities: tuple[str, ...],
     settings: ChosenSettings,
-    tell: Tell | None,
+    notify: StepCallback | None,
 ) -> Reading:
     networks = apart if isinstance(apart, Mapping) else dict.fromkeys(modalities, apart)
     if set(networks) != set(modalities):
@@ -204,7 +204,7 @@ def _read_apart(
     if len(modalities) != 2:
         raise ParameterError("collaboration is between two modalities", expected=2, got=len(modalities), fix="choose a pair")
     readings = [
-        read_network(network, {name: layers[name] for name in names}, data, modalities, settings, tell=tell)
+        read_network(network, {name: layers[name] for name in names}, data, modalities, settings, notify=notify)
         for network, names in _by_network(networks, modalities)
     ]
     alignments = {name: row for reading in readings for name, row in reading.alignments.items()}
@@ -244,14 +244,14 @@ def _snapshots(
     modalities: tuple[str, ...],
     settings: ChosenSettings,
     now: Reading,
-    tell: Tell | None,
+    notify: StepCallback | None,
 ) -> tuple[Snapshot, ...]:
     states = checkpoints if isinstance(checkpoints, Mapping) else {_name(path, checkpoints): path for path in checkpoints}
     levels = tuple(next(iter(layers.values())))
     readings: dict[str, Reading] = {}
     for name, state in states.items():
         network = load_state(copy.deepcopy(model), state, name)
-        readings[name] = read_network(network, layers, data, modalities, settings, tell=tell)
+        readings[name] = read_network(network, layers, data, modalities, settings, notify=notify)
         _same_order(now, readings[name])
         readings[name] = replace(readings[name], alignments=_without_counts(readings[name].alignments))
     last = list(readings.values())[-1].pooled if readings else None

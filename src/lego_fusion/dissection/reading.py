@@ -118,7 +118,7 @@ def untrained_copy(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 Layers = Mapping[str, Mapping[str, str]]
-Tell = Callable[[str], None]
+StepCallback = Callable[[str], None]
 PIXEL_QUANTILE = 0.005  # Network Dissection's
 
 
@@ -234,7 +234,7 @@ def read_network(
     settings: DissectSettings,
     *,
     galleries: tuple[int, int] = (0, 0),
-    tell: Tell | None = None,
+    notify: StepCallback | None = None,
 ) -> Reading:
     """Record the layers into a folder that is removed afterwards, and align each.
 
@@ -245,7 +245,7 @@ def read_network(
         modalities: All that the labels may speak of.
         settings: How.
         galleries: For how many units of each layer, and how many images of each, masks are kept.
-        tell: Called with the name of each step.
+        notify: Called with the name of each step.
     """
     recorder = Recorder(model, layers, call=settings.call, grid=settings.grid)
     labels = Labels(data.concept_names(), settings.kind, modalities)
@@ -253,16 +253,16 @@ def read_network(
     means: dict[Key, NDArray[Any]] = {}
     shown: list[Gallery] = []
     vague = np.zeros(2, dtype=np.int64)
-    if tell is not None:
-        tell("recording")
+    if notify is not None:
+        notify("recording")
     with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="dissection-") as folder:
         kept = Path(folder) / "recording"
         recorder.record(labels.inputs(data.batches()), settings.kind, folder=kept, dtype=settings.dtype)
         regions, over = labels.regions(settings.read)
         asked = chosen(settings, regions)
         for key in recorder.layers:
-            if tell is not None:
-                tell(" ".join(key))
+            if notify is not None:
+                notify(" ".join(key))
             maps = Recording.open(kept)[key]  # opened anew, so that only one layer is mapped into memory
             maps = maps if maps.ndim == 4 else maps[:, :, None, None]
             means[key] = place_means(maps)

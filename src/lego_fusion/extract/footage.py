@@ -156,7 +156,7 @@ class FootageMonitor:
     def _lasting(
         self, kind: Kind, begin: float, is_so: bool, words: str, seconds: float = _SETTLE_SECONDS, now: float | None = None
     ) -> Iterator[FootageWarning]:
-        """Tell a state once it has lasted; it can be told again after it was over."""
+        """StepCallback a state once it has lasted; it can be told again after it was over."""
         if not is_so:
             self._since.pop(kind, None)
             self._told.discard(kind)

@@ -288,7 +288,7 @@ def _extract_all(
     jobs: list[_Job] = []
     done = 0
 
-    def tell(video: str, *, reused: bool) -> None:
+    def notify(video: str, *, reused: bool) -> None:
         nonlocal done
         done += 1
         if on_progress is not None:
@@ -299,13 +299,13 @@ def _extract_all(
             job = run.job(video)
         except OSError as error:
             run.fail(video, error)
-            tell(video.name, reused=False)
+            notify(video.name, reused=False)
             continue
         if job.pending:
             jobs.append(job)
         else:
             run.known[video.name] = job.known
-            tell(video.name, reused=True)
+            notify(video.name, reused=True)
     local = _in_this_process if workers == 1 or len(jobs) < 2 else _in_processes
     decode = _with_ray if engine == "ray" else local
     for job, outcome in decode(run, jobs, workers):
@@ -315,7 +315,7 @@ def _extract_all(
             run.finish(job, outcome)
         except DataError as error:
             run.fail(job.video, error)
-        tell(job.video.name, reused=False)
+        notify(job.video.name, reused=False)
     run.failures.sort(key=lambda failure: failure.video)
     return {job.video.name for job in jobs}
 

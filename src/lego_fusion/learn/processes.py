@@ -126,13 +126,13 @@ class Ranks:
             parameter.grad = gradient.view_as(parameter).clone()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 def current_ranks() -> Ranks:
     """Which process of ``torch.distributed`` this one is; alone where there is no process group."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return ALONE
+        return SINGLE_PROCESS
     return Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -220,7 +220,7 @@ Done = TypeVar("Done")
 
 
 def run_jobs(
-    work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, *, where: str, ranks: Ranks = ALONE
+    work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, *, where: str, ranks: Ranks = SINGLE_PROCESS
 ) -> Iterator[tuple[Job, Done]]:
     """Give each job and what came of it, as it is done; with one worker, in order and in this process.
 

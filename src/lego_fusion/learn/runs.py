@@ -35,7 +35,7 @@ from .configuration import TrainConfig, TrainingConfig, TrainingState
 from .detector import Detector
 from .graph_cache import cache_place, cached_graphs, trains_on_graphs
 from .methods import make_default_fusion
-from .processes import ALONE, Ranks, torch_threads
+from .processes import SINGLE_PROCESS, Ranks, torch_threads
 from .scoring import dataset_segment
 from .splits import Split, hold_out, require_labels, training_split
 from .train import fit
@@ -49,7 +49,7 @@ def train_run(
     threads: int = 1,
     cache: str | Path = "off",
     on_step: Callable[[int, float], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     **changes: Any,
 ) -> RunConfig:
     """Train a detector on the training videos of a dataset folder and save it; the same call goes on where it was killed.

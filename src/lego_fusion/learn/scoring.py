@@ -290,13 +290,13 @@ class FamiliarityMonitor:
 
     Args:
         fusion: Of the detector.
-        tell: Hears one line a modality.
+        notify: Hears one line a modality.
         segments: How many are looked back at; none is told of before there are ``least``.
         least: See ``segments``.
     """
 
-    def __init__(self, fusion: Fusion, tell: Callable[[str], None], *, segments: int = 32, least: int = 4) -> None:
-        self.fusion, self.least, self._tell = fusion, least, tell
+    def __init__(self, fusion: Fusion, notify: Callable[[str], None], *, segments: int = 32, least: int = 4) -> None:
+        self.fusion, self.least, self._notify = fusion, least, notify
         self._ratios: dict[str, deque[float]] = {name: deque(maxlen=segments) for name in fusion.modalities}
         self._told: set[str] = set()
 
@@ -308,7 +308,7 @@ class FamiliarityMonitor:
             usual = median(self._ratios[name])
             if name not in self._told and len(self._ratios[name]) >= self.least and usual > UNLIKE:
                 self._told.add(name)
-                self._tell(say_unlike(name, usual))
+                self._notify(say_unlike(name, usual))
 
 
 def say_unlike(modality: str, ratio: float) -> str:

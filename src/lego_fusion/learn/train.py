@@ -21,7 +21,7 @@ from .conditions import ModalityDropout
 from .configuration import TrainingConfig, TrainingState
 from .detector import Detector, DetectorOutput
 from .objective import all_weights, bag_loss, degree_variance, most_probable, operator_penalty, smoothness, sparsity
-from .processes import ALONE, Ranks, SharedForward, current_ranks
+from .processes import SINGLE_PROCESS, Ranks, SharedForward, current_ranks
 
 NODES = "nodes"  # of bags that hold node vectors
 
@@ -36,7 +36,7 @@ def fit(
     snapshots: Path | None = None,
     on_start: Callable[[], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> TrainingState:
     """Train a detector, whose fusion's statistics are fitted, on bags with features.
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from ..alarm.events import frame_edges, score_segments
 from ..data.tables import intervals_from_labels
 from ..measure.result import Result
-from ..why.explanation import ReadingWeights
+from ..why.learned import ReadingWeights
 from ..why.reading import CoefficientTable, VideoReading
 from ..why.records import Segment
 from .pictures import Pictures

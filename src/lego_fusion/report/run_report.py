@@ -18,7 +18,7 @@ from ..learn.evaluation import Evaluation, evaluate_runs, measure_runs, selectio
 from ..learn.runs import read_method
 from ..measure.result import Result
 from ..measure.scored import ScoredVideo
-from ..why.explanation import reading_weights
+from ..why.learned import reading_weights
 from ..why.reading import Reader, VideoReading, coefficient_tables
 from ..writing import written_whole
 from .pictures import Pictures, find_video, read_pictures
@@ -158,7 +158,7 @@ def _trained_videos(config: RunConfig) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-Tell = Callable[[int, int], None]
+StepCallback = Callable[[int, int], None]
 
 
 def run_report(
@@ -168,7 +168,7 @@ def run_report(
     split: str = "test",
     videos: Sequence[str] = (),
     resamples: int = 1000,
-    on_video: Tell | None = None,
+    on_video: StepCallback | None = None,
 ) -> Report:
     """A run on the videos of a split: how good it is, and what it saw in each.
 
@@ -249,7 +249,7 @@ def report_pictures(
     *,
     folder: str | Path | None = None,
     files: Mapping[str, Path] | None = None,
-    on_video: Tell | None = None,
+    on_video: StepCallback | None = None,
 ) -> Pictures:
     """The frames that a report shows; what cannot be decoded is a note.
 

@@ -28,8 +28,9 @@ from ..learn.graph_cache import CACHE_FOLDER, cache_place
 from ..learn.processes import run_jobs
 from ..learn.settings import full_key
 from .batched import why_alone
-from .plan import claim_folder
-from .sweep import (
+from .cells import claim_folder
+from .sweep_plan import SweepPlan, Value, parse_grid
+from .sweep_run import (
     FINISHED,
     STUDY_FILE,
     TrialResult,
@@ -40,7 +41,6 @@ from .sweep import (
     train_trials,
     untrained,
 )
-from .sweep_plan import SweepPlan, Value, parse_grid
 from .sweep_table import SweepTable, make_row, make_table
 
 Trained = tuple[list[Detector], list[TrialResult]]
@@ -169,11 +169,11 @@ def run_search(
     loaded_graphs(search.plan, dataset, place, search.plan.trial(0, search.plan.default))  # before the workers look for it
     workers = min(2, os.cpu_count() or 1) if workers is None else check_int(workers, "workers", "search", low=1)
     jobs = [_Job(search, dataset.root, place, url, number) for number in range(workers)]
-    tell = on_trial or (lambda done, total: None)
+    notify = on_trial or (lambda done, total: None)
     for _, failure in run_jobs(_take_part, jobs, workers, where="search"):
         if failure:
             raise LegoFusionError(f"a trial failed: {failure}")
-        tell(min(search.trials, len(_finished(study))), search.trials)
+        notify(min(search.trials, len(_finished(study))), search.trials)
     finished = sorted(_finished(study), key=lambda trial: trial.number)
     found = [(json.loads(one.user_attrs["values"]), _results(one.user_attrs["results"])) for one in finished]
     sampler = type(optuna.samplers.TPESampler()).__name__

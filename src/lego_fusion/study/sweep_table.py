@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import DataError
 from ..measure.detection import METRICS
-from .sweep import TrialResult
 from .sweep_plan import SweepPlan, Value
+from .sweep_run import TrialResult
 
 
 @dataclass(frozen=True)

@@ -454,3 +454,27 @@ def _largest(row: Tensor, most: int | None) -> list[int]:
     count = len(row) if most is None else min(most, len(row))
     found: list[int] = row.topk(count).indices.tolist()
     return found
+
+
+def explain_video(
+    run_folder: str | Path, dataset: Dataset, video: str, *, threshold: float = 0.5, removal: Removal = "typical"
+) -> VideoExplanation:
+    """Explain every event of a video: which modality, at which order, against which known-normal segments.
+
+    A model of method ``lego``, or ``lego-paper`` with rows ``sorted`` or ``ordered``, is explained by the exact parts of its
+    logits above the typical normal segment; every model by its scores without each modality and their Shapley values.
+
+    Args:
+        run_folder: Run folder, as ``train_run`` writes it.
+        dataset: The dataset it was trained on; ``video`` is one of its videos.
+        video: Name.
+        threshold: An event is a maximal span of frames whose scores are at or above it, in [0, 1].
+        removal: What stands for a modality that is not there: ``"typical"`` or ``"drop-term"`` (see ``counterfactual``).
+
+    Raises:
+        DataError: If the video, a modality or, where the model needs them, the training videos are not in the dataset.
+        ParameterError: If ``removal`` is not defined for the model.
+
+    Source: terms and their integrated gradients, ``explain.terms``; Shapley values, ``explain.shapley``.
+    """
+    return Explainer(run_folder, dataset).explain(video, threshold=threshold, removal=removal)

@@ -23,7 +23,7 @@ from ..learn.checkpoint import load_detector
 from ..learn.detector import Detector
 from ..learn.scoring import VideoScores, load_run_bags, score_dataset, score_video, segment_span
 from ..learn.train import predict_logits
-from ..measure.events import Event
+from ..measure.event_metrics import Event
 from .explainer import Explainer
 from .localise import known_columns
 from .parts import NodeParts, is_ranked, node_head, reading_parts, row_parts, terms_of

@@ -1,4 +1,4 @@
-"""Why a saved detector scores a video as it does, and what its operator does with the graphs it is given."""
+"""What a saved detector learned: its weights, what its operator does with the graphs it is given, and how that came about."""
 
 from __future__ import annotations
 
@@ -18,36 +18,10 @@ from ..learn.bags import training_inputs
 from ..learn.checkpoint import RunConfig, list_snapshots, load_detector, load_snapshot
 from ..learn.detector import Detector
 from ..learn.scoring import require_same_features
-from .explainer import Explainer
 from .localise import require_same_references, training_bags
 from .parts import operator_of, terms_of
-from .records import Removal, VideoExplanation
 
 _MOST_BAGS = 64  # that the variation of the fused graph is measured on
-
-
-def explain_video(
-    run_folder: str | Path, dataset: Dataset, video: str, *, threshold: float = 0.5, removal: Removal = "typical"
-) -> VideoExplanation:
-    """Explain every event of a video: which modality, at which order, against which known-normal segments.
-
-    A model of method ``lego``, or ``lego-paper`` with rows ``sorted`` or ``ordered``, is explained by the exact parts of its
-    logits above the typical normal segment; every model by its scores without each modality and their Shapley values.
-
-    Args:
-        run_folder: Run folder, as ``train_run`` writes it.
-        dataset: The dataset it was trained on; ``video`` is one of its videos.
-        video: Name.
-        threshold: An event is a maximal span of frames whose scores are at or above it, in [0, 1].
-        removal: What stands for a modality that is not there: ``"typical"`` or ``"drop-term"`` (see ``counterfactual``).
-
-    Raises:
-        DataError: If the video, a modality or, where the model needs them, the training videos are not in the dataset.
-        ParameterError: If ``removal`` is not defined for the model.
-
-    Source: terms and their integrated gradients, ``explain.terms``; Shapley values, ``explain.shapley``.
-    """
-    return Explainer(run_folder, dataset).explain(video, threshold=threshold, removal=removal)
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from ..learn.detector import Detector
 from ..learn.graph_cache import CACHE_FOLDER, Graphs, build_graphs, cache_place, cached_graphs, restore_statistics
 from ..learn.methods import scored_videos
 from ..learn.objective import bag_loss
-from ..learn.processes import ALONE, Ranks, run_jobs
+from ..learn.processes import SINGLE_PROCESS, Ranks, run_jobs
 from ..learn.train import fit, predict_logits
 from ..measure.detection import detection_metrics
 from ..writing import PARTIAL, written_whole
 from .batched import bucket, fit_together, why_alone
-from .plan import claim_folder
+from .cells import claim_folder
 from .sweep_plan import SweepPlan, Trial, frozen_stage
 
 Mode = Literal["auto", "together", "alone"]
@@ -99,7 +99,7 @@ def run_sweep(
     workers: int | None = None,
     cache: str | Path = "folder",
     on_trial: Callable[[int, int], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[list[TrialResult], list[str]]:
     """Train every trial that is not in the folder yet.
 
@@ -128,8 +128,8 @@ def run_sweep(
     ranks.first_alone(lambda: _claimed(folder, plan))
     place = _place(folder, dataset, cache)
     trials, done = plan.trials(), {result.trial for result in _stored(folder)}
-    tell = on_trial or (lambda done, total: None)
-    tell(len(done), len(trials))
+    notify = on_trial or (lambda done, total: None)
+    notify(len(done), len(trials))
     notes: list[str] = []
     if len(done) < len(trials):
         chunks, notes = _chunks(plan, dataset, trials, mode)
@@ -148,7 +148,7 @@ def run_sweep(
                 if ranks.size == 1:  # others would wait for the rest
                     break
             done |= {trial.number for trial in job.trials}
-            tell(len(done), len(trials))
+            notify(len(done), len(trials))
         if failed:
             raise failed[0]
     return _stored(folder), notes

@@ -13,9 +13,9 @@ from ..learn.methods import UNLEARNED
 from ..learn.settings import Settings, as_word
 from ..measure.ranking import TOP_SHARE
 from ..measure.result import save_results
-from ..study.comparison import BEST, OURS, UNFINISHED, Comparison, Row, together
-from ..study.plan import Plan
-from ..study.planning import ALL_FUSIONS, SPLITS
+from ..study.cells import Plan
+from ..study.comparison_plan import ALL_FUSIONS, SPLITS
+from ..study.comparison_table import BEST, OURS, UNFINISHED, Comparison, Row, together
 from ..writing import written_whole
 from .figures import CURVE, TRUTH, load_matplotlib, save_figure
 
@@ -27,7 +27,7 @@ def save_comparison(folder: str | Path, comparison: Comparison) -> dict[str, Pat
 
     Args:
         folder: Of the comparison.
-        comparison: What ``study.comparison.summarise`` returned.
+        comparison: What ``study.comparison_table.summarise`` returned.
 
     Returns:
         The files by their kind: records, markdown, json.
@@ -233,7 +233,7 @@ def comparison_figure(path: str | Path, comparison: Comparison) -> Path:
 
     Args:
         path: PNG, SVG or PDF file to write.
-        comparison: What ``study.comparison.summarise`` returned.
+        comparison: What ``study.comparison_table.summarise`` returned.
 
     Returns:
         The path.

@@ -28,7 +28,7 @@ from ..learn.splits import (
     rotate_domains,
 )
 from ..measure.smoothing import check_smoothing
-from .plan import DatasetPlan, Plan
+from .cells import DatasetPlan, Plan
 
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
 """What ``all`` stands for; MTN takes a hundred times as long as the others and is compared where it is named."""

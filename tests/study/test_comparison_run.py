@@ -18,9 +18,9 @@ from lego_fusion.learn.processes import _in_processes
 from lego_fusion.learn.splits import own_split
 from lego_fusion.measure.detection import METRICS, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
-from lego_fusion.study.compare import _jobs, _measure, cell_videos, read_cell, run_plan, unfinished_cells
-from lego_fusion.study.plan import Cell, Plan
-from lego_fusion.study.planning import make_plan
+from lego_fusion.study.cells import Cell, Plan
+from lego_fusion.study.comparison_plan import make_plan
+from lego_fusion.study.comparison_run import _jobs, _measure, cell_videos, read_cell, run_plan, unfinished_cells
 
 QUICK = TrainingConfig(steps=8, check_every=4, learning_rate=1e-2)
 
@@ -142,7 +142,7 @@ def test_what_torch_refuses_is_a_failure_too(planted: Dataset, tmp_path: Path, m
     def out_of_memory(*_: object, **__: object) -> None:
         raise RuntimeError("not enough memory:\n you tried to allocate 9 GB")
 
-    monkeypatch.setattr("lego_fusion.study.compare.run_method", out_of_memory)
+    monkeypatch.setattr("lego_fusion.study.comparison_run.run_method", out_of_memory)
     plan = plan_of(planted, fusions=("lego",), seeds=1, references=False)
     failures = run_plan(plan, [planted], tmp_path, workers=1)
     assert list(failures.values()) == ["RuntimeError: not enough memory: you tried to allocate 9 GB"]
@@ -152,7 +152,7 @@ def test_a_fault_of_ours_is_not_hidden(planted: Dataset, tmp_path: Path, monkeyp
     def faulty(*_: object, **__: object) -> None:
         raise KeyError("typo")
 
-    monkeypatch.setattr("lego_fusion.study.compare.run_method", faulty)
+    monkeypatch.setattr("lego_fusion.study.comparison_run.run_method", faulty)
     threads = torch.get_num_threads()
     with pytest.raises(KeyError):
         run_plan(plan_of(planted), [planted], tmp_path, workers=1)

@@ -12,13 +12,13 @@ import numpy as np
 from ..data.dataset import Dataset
 from ..errors import DataError, LegoFusionError, ParameterError, check_choice
 from ..learn.methods import LEARNED
-from ..learn.processes import ALONE, Ranks
+from ..learn.processes import SINGLE_PROCESS, Ranks
 from ..measure.detection import micro_auc
 from ..measure.intervals import Estimate, mean_interval, paired_difference, seeded_interval
 from ..measure.result import Result
 from ..measure.scored import ScoredVideo
-from .compare import CellResult, cell_videos, read_cell, run_plan, unfinished_cells
-from .plan import Cell, Plan, require_same_cells
+from .cells import Cell, Plan, require_same_cells
+from .comparison_run import CellResult, cell_videos, read_cell, run_plan, unfinished_cells
 
 BEST = "best"
 OURS = ("lego", "lego-paper")
@@ -112,7 +112,7 @@ def compare(
     workers: int = 2,
     cache: str | Path = "off",
     on_cell: Callable[[int, int], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Comparison:
     """Train every fusion of a plan on the same splits, seeds and budget, and make the table; the same call goes on if stopped.
 

@@ -10,10 +10,10 @@ import pytest
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.splits import Split
 from lego_fusion.measure.result import Result, load_results
-from lego_fusion.report.comparison import comparison_figure, document, markdown, rules, save_comparison, sections, table
-from lego_fusion.study.comparison import UNFINISHED, Comparison, Row
-from lego_fusion.study.plan import DatasetPlan, Plan
-from lego_fusion.study.planning import ALL_FUSIONS
+from lego_fusion.report.comparison_files import comparison_figure, document, markdown, rules, save_comparison, sections, table
+from lego_fusion.study.cells import DatasetPlan, Plan
+from lego_fusion.study.comparison_plan import ALL_FUSIONS
+from lego_fusion.study.comparison_table import UNFINISHED, Comparison, Row
 
 BOTH = ("motion", "text")
 

@@ -10,8 +10,8 @@ from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED, UNLEARNED
-from lego_fusion.study.plan import Cell, Plan, claim, read_plan
-from lego_fusion.study.planning import make_plan
+from lego_fusion.study.cells import Cell, Plan, claim, read_plan
+from lego_fusion.study.comparison_plan import make_plan
 
 BOTH = (("motion", "text"),)
 

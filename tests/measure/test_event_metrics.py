@@ -3,7 +3,7 @@
 import pytest
 
 from lego_fusion.errors import DataError
-from lego_fusion.measure.events import (
+from lego_fusion.measure.event_metrics import (
     Event,
     EventVideo,
     event_average_precision,

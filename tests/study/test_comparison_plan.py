@@ -12,7 +12,7 @@ from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED
 from lego_fusion.learn.splits import own_split
-from lego_fusion.study.planning import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+from lego_fusion.study.comparison_plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
 
 BOTH = (("motion", "text"),)
 

@@ -27,13 +27,13 @@ from ..learn.conditions import parse_condition
 from ..learn.configuration import TrainingConfig
 from ..learn.graph_cache import cache_place
 from ..learn.methods import UNLEARNED, ModelShape, Run, run_method, scored_videos
-from ..learn.processes import ALONE, Ranks, run_jobs
+from ..learn.processes import SINGLE_PROCESS, Ranks, run_jobs
 from ..learn.splits import Split
 from ..measure.detection import detection_metrics, micro_auc
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo
 from ..writing import PARTIAL, written_whole
-from .plan import CELLS_FOLDER, Cell, Plan, claim
+from .cells import CELLS_FOLDER, Cell, Plan, claim
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def run_plan(
     workers: int = 2,
     cache: str | Path = "off",
     on_cell: Callable[[int, int], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[Cell, str]:
     """Measure every cell that is not in the folder yet.
 
@@ -110,13 +110,13 @@ def run_plan(
     ranks.first_alone(lambda: _claimed(folder, plan))
     cells = plan.cells()
     jobs = [job for job in _jobs(plan, datasets, folder, cells, cache) if not job.path.is_file()]
-    tell = on_cell or (lambda done, total: None)
-    tell(len(cells) - len(jobs), len(cells))
+    notify = on_cell or (lambda done, total: None)
+    notify(len(cells) - len(jobs), len(cells))
     failures: dict[Cell, str] = {}
     for number, (job, failure) in enumerate(run_jobs(_measure, jobs, workers, where="compare", ranks=ranks), start=1):
         if failure:
             failures[job.cell] = failure
-        tell(len(cells) - len(jobs) + number, len(cells))
+        notify(len(cells) - len(jobs) + number, len(cells))
     return {cell: failures[cell] for cell in cells if cell in failures}
 
 

@@ -17,10 +17,10 @@ from lego_fusion.learn.methods import frame_scores
 from lego_fusion.measure.detection import METRICS, average_precision, micro_auc
 from lego_fusion.measure.intervals import mean_interval, paired_difference, seeded_interval
 from lego_fusion.measure.ranking import video_auc, video_average_precision
-from lego_fusion.study.compare import cell_videos, read_cell, run_plan
-from lego_fusion.study.comparison import Comparison, Row, choose_baseline, summarise
-from lego_fusion.study.plan import Plan
-from lego_fusion.study.planning import make_plan
+from lego_fusion.study.cells import Plan
+from lego_fusion.study.comparison_plan import make_plan
+from lego_fusion.study.comparison_run import cell_videos, read_cell, run_plan
+from lego_fusion.study.comparison_table import Comparison, Row, choose_baseline, summarise
 
 QUICK = TrainingConfig(steps=8, check_every=4, learning_rate=1e-2)
 
