@@ -7,10 +7,10 @@ import pytest
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.fusion.registry import FUSIONS, options_of
+from lego_fusion.fusion.registry import FUSIONS, make_plain_fusion, options_of
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import make_default_fusion
-from lego_fusion.learn.settings import Settings, as_word, full_key, parse_value, read_settings
+from lego_fusion.learn.settings import Settings, as_word, full_key, parse_value, read_settings, settings_text
 
 WORDS = ["fusion.references=512", "fusion.orders=[1, 3]", "prior_departure=1e1", "training.k=5", "nodes=16", "smoothing=0"]
 SAME = {
@@ -179,3 +179,16 @@ def test_an_option_that_changes_nothing_is_refused(kind: str, options: dict[str,
         "lego", planted.modalities, options={"operator": "learned", "order": 3, "form": "joint", "rank": 2}
     )
     assert made.idle_options() == ()
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_printed_settings_are_the_defaults_and_are_read_back(fusion: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(settings_text(fusion))
+    settings = read_settings(path, fusions=[fusion])
+    assert settings.training == TrainingConfig()
+    assert (settings.nodes, settings.hidden, settings.smoothing) == (32, 32, Settings().smoothing)
+    made = make_plain_fusion(fusion, {"a": 3, "b": 2}, **settings.options_of(fusion), asked=tuple(settings.options_of(fusion)))
+    assert made.config() == make_plain_fusion(fusion, {"a": 3, "b": 2}).config()
+    keys = [line for line in path.read_text().splitlines() if not line.strip().startswith("#")]
+    assert path.read_text().count("# ") >= len(keys) - 2

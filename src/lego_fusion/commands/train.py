@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 @one_line_errors
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder, as 'extract' writes it.", show_default=False)],
-    run: Annotated[Path, typer.Argument(help="Run folder to write, or to go on with after a stop.", show_default=False)],
+    dataset: Annotated[Path | None, typer.Argument(help="Dataset folder, as 'extract' writes it.", show_default=False)] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder to write, or to go on with after a stop.", show_default=False)
+    ] = None,
     modalities: Annotated[str, typer.Option(help="Which feature sets to fuse, with commas. Default: all.")] = "",
     fusion: Annotated[str, typer.Option(help="lego, lego-paper (the paper's reading), or a baseline such as concat.")] = "lego",
     seed: Annotated[int | None, typer.Option(help="Of the start and the batches. Default: 0.")] = None,
@@ -59,6 +61,9 @@ def train(
     threads: Annotated[int, typer.Option(help="Processor threads; more than one pays on large sets only.")] = 1,
     cache: Annotated[str, typer.Option(help="Keep graphs: 'auto' in the dataset folder, or in a folder.")] = "off",
     devices: Annotated[int, typer.Option(help=DEVICES)] = 1,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Only write the settings of --fusion as YAML, a comment a key.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train a detector from video-level labels; the same command goes on where it was stopped.
@@ -70,16 +75,22 @@ def train(
     """
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
-    from ..errors import check_choice
+    from ..errors import ParameterError, check_choice
     from ..fusion.registry import FUSIONS
     from ..learn.evaluation import evaluate_runs
     from ..learn.processes import process_group
     from ..learn.runs import train_run
-    from ..learn.settings import read_settings
+    from ..learn.settings import read_settings, settings_text
     from ..learn.splits import division_warnings, training_split
     from ..measure.result import save_results
 
     method = FUSIONS.typed(check_choice(fusion, "fusion", "train", FUSIONS))
+    if print_config:
+        typer.echo(settings_text(method), nl=False)
+        return
+    if dataset is None or run is None:
+        absent = "DATASET" if dataset is None else "RUN"
+        raise ParameterError(f"Missing argument '{absent}'", expected="lego-fusion train DATASET RUN")
     given = chosen(seed=seed, steps=steps, learning_rate=learning_rate, smoothing=smoothing, snapshot_every=snapshots)
     given |= ({"normal_only": True} if normal_only else {}) | ({"selection": "validation"} if validation else {})
     settings = read_settings(config, setting or [], given, fusions=[method])

@@ -16,9 +16,11 @@ A value is YAML: ``[1, 2]`` is a list, ``null`` is none. In a file the same keys
 from __future__ import annotations
 
 import difflib
+import inspect
 import itertools
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +31,9 @@ import yaml
 from pydantic import ValidationError
 
 from ..data.files import read_text
-from ..errors import ParameterError, check_int
-from ..fusion.registry import FUSIONS, options_of
+from ..errors import ParameterError, check_choice, check_int
+from ..fusion.registry import FUSIONS, make_plain_fusion, options_of
+from ..graph.operator import GraphOperator
 from ..measure.smoothing import SMOOTHING, check_smoothing
 from .configuration import TrainingConfig
 
@@ -162,6 +165,49 @@ def as_word(value: Any) -> str:
     """
     short = f"{value:g}" if isinstance(value, float) else ""
     return value if isinstance(value, str) else short if short and float(short) == value else json.dumps(value)
+
+
+def settings_text(fusion: str) -> str:
+    """The default settings of a training as YAML that ``read_settings`` reads, with a comment a key.
+
+    An option that changes nothing beside the other defaults stands there as a comment.
+
+    Example:
+        >>> text = settings_text("concat")
+        >>> read = yaml.safe_load(text)
+        >>> list(read), read["training"]["steps"], read["nodes"]
+        (['fusion', 'training', 'nodes', 'hidden', 'smoothing'], 300, 32)
+    """
+    kind = FUSIONS[check_choice(fusion, "fusion", "settings_text", FUSIONS)]
+    idle = make_plain_fusion(fusion, {"first": 1, "second": 1}).idle_options()
+    options = {name: value for name, value in kind.defaults().items() if name in options_of(fusion)}
+    words = described(GraphOperator) | described(kind)
+    run = {name: getattr(Settings(), name) for name in RUN_SETTINGS}
+    training = TrainingConfig().model_dump(mode="json")
+    return "".join(
+        [
+            f"# Settings of {fusion}, for --config FILE; what is left out has the value that stands here.\n",
+            "fusion:\n" if options else "fusion: {}\n",
+            *(_line(name, value, words, "  ", name in idle) for name, value in options.items()),
+            "training:\n",
+            *(_line(name, value, described(TrainingConfig), "  ") for name, value in training.items()),
+            *(_line(name, value, described(Settings), "") for name, value in run.items()),
+        ]
+    )
+
+
+def described(kind: type) -> dict[str, str]:
+    """What a class says of each of its arguments, from the section Args of its docstring, in one line each."""
+    section = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^    (\w+): (.*?)(?=\n    \w+: |\Z)", section, flags=re.DOTALL | re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _line(name: str, value: Any, words: Mapping[str, str], indent: str, idle: bool = False) -> str:
+    """A key with its value, and above it what it means."""
+    comment = textwrap.fill(words.get(name, name), 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+    written = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    return f"{comment}\n{indent}{'# ' if idle else ''}{name}: {written}\n"
 
 
 def _parse_word(word: str) -> tuple[str, Any]:
