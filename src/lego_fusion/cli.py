@@ -1,4 +1,4 @@
-"""The command ``lego-fusion``: from a folder of videos to scores, one verb a step.
+"""The command ``lego-fusion``, one verb a step; apart from ``__main__``, as the console script imports it.
 
 This module and the verbs import nothing heavy before they run, so that ``--help`` answers at once.
 """

@@ -23,9 +23,9 @@ from lego_fusion.errors import DataError, MissingExtraError
 from lego_fusion.learn.scoring import VideoScores
 from lego_fusion.measure.event_metrics import Event
 from lego_fusion.measure.result import Result
+from lego_fusion.report.figures import save_report_figures
 from lego_fusion.report.pictures import Pictures
 from lego_fusion.report.report_data import MOST_ROWS, Report, moment_at, moments_of, quantise, report_data, wanted_segments
-from lego_fusion.report.report_figures import save_report_figures
 from lego_fusion.report.report_page import metric_interval, metric_value, report_page
 from lego_fusion.report.run_report import run_report, save_report
 from lego_fusion.scenes.render import render_scenes

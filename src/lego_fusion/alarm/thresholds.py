@@ -1,4 +1,4 @@
-"""Thresholds that keep a promise: a share of normal blocks, a number of false alarms an hour, or the best of a trade-off.
+"""Thresholds that keep a promise, apart from ``calibration`` as they know scores alone: no run, no file.
 
 Frames are not exchangeable, so the unit of the first promise is the *block*: a clip, or a fixed length of footage, with the
 maximum of its logits. For n blocks that were used neither for training nor for references and a new one exchangeable with

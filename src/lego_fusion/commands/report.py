@@ -122,7 +122,7 @@ def _pictures(found: Report, dataset: Dataset | None, video: Path | None, folder
 
 
 def _figures(folder: Path, found: Report) -> list[Path]:
-    from ..report.report_figures import save_report_figures
+    from ..report.figures import save_report_figures
 
     with progress("drawing figures") as notify:
         return save_report_figures(folder, found, on_video=notify)

@@ -1,4 +1,4 @@
-"""Ground truth in time as the field stores it: one long array, annotation files, masks; and an audit of it."""
+"""Ground truth as the field stores it, one long array, annotation files, masks; apart from ``importers``: a format each."""
 
 from __future__ import annotations
 

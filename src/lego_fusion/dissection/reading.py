@@ -1,4 +1,4 @@
-"""One network over one set of data: its levels found, its layers recorded on disk, aligned one by one, and forgotten."""
+"""One network over one set of data: layers found, recorded and aligned; apart, since ``dissect`` reads several so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Explanations to compare the operator's terms with: gradients, integrated gradients and Shapley values of modalities.
+"""Gradients, integrated gradients and Shapley values of modalities; apart, as they explain without ``faithfulness``.
 
 All of them explain any model that takes arrays by modality name, (B, N, K) each, and gives one score per bag, (B,).
 """

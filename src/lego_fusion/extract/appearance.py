@@ -1,4 +1,4 @@
-"""What a picture looks like without a network: gradients (HOG) and colours on grids."""
+"""What a picture looks like without a network: gradients (HOG) and colours on grids; found by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How loud what pitch is: log-mel energies of a video's sound, read as one track at one rate."""
+"""How loud what pitch is: log-mel energies of a video's sound, read as one track at one rate; found by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any image network that was exported to ONNX, as an extractor."""
+"""Any image network that was exported to ONNX, as an extractor; found by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fusions of each node by itself: side by side, summed, multiplied, gated, by a network, or by products of columns."""
+"""Fusions of each node by itself, found by name: concatenated, summed, gated, through a network, by products of columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen stage of the default fusion: what is known of normal videos, and what the graphs to it say of a node."""
+"""The frozen stage of the default fusion, apart from what is learned in ``lego``: graphs to known normals, and readings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LEGO: one graph of all modalities to every known normal segment, read twice; and the graph inside the video beside it."""
+"""LEGO, found by name: one graph of all modalities to every known normal segment, read twice, and one inside the video."""
 
 from __future__ import annotations
 

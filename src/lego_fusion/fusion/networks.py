@@ -1,4 +1,4 @@
-"""Fusions by networks across nodes: attention between modalities, graph convolution, and multi-scale temporal networks."""
+"""Fusions by networks across nodes, found by name: attention, graph convolution, multi-scale temporal networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's reading: the nodes of a video are related to each other, and each hands on its row of the fused graph."""
+"""The paper's reading, found by name: nodes of a video relate to each other, each hands on its row of the fused graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A metric on many resamples of the videos at once.
+"""A metric on many resamples of the videos at once, apart from ``intervals``: the arithmetic without the statistics.
 
 A resample is an array of positions in the list of videos. Where a metric is known, its runs are sorted once and a
 resample only changes how often each video counts; any other metric is called on every resampled list.

@@ -1,4 +1,4 @@
-"""Pictures of a scripted scene, walkers and carts drawn at sixteenths of a pixel, and their encoding as an H.264 mp4."""
+"""Pictures of a scripted scene and their encoding; apart from ``render``: what is drawn, not which videos there are."""
 
 from __future__ import annotations
 

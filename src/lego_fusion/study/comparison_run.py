@@ -1,4 +1,4 @@
-"""Run the cells of a plan, in several processes, each cell kept in a file of its own as soon as it is done.
+"""Cells of a comparison measured by several processes, a file each; apart from ``comparison_table``, which only reads.
 
 comparison/
   plan.json            what was asked for last

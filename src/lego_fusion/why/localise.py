@@ -1,4 +1,4 @@
-"""From a score back to what made it: the most novel units of a node, and the known normal that a segment is most like."""
+"""From a score back to what made it, novel units and nearest known normals; apart from ``explainer``: it needs no events."""
 
 from __future__ import annotations
 
