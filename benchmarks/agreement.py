@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.registry import make_plain_fusion
-from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.bags import Bags, fit_frozen
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import nearest_neighbour_scores
@@ -80,7 +80,7 @@ def measure(seed: int) -> dict[str, Any]:
         print(seed, name, round(100 * row[name], 1), flush=True)
 
     def trained(fusion: Any) -> Tensor:
-        fit_statistics(fusion, train)
+        fit_frozen(fusion, train)
         detector = Detector(fusion, seed=seed)
         fit(detector, train, TrainingConfig(seed=seed))
         return predict(detector, test)

@@ -269,7 +269,7 @@ def planted_setting(kind: Any, seed: int, method: str) -> tuple[planted.Planted,
     detector = planted.trained(fusion, data, training)
     inputs, normal = data.test.inputs, data.normal.inputs
     if not attends:
-        inputs, normal = fusion.inputs(inputs), fusion.inputs(normal)
+        inputs, normal = fusion.transform(inputs), fusion.transform(normal)
     with torch.no_grad():
         auc = node_auc(detector(inputs, cached=not attends).logits, data.truth)
     cases = [(v, n, data.test.videos[v]) for v, n in data.truth.nonzero().tolist()][:12]
@@ -307,7 +307,9 @@ def run_ped2(path: Path, replacement: str) -> dict[str, Any]:
         detector.eval()
         attends = method != "lego-paper"
         fusion: Any = detector.fusion
-        inputs, known = (test.inputs, normal.inputs) if attends else (fusion.inputs(test.inputs), fusion.inputs(normal.inputs))
+        inputs, known = (
+            (test.inputs, normal.inputs) if attends else (fusion.transform(test.inputs), fusion.transform(normal.inputs))
+        )
         cases = abnormal_nodes(dataset, test, detector, inputs, not attends)
         setting = Setting(detector, inputs, known, cases, attends, 3, replacement)
         explanations = ("attention", "gradient x input", "integrated gradients", "random") if attends else METHODS

@@ -26,7 +26,7 @@ from lego_fusion.alarm.event_evaluation import event_video
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.alarm.thresholds import block_threshold
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.bags import Bags, fit_frozen, load_bags
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import frame_scores, make_default_fusion
@@ -65,7 +65,7 @@ def one_split(
     train = bags.named([*normal[:4], *abnormal[:6]])
     manifests = {name: dataset.modalities[name] for name in modalities}
     fusion = make_default_fusion("lego", manifests, nodes=32, seed=seed)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector = Detector(fusion, seed=seed)
     fit(detector, train, TrainingConfig(seed=seed))
     calibration = maxima(detector, bags.named(normal[4:13]))

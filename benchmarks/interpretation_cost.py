@@ -24,7 +24,7 @@ from torch import Tensor
 from lego_fusion.explain.contributions import model_contributions
 from lego_fusion.explain.similarity import similarity_matrix
 from lego_fusion.fusion.lego import LegoFusion
-from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.bags import Bags, fit_frozen
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import predict
 from lego_fusion.measure.detection import micro_auc
@@ -62,7 +62,7 @@ def shapley() -> list[dict[str, Any]]:
     """Exact Shapley values of three modalities on as many videos as Ped2 tests, with and without intervals."""
     train, test = made_bags(PED2_VIDEOS[0], 0), made_bags(PED2_VIDEOS[1], 1)
     fusion = LegoFusion(PED2)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     model = scored_by(Detector(fusion), test)
     normal = train.select((~train.labels).nonzero()[:, 0]).inputs
     name = "exact Shapley, 3 modalities, Ped2"

@@ -21,7 +21,7 @@ from known_answers.pixels import frame_heat_maps, hit_rate, pointing_hits, score
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.video import VideoReader
 from lego_fusion.fusion.base import Fusion
-from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.bags import Bags, fit_frozen, load_bags
 from lego_fusion.learn.methods import make_default_fusion, nearest_unit_distances
 from lego_fusion.learn.splits import Split, own_split, resplits
 from lego_fusion.measure.detection import micro_auc
@@ -39,7 +39,7 @@ def fitted(dataset: Dataset, split: Split) -> tuple[Fusion, Bags]:
     """LEGO on motion cells with what it knows of a split's normal videos, and the training bags."""
     train = load_bags(dataset, [CELLS], split.train)
     fusion = make_default_fusion("lego", {CELLS: dataset.modalities[CELLS]})
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     return fusion, train
 
 

@@ -36,7 +36,7 @@ from lego_fusion.extract.motion import Motion
 from lego_fusion.extract.onnx import OnnxImage
 from lego_fusion.extract.run import extract_dataset
 from lego_fusion.fusion.lego import LegoFusion
-from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.bags import Bags, fit_frozen, load_bags
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import UNLEARNED, ModelShape, make_default_fusion, run_method, scored_videos
@@ -242,7 +242,7 @@ def _scores(task: Task, bags: Bags, names: Sequence[str], method: str, seed: int
     train, test = bags.named(task.split.train), bags.named(task.split.test)
     manifests = {name: task.dataset.modalities[name] for name in names}
     fusion = make_default_fusion("lego-paper", manifests, nodes=task.nodes, seed=seed, options=VARIANTS[method])
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector = Detector(fusion, seed=seed)
     fit(detector, train, TrainingConfig(seed=seed))
     return dict(zip(test.videos, predict(detector, test).double(), strict=True))
@@ -252,7 +252,7 @@ def own_degree(task: Task, bags: Bags, names: Sequence[str]) -> dict[str, Tensor
     """The third reading of ``lego`` by itself, nothing learned: how unlike the rest of its own video is a segment."""
     train, test = bags.named(task.split.train), bags.named(task.split.test)
     fusion = LegoFusion({name: task.dataset.modalities[name].width for name in names})
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     _, inside = fusion.frozen.usual(fusion.readings(test.inputs))
     return dict(zip(test.videos, inside.sum((-1, -2)).double(), strict=True))
 

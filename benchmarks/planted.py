@@ -20,7 +20,7 @@ from lego_fusion.explain.terms import Terms, operator_terms
 from lego_fusion.fusion.base import Fusion, FusionOutput
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.references import evenly_thinned
-from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.bags import Bags, fit_frozen
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import fit
@@ -48,16 +48,14 @@ class KnownDots(Fusion):
         """Arguments that make an equal fusion."""
         return {"modalities": self.modalities, **self.arguments}
 
-    def fit_statistics(
-        self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor, mask: Tensor | None = None
-    ) -> None:
+    def fit(self, features: Mapping[str, Tensor], labels: Tensor, video_ids: Tensor, mask: Tensor | None = None) -> None:
         """Keep some nodes of normal bags, evenly."""
         normal = {name: features[name][~labels].flatten(0, 1) for name in self.modalities}
         chosen = evenly_thinned(torch.arange(len(normal[next(iter(normal))])), self.references)
         for name, nodes in normal.items():
             self.get_buffer(f"known_{name}").copy_(nodes[chosen])
 
-    def inputs(self, features: Mapping[str, Tensor], mask: Tensor | None = None, *, crops: int = 1) -> dict[str, Tensor]:
+    def transform(self, features: Mapping[str, Tensor], mask: Tensor | None = None, **asked: Any) -> dict[str, Tensor]:
         """Dot products with what is known."""
         return {name: features[name] @ self.get_buffer(f"known_{name}").T for name in self.modalities}
 
@@ -65,11 +63,7 @@ class KnownDots(Fusion):
         """The graphs themselves."""
         return dict(inputs)
 
-    def forward(self, features: Mapping[str, Tensor], mask: Tensor | None = None) -> FusionOutput:
-        """Relate, fuse, sort."""
-        return self.forward_inputs(self.inputs(features), mask)
-
-    def forward_inputs(self, inputs: Mapping[str, Tensor], mask: Tensor | None = None) -> FusionOutput:
+    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None = None) -> FusionOutput:
         """Sorted rows of the fused graph."""
         graph = self.operator(inputs, square=False)
         return FusionOutput(graph.sort(dim=-1, descending=True).values, graph)
@@ -115,7 +109,7 @@ def terms(fusion: Any, inputs: Mapping[str, Tensor]) -> Terms:
 
 
 def trained(fusion: Fusion, data: Planted, training: TrainingConfig) -> Detector:
-    fit_statistics(fusion, data.train)
+    fit_frozen(fusion, data.train)
     detector = Detector(fusion, seed=training.seed)
     fit(detector, data.train, training)
     return detector.eval()

@@ -62,8 +62,8 @@ def planted_row(kind: Any, seed: int, name: str) -> dict[str, Any]:
     fusion: Any = detector.fusion
     with torch.no_grad():
         auc = node_auc(detector(data.test.inputs).logits, data.truth)
-    known = mean_sorted_row(planted.terms(fusion, fusion.inputs(data.normal.inputs)))
-    terms = planted.terms(fusion, fusion.inputs(data.test.inputs))
+    known = mean_sorted_row(planted.terms(fusion, fusion.transform(data.normal.inputs)))
+    terms = planted.terms(fusion, fusion.transform(data.test.inputs))
     found = modality_shares(explain_nodes(terms, known, detector.head.first, detector.head.second))
     row = {"kind": kind, "seed": seed, "setting": name, "auc": auc, "share_error": share_error(found, data.made.shares)}
     return row | reading(detector, data.test)

@@ -24,7 +24,7 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.graph.operator import GraphOperator
 from lego_fusion.graph.relationship import cosine_graph
-from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.bags import Bags, fit_frozen, training_inputs
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import fit, predict
@@ -106,7 +106,7 @@ def high_orders(orders: tuple[int, ...], seeds: int) -> list[dict[str, Any]]:
         for seed in range(seeds):
             options = {"relations": "gaussian", "zero_order": "ones", "form": "joint", "rows": "sorted"}
             fusion = PaperFusion({"motion": 8, "text": 8}, nodes=16, order=order, seed=seed, **options)
-            fit_statistics(fusion, train)
+            fit_frozen(fusion, train)
             detector = Detector(fusion, seed=seed)
             fit(detector, train, TrainingConfig(steps=300, learning_rate=1e-2, seed=seed))
             bag_scores = predict(detector, test).topk(3, dim=1).values.mean(1)
@@ -152,7 +152,7 @@ def real_time(video: Path) -> dict[str, float]:
     segments = torch.from_numpy(to_segments(rows, 32))[None]
     known = Bags(("a", "b", "c"), torch.tensor([False, False, True]), 1, {"motion": segments.repeat(3, 1, 1)})
     fusion = LegoFusion({"motion": rows.shape[1]})
-    fit_statistics(fusion, known)
+    fit_frozen(fusion, known)
     detector, one = Detector(fusion), Bags(("a",), torch.tensor([False]), 1, {"motion": segments})
     scoring = median(_timed(lambda: predict(detector, one)) for _ in range(30))
     found = {

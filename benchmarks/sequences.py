@@ -98,7 +98,7 @@ def train(fusion: Fusion, sequences: Sequences, held_out: Sequences, seed: int, 
     """Train fusion and head on labelled nodes; what had the lowest loss on the sequences held out is kept."""
     generator = torch.Generator().manual_seed(seed)
     real, owners = sequences.nodes()
-    fusion.fit_statistics(real, torch.zeros(len(owners), dtype=torch.bool), owners)
+    fusion.fit(real, torch.zeros(len(owners), dtype=torch.bool), owners)
     torch.manual_seed(seed)
     head = nn.Sequential(nn.Linear(fusion.out_features, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 1))
     model = nn.ModuleDict({"fusion": fusion, "head": head})

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lego_fusion.fusion.networks import MTN, TevadHead
 from lego_fusion.fusion.registry import make_plain_fusion
-from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.bags import Bags, fit_frozen, training_inputs
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.objective import bag_loss
 from measuring import alternating, median_ratio, normalised, store
@@ -63,7 +63,7 @@ def prepare_lego(bags: Bags, options: dict[str, Any]) -> tuple[nn.Module, Callab
     given = {name: value for name, value in options.items() if name != "kind"}
     fusion = make_plain_fusion(options["kind"], WIDTHS, asked=tuple(given), **given)
     started = time.perf_counter()
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     graphs = training_inputs(fusion, bags)
     seconds = time.perf_counter() - started
     detector = Detector(fusion)

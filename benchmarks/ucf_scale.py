@@ -116,7 +116,7 @@ def work(root: Path, run: Path, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     stages, dataset = Stages(), Dataset.open(root)
     stages.watch(runs, "_load", "files to segments, training")
-    stages.watch(runs, "fit_statistics", "frozen stage, fit")
+    stages.watch(runs, "fit_frozen", "frozen stage, fit")
     stages.watch(train, "training_inputs", "frozen stage, readings")
     stages.watch(train, "_most_probable", "learned stage")
     stages.watch(runs, "_save", "saving the run")

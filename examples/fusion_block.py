@@ -38,18 +38,18 @@ def main() -> None:
 
     fusion = PaperFusion(WIDTHS, nodes=ITEMS, centre=True, rows="sorted")  # items have no order
     head = nn.Sequential(nn.Linear(fusion.out_features, ITEMS), nn.ReLU(), nn.Linear(ITEMS, 1))
-    fusion.fit_statistics(train, torch.zeros(200, dtype=torch.bool), torch.arange(200))
+    fusion.fit(train, torch.zeros(200, dtype=torch.bool), torch.arange(200))
     graphs = fusion.relations(train)  # nothing in them is learned, so they are computed once
     parameters = [*fusion.parameters(), *head.parameters()]
     adam = torch.optim.Adam(parameters, lr=1e-2)
     for _ in range(100):
-        logits = head(fusion.forward_relations(graphs).nodes)[..., 0]
+        logits = head(fusion(graphs).nodes)[..., 0]
         loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
         adam.zero_grad()
         loss.backward()
         adam.step()
     with torch.no_grad():
-        right = ((head(fusion(test).nodes)[..., 0] > 0) == truth.bool()).float().mean()
+        right = ((head(fusion.fuse(test).nodes)[..., 0] > 0) == truth.bool()).float().mean()
     count, chance = sum(one.numel() for one in parameters), 1 - MISMATCHED
     print(f"{count} parameters: {100 * right:.1f} % of the items of new bags are told right, {100 * chance:.0f} % by chance")
 

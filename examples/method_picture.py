@@ -36,7 +36,7 @@ def main() -> None:
 
     known = known_videos()
     fusion = LegoFusion({"motion": 2})
-    fusion.fit_statistics({"motion": known}, torch.zeros(6, dtype=torch.bool), torch.arange(6))
+    fusion.fit({"motion": known}, torch.zeros(6, dtype=torch.bool), torch.arange(6))
     figure, (plane, bars) = pyplot.subplots(1, 2, figsize=(9.2, 3.7), width_ratios=(2.4, 1), layout="constrained")
     points = fusion.known_normals("motion").references
     plane.scatter(*points.T, s=14, color="#9aa5b1", zorder=3, label="known normal segments")

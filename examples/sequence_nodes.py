@@ -39,19 +39,19 @@ def accuracy_of(fusion: Fusion, train: Sequences, test: Sequences, steps: int = 
     features, labels, mask = train
     owners = torch.arange(len(mask))[:, None].expand_as(mask)[mask]
     items = {name: x[mask][:, None] for name, x in features.items()}  # statistics are fitted on real items only
-    fusion.fit_statistics(items, torch.zeros(len(owners), dtype=torch.bool), owners)
+    fusion.fit(items, torch.zeros(len(owners), dtype=torch.bool), owners)
     torch.manual_seed(0)
     head = nn.Sequential(nn.Linear(fusion.out_features, 32), nn.ReLU(), nn.Linear(32, 1))
     adam = torch.optim.Adam([*fusion.parameters(), *head.parameters()], lr=1e-2, weight_decay=1e-3)
     for _ in range(steps):
-        logits = head(fusion(features, mask).nodes)[..., 0]
+        logits = head(fusion.fuse(features, mask).nodes)[..., 0]
         loss = nn.functional.binary_cross_entropy_with_logits(logits[mask], labels[mask])
         adam.zero_grad()
         loss.backward()
         adam.step()
     features, labels, mask = test
     with torch.no_grad():
-        told = (head(fusion(features, mask).nodes)[..., 0] > 0) == labels.bool()
+        told = (head(fusion.fuse(features, mask).nodes)[..., 0] > 0) == labels.bool()
     return float(told[mask].float().mean())
 
 

@@ -19,7 +19,7 @@ from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.relation import mean_over_units
-from lego_fusion.learn.bags import Bags, bag_of_segments, fit_statistics, fixed_segments
+from lego_fusion.learn.bags import Bags, bag_of_segments, fit_frozen, fixed_segments
 from lego_fusion.learn.checkpoint import RunConfig, read_run_config
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
@@ -62,7 +62,7 @@ def fitted(fusion: Fusion, *, cells: bool = False, own: bool = False, flat: bool
     values = features(6, videos=5, seed=9, cells=cells)
     if flat:
         values = {name: mean_over_units(x) if x.ndim == 4 else x for name, x in values.items()}
-    fusion.fit_statistics(values, torch.arange(5) % 3 == 2, torch.arange(5))
+    fusion.fit(values, torch.arange(5) % 3 == 2, torch.arange(5))
     detector = Detector(fusion, seed=3).eval()
     if detector.reading_head is not None:
         random = torch.Generator().manual_seed(1)
@@ -296,7 +296,7 @@ def test_fitting_needs_no_other_statistics() -> None:
     values = features(6, videos=5, seed=9)
     bags = bag_of_segments("v", {name: x[:1] for name, x in values.items()}, window=WINDOW)
     one, other = (make_default_fusion("concat", MANIFESTS, nodes=WINDOW, seed=2) for _ in range(2))
-    fit_statistics(one, bags)
-    other.fit_statistics(bags.inputs, bags.labels, torch.zeros(1, dtype=torch.long))
+    fit_frozen(one, bags)
+    other.fit(bags.inputs, bags.labels, torch.zeros(1, dtype=torch.long))
     for left, right in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(left, right)

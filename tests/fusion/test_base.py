@@ -25,12 +25,15 @@ class Plain(Fusion):
 def test_what_a_fusion_does_unless_it_says_otherwise():
     fusion = Plain({"motion": 2})
     features = {"motion": torch.ones(1, 3, 2)}
-    assert fusion.fit_statistics(features, torch.tensor([False]), torch.tensor([0])) is None
-    frozen = fusion.inputs(features, crops=1), fusion.training_inputs(features, torch.tensor([False]), torch.tensor([0]))
+    assert fusion.fit(features, torch.tensor([False]), torch.tensor([0])) is None
+    frozen = (
+        fusion.transform(features, crops=1),
+        fusion.fit_transform(features, torch.tensor([False]), torch.tensor([0])),
+    )
     assert all(found["motion"] is features["motion"] for found in frozen), "the features themselves"
-    assert torch.equal(fusion.forward_inputs(frozen[0]).nodes, fusion(features).nodes)
+    assert torch.equal(fusion(frozen[0]).nodes, fusion.fuse(features).nodes)
     shown = {"motion": torch.zeros(1, 3, 2)}
-    found = fusion.training_inputs(features, torch.tensor([False]), torch.tensor([0]), shown=shown)
+    found = fusion.transform(shown, video_ids=torch.tensor([0]))
     assert found["motion"] is shown["motion"]
     flags = (fusion.has_frozen_stage, fusion.knows_training, fusion.pools_crops, fusion.one_pass, fusion.draws_at_random)
     assert flags == (False, True, False, False, True)

@@ -85,7 +85,7 @@ def fitted(case: str, count: int = 2, *, nodes: int = N, seed: int = 0, dtype: t
     """A fusion whose statistics come from six training videos, the last two abnormal, in evaluation mode."""
     fusion = CASES[case](widths_of(count), nodes, seed).to(dtype)
     labels = torch.tensor([False] * 4 + [True] * 2)
-    fusion.fit_statistics(features_of(count, bags=6, nodes=nodes, seed=99, dtype=dtype), labels, torch.arange(6))
+    fusion.fit(features_of(count, bags=6, nodes=nodes, seed=99, dtype=dtype), labels, torch.arange(6))
     return fusion.eval()
 
 
@@ -109,7 +109,7 @@ def test_the_battery_meets_every_registered_fusion():
 @every_count
 def test_shapes_for_any_number_of_modalities(case, count):
     fusion = fitted(case, count)
-    output = fusion(features_of(count))
+    output = fusion.fuse(features_of(count))
     assert output.nodes.shape == (3, N, fusion.out_features)
     assert torch.isfinite(output.nodes).all()
     if isinstance(fusion, LegoFusion):
@@ -127,7 +127,7 @@ def test_shapes_for_any_number_of_modalities(case, count):
 def test_modalities_are_found_by_name(case, count):
     fusion, features = fitted(case, count), features_of(count)
     backwards = dict(reversed(features.items()))
-    assert_same(fusion(backwards), fusion(features), exact=True)
+    assert_same(fusion.fuse(backwards), fusion.fuse(features), exact=True)
 
 
 @every_fusion
@@ -135,8 +135,8 @@ def test_statistics_do_not_depend_on_the_order_of_the_mapping(case):
     features = features_of(3, bags=6, seed=99)
     labels = torch.tensor([False] * 4 + [True] * 2)
     fusion = CASES[case](widths_of(3), N, 0)
-    fusion.fit_statistics(dict(reversed(features.items())), labels, torch.arange(6))
-    assert_same(fusion.eval()(features_of(3)), fitted(case, 3)(features_of(3)), exact=True)
+    fusion.fit(dict(reversed(features.items())), labels, torch.arange(6))
+    assert_same(fusion.eval().fuse(features_of(3)), fitted(case, 3)(features_of(3)), exact=True)
 
 
 @every_fusion
@@ -144,9 +144,9 @@ def test_other_modalities_are_ignored_when_fitting_and_when_fusing(case):
     labels = torch.tensor([False] * 4 + [True] * 2)
     fusion, plain = CASES[case](widths_of(), N, 0), fitted(case)
     nothing = {"thermal": torch.full((6, N, 7), float("nan"))}
-    fusion.fit_statistics(nothing | features_of(bags=6, seed=99), labels, torch.arange(6))
+    fusion.fit(nothing | features_of(bags=6, seed=99), labels, torch.arange(6))
     nothing = {"thermal": torch.full((3, N, 7), float("nan"))}
-    assert_same(fusion.eval()(nothing | features_of()), plain(features_of()), exact=True)
+    assert_same(fusion.eval().fuse(nothing | features_of()), plain.fuse(features_of()), exact=True)
     assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in fusion.state_dict().items())
 
 
@@ -173,7 +173,7 @@ def test_what_masked_nodes_hold_changes_nothing(case, training):
     mask = torch.tensor([[True] * N, [True] * 4 + [False] * 2, [False, True, True, False, True, True]])
     features = features_of()
     garbage = {name: torch.where(mask[:, :, None], x, 1e3 * torch.randn_like(x)) for name, x in features.items()}
-    first, second = (fitted(case).train(training)(given, mask) for given in (features, garbage))
+    first, second = (fitted(case).train(training).fuse(given, mask) for given in (features, garbage))
     assert_same(first, second, exact=True)
     assert (first.nodes[~mask] == 0).all()
     assert first.graph is None or (first.graph[~mask] == 0).all()
@@ -183,7 +183,7 @@ def test_what_masked_nodes_hold_changes_nothing(case, training):
 @pytest.mark.parametrize("training", [False, True])
 def test_a_full_mask_changes_nothing(case, training):
     every = torch.ones(3, N, dtype=torch.bool)
-    assert_same(fitted(case).train(training)(features_of(), every), fitted(case).train(training)(features_of()))
+    assert_same(fitted(case).train(training).fuse(features_of(), every), fitted(case).train(training).fuse(features_of()))
 
 
 @every_fusion
@@ -196,7 +196,7 @@ def test_padding_changes_nothing_for_the_nodes_that_exist(case, nodes, training)
     features = features_of(nodes=nodes)
     garbage = {name: torch.cat([x, torch.full((3, N - nodes, x.shape[-1]), 50.0)], dim=1) for name, x in features.items()}
     mask = torch.arange(N).expand(3, N) < nodes
-    expected, output = short.train(training)(features), long.train(training)(garbage, mask)
+    expected, output = short.train(training).fuse(features), long.train(training).fuse(garbage, mask)
     columns = output.nodes.shape[-1]
     torch.testing.assert_close(output.nodes[:, :nodes], padded(expected.nodes, columns), rtol=1e-4, atol=1e-5)
     assert (output.nodes[:, nodes:] == 0).all()
@@ -208,12 +208,12 @@ def test_padding_changes_nothing_for_the_nodes_that_exist(case, nodes, training)
 @every_fusion
 def test_a_video_does_not_depend_on_its_batch(case):
     fusion, features = fitted(case), features_of(bags=4)
-    together = fusion(features)
+    together = fusion.fuse(features)
     for video in range(4):
-        alone = fusion({name: x[video : video + 1] for name, x in features.items()})
+        alone = fusion.fuse({name: x[video : video + 1] for name, x in features.items()})
         torch.testing.assert_close(alone.nodes[0], together.nodes[video], rtol=1e-4, atol=1e-5)
     order = torch.tensor([2, 0, 3, 1])
-    shuffled = fusion({name: x[order] for name, x in features.items()})
+    shuffled = fusion.fuse({name: x[order] for name, x in features.items()})
     torch.testing.assert_close(shuffled.nodes, together.nodes[order], rtol=1e-4, atol=1e-5)
 
 
@@ -228,7 +228,7 @@ def test_every_parameter_by_name_gets_a_gradient_and_moves(case, count):
     adam = torch.optim.Adam(fusion.parameters(), lr=0.05) if start else None
     for step in range(6 if adam else 0):
         adam.zero_grad()
-        ((fusion(features_of(count, seed=step)).nodes * weights).sum(-1) - 1).square().mean().backward()
+        ((fusion.fuse(features_of(count, seed=step)).nodes * weights).sum(-1) - 1).square().mean().backward()
         for name, parameter in learned.items():
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         adam.step()
@@ -247,7 +247,7 @@ def test_every_parameter_and_statistic_survives_a_save(case, count):
     assert {name for name, _ in fusion.named_parameters()} <= set(stored)
     again = make_fusion(fusion.kind, json.loads(json.dumps(fusion.config())))
     again.load_state_dict(stored, strict=True)
-    assert_same(again.eval()(features_of(count)), fusion(features_of(count)), exact=True)
+    assert_same(again.eval().fuse(features_of(count)), fusion.fuse(features_of(count)), exact=True)
 
 
 @every_fusion
@@ -277,10 +277,10 @@ def test_parameters_of_a_modality_carry_its_name(case):
 def test_double_precision_is_kept_and_agrees(case):
     double, single = fitted(case, dtype=torch.float64), fitted(case)
     double.load_state_dict(single.state_dict())
-    output = double(features_of(dtype=torch.float64))
+    output = double.fuse(features_of(dtype=torch.float64))
     assert output.nodes.dtype == torch.float64
-    assert single(features_of()).nodes.dtype == torch.float32
-    torch.testing.assert_close(output.nodes.float(), single(features_of()).nodes, rtol=1e-3, atol=1e-4)
+    assert single.fuse(features_of()).nodes.dtype == torch.float32
+    torch.testing.assert_close(output.nodes.float(), single.fuse(features_of()).nodes, rtol=1e-3, atol=1e-4)
 
 
 @every_fusion
@@ -291,11 +291,11 @@ def test_the_device_is_kept(case, device):
     fusion = CASES[case](widths_of(), N, 0).to(device)
     labels = torch.tensor([False] * 4 + [True] * 2, device=device)
     train = {name: x.to(device) for name, x in features_of(bags=6, seed=99).items()}
-    fusion.fit_statistics(train, labels, torch.arange(6, device=device))
+    fusion.fit(train, labels, torch.arange(6, device=device))
     mask = torch.ones(3, N, dtype=torch.bool, device=device)
-    output = fusion.eval()({name: x.to(device) for name, x in features_of().items()}, mask)
+    output = fusion.eval().fuse({name: x.to(device) for name, x in features_of().items()}, mask)
     assert output.nodes.device.type == device
-    assert_same(FusionOutput(*(None if x is None else x.cpu() for x in output)), fitted(case)(features_of()))
+    assert_same(FusionOutput(*(None if x is None else x.cpu() for x in output)), fitted(case).fuse(features_of()))
 
 
 @every_fusion
@@ -306,9 +306,9 @@ def test_a_seed_decides_everything(case, count):
     state = torch.get_rng_state()
     second, other = fitted(case, count, seed=1), fitted(case, count, seed=2)
     assert torch.equal(torch.get_rng_state(), state), "the global random numbers were touched"
-    assert_same(second(features_of(count)), first(features_of(count)), exact=True)
+    assert_same(second.fuse(features_of(count)), first.fuse(features_of(count)), exact=True)
     if any(parameter.requires_grad for parameter in first.parameters()):
-        assert not torch.equal(other(features_of(count)).nodes, first(features_of(count)).nodes)
+        assert not torch.equal(other.fuse(features_of(count)).nodes, first.fuse(features_of(count)).nodes)
 
 
 @every_fusion
@@ -316,8 +316,8 @@ def test_a_seed_decides_everything(case, count):
 @pytest.mark.parametrize(("bags", "nodes"), [(1, N), (3, 1), (1, 1)])
 def test_one_video_and_one_node(case, bags, nodes, training):
     fusion = CASES[case](widths_of(), nodes, 0)
-    fusion.fit_statistics(features_of(bags=6, nodes=nodes, seed=99), torch.tensor([False] * 4 + [True] * 2), torch.arange(6))
-    output = fusion.train(training)(features_of(bags=bags, nodes=nodes))
+    fusion.fit(features_of(bags=6, nodes=nodes, seed=99), torch.tensor([False] * 4 + [True] * 2), torch.arange(6))
+    output = fusion.train(training).fuse(features_of(bags=bags, nodes=nodes))
     assert output.nodes.shape == (bags, nodes, fusion.out_features)
     assert torch.isfinite(output.nodes).all()
     if any(parameter.requires_grad for parameter in fusion.parameters()):
@@ -329,7 +329,7 @@ def test_one_video_and_one_node(case, bags, nodes, training):
 def test_evaluation_changes_no_state(case):
     fusion = fitted(case, 3)
     before = {name: tensor.clone() for name, tensor in fusion.state_dict().items()}
-    first, second = fusion(features_of(3)), fusion(features_of(3))
+    first, second = fusion.fuse(features_of(3)), fusion.fuse(features_of(3))
     assert_same(first, second, exact=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in fusion.state_dict().items())
 
@@ -340,7 +340,7 @@ def test_the_order_of_modalities_does_not_matter_where_no_formula_has_one(kind):
     fusion = fitted(kind, 4)
     other = make_plain_fusion(kind, dict(reversed(widths_of(4).items())), seed=7)
     other.load_state_dict(fusion.state_dict(), strict=True)
-    assert_same(other.eval()(features_of(4)), fusion(features_of(4)))
+    assert_same(other.eval().fuse(features_of(4)), fusion.fuse(features_of(4)))
 
 
 COMPILED = """
@@ -355,13 +355,13 @@ for kind in sys.argv[1:]:
     widths = {"motion": 5, "text": 3, "audio": 8}
     fusion = make_plain_fusion(kind, widths)
     train = {name: torch.randn(6, 6, width) for name, width in widths.items()}
-    fusion.fit_statistics(train, torch.arange(6) > 3, torch.arange(6))
+    fusion.fit(train, torch.arange(6) > 3, torch.arange(6))
     fusion.eval()
     features = {name: torch.randn(3, 6, width) for name, width in widths.items()}
     mask = torch.arange(6).expand(3, 6) < torch.tensor([[6], [4], [5]])
     results = []
     backend = "inductor" if kind == "lego" else "aot_eager"  # capture and backward of all; code is generated for ours
-    for run in (fusion, torch.compile(fusion, backend=backend)):
+    for run in (fusion.fuse, torch.compile(fusion.fuse, backend=backend)):
         fusion.zero_grad()
         given = {name: x.clone().requires_grad_() for name, x in features.items()}
         nodes = run(given, mask).nodes

@@ -18,7 +18,7 @@ def features(seed: int = 0) -> dict[str, torch.Tensor]:
 
 def test_concat_by_hand():
     fusion, train, test = Concat({"text": 2, "motion": 3}), features(), features(1)
-    fusion.fit_statistics(train, LABELS, VIDEOS)
+    fusion.fit(train, LABELS, VIDEOS)
     nodes = fusion(test).nodes
     assert nodes.shape == (2, 4, 5)
     for column, (name, d) in enumerate([("text", 0), ("text", 1), ("motion", 0), ("motion", 1), ("motion", 2)]):
@@ -31,9 +31,9 @@ def test_concat_by_hand():
 
 def test_the_unit_of_a_modality_does_not_matter():
     plain, rescaled = Concat({"motion": 3, "text": 2}), Concat({"motion": 3, "text": 2})
-    plain.fit_statistics(features(), LABELS, VIDEOS)
+    plain.fit(features(), LABELS, VIDEOS)
     train, test = ({**given, "motion": 1000 * given["motion"] + 7} for given in (features(), features(1)))
-    rescaled.fit_statistics(train, LABELS, VIDEOS)
+    rescaled.fit(train, LABELS, VIDEOS)
     torch.testing.assert_close(rescaled(test).nodes, plain(features(1)).nodes, rtol=1e-3, atol=1e-4)
 
 
@@ -46,7 +46,7 @@ def test_before_fitting_features_pass_unchanged():
 def ready(fusion):
     """Fitted, in double precision."""
     fusion = fusion.double()
-    fusion.fit_statistics({name: x.double() for name, x in features().items()}, LABELS, VIDEOS)
+    fusion.fit({name: x.double() for name, x in features().items()}, LABELS, VIDEOS)
     return fusion
 
 

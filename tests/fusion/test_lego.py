@@ -13,7 +13,7 @@ from torch import Tensor
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.reading_head import Priors, ReadingHead
-from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.bags import Bags, fit_frozen, training_inputs
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import fit, predict, predict_logits
@@ -31,7 +31,7 @@ def features(bags: int = 7, seed: int = 0, nodes: int = N) -> dict[str, Tensor]:
 
 def fitted(given: dict[str, Tensor] | None = None, labels: Tensor = LABELS, videos: Tensor = VIDEOS, **options) -> LegoFusion:
     fusion = LegoFusion(WIDTHS, **options)
-    fusion.fit_statistics(features() if given is None else given, labels, videos)
+    fusion.fit(features() if given is None else given, labels, videos)
     return fusion.eval()
 
 
@@ -40,8 +40,8 @@ def value_of(number: Tensor) -> float:
 
 
 def nodes(fusion: LegoFusion, given: dict[str, Tensor], videos: Tensor | None = None) -> Tensor:
-    inputs = fusion.inputs(given) if videos is None else fusion.training_inputs(given, LABELS, videos)
-    return fusion.forward_inputs(inputs).nodes
+    inputs = fusion.transform(given, video_ids=videos)
+    return fusion(inputs).nodes
 
 
 class ByHand:
@@ -243,7 +243,7 @@ def test_nothing_depends_on_the_order_of_videos_modalities_or_on_names(seed):
     expected = plain.make_head()(nodes(plain, test))
     torch.testing.assert_close(shuffled.make_head()(nodes(shuffled, test)), expected, rtol=1e-3, atol=1e-3)
     renamed = LegoFusion({"x": 3, "y": 4})
-    renamed.fit_statistics({"y": train["motion"], "x": train["text"]}, LABELS, VIDEOS)
+    renamed.fit({"y": train["motion"], "x": train["text"]}, LABELS, VIDEOS)
     again = renamed.make_head()(nodes(renamed, {"y": test["motion"], "x": test["text"]}))
     torch.testing.assert_close(again, expected, rtol=1e-3, atol=1e-3)
 
@@ -265,18 +265,18 @@ def test_the_mean_over_crops_may_be_taken_first():
     with torch.no_grad():
         head.weights.normal_(generator=torch.Generator().manual_seed(0))
     test = features(6, seed=3)
-    pooled = head(fusion.forward_inputs(fusion.inputs(test, crops=2)).nodes)
-    each = head(fusion.forward_inputs(fusion.inputs(test)).nodes)
+    pooled = head(fusion(fusion.transform(test, crops=2)).nodes)
+    each = head(fusion(fusion.transform(test)).nodes)
     torch.testing.assert_close(pooled, each.unflatten(0, (3, 2)).mean(1), rtol=1e-4, atol=1e-4)
-    trained = fusion.training_inputs(train, labels, videos, crops=2)
+    trained = fusion.transform(train, video_ids=videos, crops=2)
     assert all(values.shape[0] == 7 for values in trained.values())
 
 
 def test_a_modality_of_zeros_is_a_typical_normal_segment():
     fusion = fitted()
-    inputs = fusion.inputs(features(2, seed=1))
+    inputs = fusion.transform(features(2, seed=1))
     gone = {**inputs, "text": torch.zeros_like(inputs["text"])}
-    parts = fusion.make_head().parts(fusion.forward_inputs(gone).nodes)
+    parts = fusion.make_head().parts(fusion(gone).nodes)
     assert not parts.degree[:, :, 1].any() and parts.degree[:, :, 0].any()
 
 
@@ -293,7 +293,7 @@ def test_a_learned_operator_starts_as_the_product(form):
     assert more.shape[-1] == plain.shape[-1] + 2
     torch.testing.assert_close(more[..., :4], plain[..., :4], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(more[..., -7:], plain[..., -7:], rtol=1e-4, atol=1e-4)
-    graph = fitted(train, **options)(test).graph
+    graph = fitted(train, **options).fuse(test).graph
     assert graph.shape == (2, N, learned.columns) and graph.min() >= 0
 
 
@@ -355,7 +355,7 @@ def test_poor_videos_give_finite_logits(kind, nodes_of_a_video):
     train, test = ({name: values[:, :nodes_of_a_video] for name, values in one.items()} for one in poor(kind))
     bags = Bags(tuple(map(str, range(7))), LABELS, 1, train)
     fusion = LegoFusion(WIDTHS)
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     detector = Detector(fusion)
     fit(detector, bags, TrainingConfig())
     logits = predict_logits(detector, Bags(("a", "b"), torch.zeros(2, dtype=torch.bool), 1, test))
@@ -366,7 +366,7 @@ def test_what_is_wrong_with_a_modality_costs_that_modality_only():
     """One dead modality changes no degree of the others but for the common scale."""
     train, test = features(), features(2, seed=1)
     plain = LegoFusion({"motion": 4})
-    plain.fit_statistics({"motion": train["motion"]}, LABELS, VIDEOS)
+    plain.fit({"motion": train["motion"]}, LABELS, VIDEOS)
     train["text"], test["text"] = torch.ones_like(train["text"]), torch.ones_like(test["text"])
     both = fitted(train)
     alone = plain.readings({"motion": test["motion"]}).degree[:, :, 0]
@@ -398,7 +398,7 @@ def test_wrong_options(options, message, unchecked_types):
 
 def test_a_fusion_that_knows_nothing_yet_says_so():
     with pytest.raises(DataError, match="knows no normal segment yet"):
-        LegoFusion(WIDTHS)(features())
+        LegoFusion(WIDTHS).fuse(features())
 
 
 # ---- the two worlds
@@ -424,7 +424,7 @@ def worlds(videos: int, seed: int, *, own: bool, noise: float = 0.5, nodes: int 
 
 def trained(bags: Bags, **settings) -> Detector:
     fusion = LegoFusion({name: values.shape[-1] for name, values in bags.inputs.items()})
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     detector = Detector(fusion)
     fit(detector, bags, TrainingConfig(**settings))
     return detector
@@ -466,7 +466,7 @@ def test_the_fit_is_a_minimum_of_the_posterior():
     detector = trained(train, own_world_gain=None, iterations=200)
     head: ReadingHead = detector.head
     frozen = training_inputs(detector.fusion, train)
-    made = detector.fusion.forward_inputs(frozen.inputs).nodes.double()
+    made = detector.fusion(frozen.inputs).nodes.double()
     head.double()
     usual = head.usual(made[~train.labels])
 
@@ -521,7 +521,7 @@ CASES: dict[str, Callable[[], dict]] = {
 def test_saved_and_loaded_it_scores_the_same(case, tmp_path):
     train, _ = worlds(12, 0, own=False)
     fusion = LegoFusion({name: values.shape[-1] for name, values in train.inputs.items()}, **CASES[case]())
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector = Detector(fusion)
     fit(detector, train, TrainingConfig(iterations=10))
     config = detector.config()

@@ -10,7 +10,7 @@ from torch import Tensor
 from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.paper import ROWS, PaperFusion
 from lego_fusion.fusion.relation import RELATION_KINDS
-from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.bags import Bags, fit_frozen
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import fit, predict
@@ -32,7 +32,7 @@ OURS = {"nodes": N, "centre": True, "zero_order": "ones", "form": "joint", "rows
 
 def fitted(given: dict[str, Tensor] | None = None, **options) -> PaperFusion:
     fusion = PaperFusion(WIDTHS, **{**OURS, **options})
-    fusion.fit_statistics(features() if given is None else given, LABELS, VIDEOS)
+    fusion.fit(features() if given is None else given, LABELS, VIDEOS)
     return fusion.eval()
 
 
@@ -41,11 +41,9 @@ def test_fusing_features_is_relating_and_then_fusing_graphs(rows):
     fusion, test = fitted(rows=rows), features(3, seed=1)
     mask = torch.rand(3, N, generator=torch.Generator().manual_seed(2)) > 0.3
     for given_mask in (None, mask):
-        output = fusion(test, given_mask)
-        again = fusion.forward_relations(fusion.relations(test, given_mask), given_mask, features=test)
-        assert torch.equal(output.nodes, again.nodes) and torch.equal(output.graph, again.graph)
-        frozen = fusion.forward_inputs(fusion.inputs(test, given_mask), given_mask)
-        assert torch.equal(frozen.nodes, output.nodes)
+        output = fusion.fuse(test, given_mask)
+        frozen = fusion(fusion.transform(test, given_mask), given_mask)
+        assert torch.equal(frozen.nodes, output.nodes) and torch.equal(frozen.graph, output.graph)
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
@@ -55,7 +53,7 @@ def test_the_fused_graph_is_the_polynomial_of_the_relations(order):
     s, t = (fusion.relations(test)[name].double() for name in WIDTHS)
     coefficients = fusion.operator.coefficients.double()
     expected = sum(coefficients[p, q] * s**p * t**q for p in range(order + 1) for q in range(order + 1))
-    torch.testing.assert_close(fusion(test).graph.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fusion.fuse(test).graph.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_orders_by_name():
@@ -66,7 +64,7 @@ def test_orders_by_name():
 
 def test_training_relations_are_those_of_prediction():
     fusion, train = fitted(), features()
-    trained, predicted = fusion.training_inputs(train, LABELS, VIDEOS), fusion.relations(train)
+    trained, predicted = fusion.fit_transform(train, LABELS, VIDEOS), fusion.relations(train)
     assert all(torch.equal(trained[name], predicted[name]) for name in WIDTHS)
 
 
@@ -74,8 +72,8 @@ def test_training_relations_are_those_of_prediction():
 def test_the_order_of_nodes_moves_with_them(rows):
     fusion, test = fitted(rows=rows), features(2, seed=1)
     order = torch.tensor([5, 2, 0, 1, 4, 3])
-    shuffled = fusion({name: x[:, order] for name, x in test.items()})
-    torch.testing.assert_close(shuffled.nodes, fusion(test).nodes[:, order], rtol=1e-4, atol=1e-5)
+    shuffled = fusion.fuse({name: x[:, order] for name, x in test.items()})
+    torch.testing.assert_close(shuffled.nodes, fusion.fuse(test).nodes[:, order], rtol=1e-4, atol=1e-5)
 
 
 def statistics_by_hand(row: list[float]) -> list[float]:
@@ -101,7 +99,7 @@ def test_rows_by_hand(masked):
     for rows in ROWS:
         fusion = fitted(rows=rows).double()
         given = {name: x.double() for name, x in test.items()}
-        output = fusion(given, mask)
+        output = fusion.fuse(given, mask)
         for bag in range(2):
             there = [n for n in range(N) if mask is None or mask[bag, n]]
             for node in range(N):
@@ -131,7 +129,7 @@ def test_own_features_follow_what_is_handed_on_without_them(rows):
     """They are centred by the training bags."""
     plain, own = (fitted(rows=rows, own_features=wanted) for wanted in (False, True))
     test = features(2, seed=1)
-    nodes, more = plain(test).nodes, own(test).nodes
+    nodes, more = plain.fuse(test).nodes, own.fuse(test).nodes
     assert own.out_features == more.shape[-1] == plain.out_features + sum(WIDTHS.values())
     torch.testing.assert_close(more[..., : plain.out_features], nodes)
     handed = more[..., plain.out_features :]
@@ -187,13 +185,13 @@ def test_wrong_options(options, message, unchecked_types):
 def test_the_reading_of_the_paper():
     paper = PaperFusion(WIDTHS, nodes=N, order=3)
     test = features(2, seed=1)
-    paper.fit_statistics(features(), LABELS, VIDEOS)
+    paper.fit(features(), LABELS, VIDEOS)
     cosines = {name: torch.nn.functional.cosine_similarity(x[:, :, None], x[:, None], dim=-1) for name, x in test.items()}
     relations = paper.relations(test)
     coefficients = paper.operator.coefficients
     s, t = ({0: torch.eye(N).expand(2, N, N), **{p: cosines[name] ** p for p in (1, 2, 3)}} for name in WIDTHS)
     expected = sum(coefficients[p, q] * s[p] * t[q] for p in range(4) for q in range(4))
-    output = paper.eval()(test)
+    output = paper.eval().fuse(test)
     for name in WIDTHS:
         torch.testing.assert_close(relations[name], cosines[name], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(output.graph, expected, rtol=1e-4, atol=1e-5)
@@ -226,7 +224,7 @@ def test_the_reading_of_the_paper_learns_to_find_outliers_within_a_video():
     train, _ = outlier_bags(40, seed=0)
     test, odd = outlier_bags(40, seed=1)
     fusion = PaperFusion({"motion": 12, "text": 16}, nodes=16)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector = Detector(fusion)
     before = segment_auc(detector, test, odd)
     fit(detector, train, TrainingConfig(steps=150, learning_rate=1e-2))

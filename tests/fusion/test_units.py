@@ -39,23 +39,22 @@ def as_units(values: Tensor) -> Tensor:
 
 def fitted(given_units: Tensor | None = None, *, groups: int = 1, **options) -> LegoFusion:
     fusion = LegoFusion({"cells": D}, units={"cells": groups}, **options)
-    fusion.fit_statistics({"cells": units() if given_units is None else given_units}, LABELS, VIDEOS)
+    fusion.fit({"cells": units() if given_units is None else given_units}, LABELS, VIDEOS)
     return fusion.eval()
 
 
 def nodes(fusion: LegoFusion, x: Tensor) -> Tensor:
-    return fusion({"cells": x}).nodes
+    return fusion.fuse({"cells": x}).nodes
 
 
 def test_one_unit_per_node_is_a_segment():
     """With one present unit a node, its readings are those of that unit as a segment."""
     x, test = whole(), whole(3, seed=1)
     fine, coarse = fitted(as_units(x)), LegoFusion({"cells": D})
-    coarse.fit_statistics({"cells": x}, LABELS, VIDEOS)
-    torch.testing.assert_close(nodes(fine, as_units(test)), coarse({"cells": test}).nodes, rtol=1e-3, atol=1e-4)
+    coarse.fit({"cells": x}, LABELS, VIDEOS)
+    torch.testing.assert_close(nodes(fine, as_units(test)), coarse.fuse({"cells": test}).nodes, rtol=1e-3, atol=1e-4)
     trained = [
-        fusion.training_inputs({"cells": values}, LABELS, VIDEOS)["cells"]
-        for fusion, values in ((fine, as_units(x)), (coarse, x))
+        fusion.transform({"cells": values}, video_ids=VIDEOS)["cells"] for fusion, values in ((fine, as_units(x)), (coarse, x))
     ]
     torch.testing.assert_close(trained[0], trained[1], rtol=1e-3, atol=1e-4)
 
@@ -165,15 +164,15 @@ def test_novelty_of_units_lies_between_nothing_and_all():
 def test_beside_whole_segments_every_modality_has_its_readings():
     features = {"motion": whole(), "cells": units()}
     fusion = LegoFusion({"motion": D, "cells": D}, units={"cells": 2}, most_novel=3)
-    fusion.fit_statistics(features, LABELS, VIDEOS)
+    fusion.fit(features, LABELS, VIDEOS)
     again = make_fusion("lego", fusion.config())
     again.load_state_dict(fusion.state_dict())
-    made = fusion.eval()(features).nodes
+    made = fusion.eval().fuse(features).nodes
     assert made.shape == (6, N, 8 + 2 * D) and made.isfinite().all()
-    assert torch.equal(again.eval()(features).nodes, made)
+    assert torch.equal(again.eval().fuse(features).nodes, made)
     learned = LegoFusion({"motion": D, "cells": D}, units={"cells": 2}, operator="learned")
-    learned.fit_statistics(features, LABELS, VIDEOS)
-    assert learned(features).nodes.shape == (6, N, 10 + 2 * D)
+    learned.fit(features, LABELS, VIDEOS)
+    assert learned.fuse(features).nodes.shape == (6, N, 10 + 2 * D)
 
 
 def test_bad_units_are_refused():
@@ -218,8 +217,8 @@ def test_one_unit_per_node_is_the_graph_of_segments(kind, pooling):
     x, test = whole(), whole(3, seed=1)
     fine = PaperFusion({"cells": D}, nodes=N, units={"cells": 1}, relations=kind, unit_pooling=pooling)
     coarse = PaperFusion({"cells": D}, nodes=N, relations=kind)
-    fine.fit_statistics({"cells": as_units(x)}, LABELS, VIDEOS)
-    coarse.fit_statistics({"cells": x}, LABELS, VIDEOS)
+    fine.fit({"cells": as_units(x)}, LABELS, VIDEOS)
+    coarse.fit({"cells": x}, LABELS, VIDEOS)
     torch.testing.assert_close(graph(fine, as_units(test)), graph(coarse, test), rtol=1e-4, atol=1e-5)
 
 

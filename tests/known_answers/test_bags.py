@@ -23,7 +23,7 @@ def learned(kind, seed):
     data = PLANTED["planted"](kind, seed, train=150, test=50)
     fusion = PLANTED["KnownDots"](data.widths, references=32, order=1, seed=seed)
     detector = PLANTED["trained"](fusion, data, CONFIG.model_copy(update={"seed": seed}))
-    return data.made, detector, fusion.inputs(data.test.inputs), fusion.inputs(data.normal.inputs), data.truth
+    return data.made, detector, fusion.transform(data.test.inputs), fusion.transform(data.normal.inputs), data.truth
 
 
 @pytest.mark.parametrize("kind", KINDS)

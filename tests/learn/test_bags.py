@@ -18,7 +18,7 @@ from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import (
     Bags,
-    fit_statistics,
+    fit_frozen,
     is_cached,
     load_bags,
     mean_over_crops,
@@ -176,10 +176,10 @@ def test_crops_are_averaged_per_video():
 @pytest.mark.parametrize("crops", [1, 3])
 def test_inputs_are_those_of_the_frozen_stage_where_there_is_one(make, crops):
     fusion, bags = make(), made_bags(crops=crops)
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     expected = {
-        training_inputs: fusion.training_inputs(bags.inputs, bags.bag_labels, bags.video_ids, crops=crops),
-        scoring_inputs: fusion.inputs(bags.inputs, crops=crops),
+        training_inputs: fusion.transform(bags.inputs, video_ids=bags.video_ids, crops=crops),
+        scoring_inputs: fusion.transform(bags.inputs, crops=crops),
     }
     for prepare, wanted in expected.items():
         found = prepare(fusion, bags)
@@ -199,12 +199,12 @@ def test_the_readings_of_a_video_are_the_mean_over_its_crops(crops):
     fusion, bags = LegoFusion(WIDTHS, window=3), made_bags(crops=crops)
     mask = torch.arange(5).expand(6 * crops, 5) < 4
     bags = replace(bags, mask=mask, window=3)
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     found = scoring_inputs(fusion, bags)
     assert found.mask.shape == (6, 5) and found.bag_labels.shape == (6,)
     for name in WIDTHS:
         alone = torch.stack(
-            [fusion.inputs({m: x[c::crops] for m, x in bags.inputs.items()}, mask[::crops])[name] for c in range(crops)]
+            [fusion.transform({m: x[c::crops] for m, x in bags.inputs.items()}, mask[::crops])[name] for c in range(crops)]
         )
         torch.testing.assert_close(found.inputs[name], alone.mean(0), rtol=1e-4, atol=1e-5)
 
@@ -212,7 +212,7 @@ def test_the_readings_of_a_video_are_the_mean_over_its_crops(crops):
 def test_a_modality_set_to_zero_is_a_typical_normal_segment():
     """What is left out adds nothing to any logit, whatever the weights, and the others add what they did."""
     fusion, train = LegoFusion(WIDTHS), made_bags()
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector, test = Detector(fusion).eval(), made_bags(videos=4, seed=1)
     with torch.no_grad():
         for parameter in detector.parameters():
@@ -220,7 +220,7 @@ def test_a_modality_set_to_zero_is_a_typical_normal_segment():
     inputs = scoring_inputs(fusion, test)
     left = without_graphs(fusion, inputs, ["text"])
     assert not left.inputs["text"].any() and torch.equal(left.inputs["motion"], inputs.inputs["motion"])
-    parts = [detector.reading_head.parts(fusion.forward_inputs(one.inputs).nodes) for one in (inputs, left)]
+    parts = [detector.reading_head.parts(fusion(one.inputs).nodes) for one in (inputs, left)]
     for field in ("degree", "inside"):
         whole, without = (getattr(one, field) for one in parts)
         assert (
@@ -237,7 +237,7 @@ def test_a_modality_set_to_zero_is_a_typical_normal_segment():
 
 def test_frozen_inputs_are_not_made_twice():
     fusion, bags = LegoFusion(WIDTHS), made_bags()
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     frozen = replace(scoring_inputs(fusion, bags), related=True)
     for prepare in (training_inputs, scoring_inputs):
         assert all(torch.equal(prepare(fusion, frozen).inputs[name], frozen.inputs[name]) for name in WIDTHS)
@@ -249,7 +249,7 @@ def test_frozen_inputs_are_not_made_twice():
 @pytest.mark.parametrize("crops", [1, 2])
 def test_a_video_is_scored_alike_whatever_is_scored_with_it(make, crops):
     fusion, train = make(), made_bags(crops=crops)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector, test = Detector(fusion), made_bags(videos=4, crops=crops, seed=1)
     together = predict(detector, test)
     for place in range(4):
@@ -261,7 +261,7 @@ def test_a_video_is_scored_alike_whatever_is_scored_with_it(make, crops):
 @every_fusion
 def test_the_name_of_a_video_and_its_label_do_not_touch_its_score(make):
     fusion = make()
-    fit_statistics(fusion, made_bags())
+    fit_frozen(fusion, made_bags())
     detector, test = Detector(fusion), made_bags(videos=4, seed=1)
     relabelled = Bags(("a", "b", "c", "d"), ~test.labels, 1, test.inputs)
     assert torch.equal(predict(detector, relabelled), predict(detector, test))
@@ -270,7 +270,7 @@ def test_the_name_of_a_video_and_its_label_do_not_touch_its_score(make):
 @every_fusion
 def test_crops_are_scored_alone_and_averaged(make):
     fusion = make()
-    fit_statistics(fusion, made_bags(crops=2))
+    fit_frozen(fusion, made_bags(crops=2))
     detector, test = Detector(fusion), made_bags(videos=3, crops=2, seed=1)
 
     def logits(crop: int) -> Tensor:
@@ -285,7 +285,7 @@ def test_crops_of_one_video_never_serve_it_as_references():
     single = made_bags(videos=6)
     twice = Bags(single.videos, single.labels, 2, {name: x.repeat_interleave(2, dim=0) for name, x in single.inputs.items()})
     fusion = LegoFusion(WIDTHS, kept=1)
-    fit_statistics(fusion, twice)
+    fit_frozen(fusion, twice)
     normal = ~twice.bag_labels
     crossed = fusion.readings(twice.inputs, video_ids=twice.video_ids).degree[normal]
     met = fusion.readings(twice.inputs).degree[normal]

@@ -42,7 +42,7 @@ def features(bags: int = 6, seed: int = 0) -> dict[str, Tensor]:
 
 def made_detector(make: Callable[[], Fusion], *, hidden: int = 7) -> Detector:
     fusion = make()
-    fusion.fit_statistics(features(), torch.tensor([False] * 4 + [True] * 2), torch.arange(6))
+    fusion.fit(features(), torch.tensor([False] * 4 + [True] * 2), torch.arange(6))
     detector = Detector(fusion, hidden=hidden, dropout=0.2, seed=3)
     with torch.no_grad():
         for parameter in detector.parameters():

@@ -169,7 +169,7 @@ def test_permuting_keeps_every_row_and_says_nothing_of_its_place():
 
 def fitted(rows: str = "sorted", *, relations: str = "cosine") -> PaperFusion:
     fusion = PaperFusion(WIDTHS, nodes=N, rows=rows, relations=relations, centre=relations == "cosine", zero_order="ones")
-    fusion.fit_statistics(TRAIN.inputs, TRAIN.bag_labels, TRAIN.video_ids)
+    fusion.fit(TRAIN.inputs, TRAIN.bag_labels, TRAIN.video_ids)
     with torch.no_grad():
         for parameter in fusion.operator.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
@@ -185,24 +185,24 @@ def test_a_dropped_term_leaves_only_the_zeroth_power_of_that_modality(relations)
     dense = fusion.operator.dense_coefficients()
     r = graphs.inputs["motion"]
     expected = dense[0, 0] + dense[1, 0] * r + dense[2, 0] * r**2
-    torch.testing.assert_close(fusion.forward_inputs(dropped).graph, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fusion(dropped).graph, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_mean_of_a_centred_cosine_is_a_dropped_term_but_for_a_node_and_itself():
     fusion = fitted()
     gone = {**TEST.inputs, "text": training_mean(TRAIN.inputs["text"]).expand(4, N, 6)}
-    assert not fusion.inputs(gone)["text"][:, ~torch.eye(N, dtype=torch.bool)].any()
+    assert not fusion.transform(gone)["text"][:, ~torch.eye(N, dtype=torch.bool)].any()
 
 
 def test_a_dropped_term_of_the_default_is_a_typical_normal_segment():
     """The logit by hand without the weights of text: what is left is the sum of the parts of motion."""
     fusion = LegoFusion(WIDTHS)
-    fusion.fit_statistics(TRAIN.inputs, TRAIN.bag_labels, TRAIN.video_ids)
+    fusion.fit(TRAIN.inputs, TRAIN.bag_labels, TRAIN.video_ids)
     detector = Detector(fusion).eval()
     with torch.no_grad():
         for parameter in detector.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    parts = detector.reading_head.parts(fusion(TEST.inputs).nodes)
+    parts = detector.reading_head.parts(fusion.fuse(TEST.inputs).nodes)
     width = WIDTHS["motion"]
     expected = parts.degree[:, :, 0].sum(-1) + parts.departure[..., :width].sum(-1) + parts.time[..., :width].sum(-1)
     found = predict(detector, TEST, dropped=["text"]).logit().float()

@@ -38,7 +38,7 @@ def features(bags: int = 6, seed: int = 0) -> dict[str, Tensor]:
 
 def fitted(make) -> Fusion:
     fusion = make()
-    fusion.fit_statistics(features(), LABELS, torch.arange(6))
+    fusion.fit(features(), LABELS, torch.arange(6))
     return fusion
 
 
@@ -99,7 +99,7 @@ def test_one_logit_per_node(make):
 def test_frozen_inputs_give_the_same_scores(name):
     fusion = fitted(FUSIONS[name])
     detector, test = Detector(fusion).eval(), features(3, seed=1)
-    frozen, whole = detector(fusion.inputs(test), cached=True), detector(test)
+    frozen, whole = detector(fusion.transform(test), cached=True), detector(test)
     assert torch.equal(frozen.logits, whole.logits)
     assert (frozen.graph is None) == (whole.graph is None) == (name == "lego")
     assert frozen.graph is None or torch.equal(frozen.graph, whole.graph)
@@ -168,10 +168,10 @@ def test_the_untrained_default_scores_in_the_right_sense(seed):
     for x in (*test.values(), *(x[4:] for x in train.values())):
         x[:, -2:] *= -1
     fusion = LegoFusion(WIDTHS)
-    fusion.fit_statistics(train, LABELS, torch.arange(6))
+    fusion.fit(train, LABELS, torch.arange(6))
     detector = Detector(fusion).eval()
     logits = detector(test).logits[0]
     assert logits[-2:].min() > logits[:-2].max()
-    crossed = detector(fusion.training_inputs(train, LABELS, torch.arange(6)), cached=True).logits[~LABELS]
+    crossed = detector(fusion.transform(train, video_ids=torch.arange(6)), cached=True).logits[~LABELS]
     assert crossed.mean().item() == pytest.approx(-2, abs=1e-4), "a typical normal segment has a logit of -2"
     assert crossed.std().item() == pytest.approx(0.5, abs=0.05)

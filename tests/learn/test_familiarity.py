@@ -22,7 +22,7 @@ def bags(shift: float = 0.0, spread: float = 1.0, seed: int = 0, videos: int = V
 @pytest.fixture
 def fusion() -> LegoFusion:
     made = LegoFusion({"motion": 4, "text": 6})
-    made.fit_statistics(bags(), torch.zeros(V, dtype=torch.bool), torch.arange(V))
+    made.fit(bags(), torch.zeros(V, dtype=torch.bool), torch.arange(V))
     return made
 
 
@@ -30,7 +30,7 @@ def test_the_ratio_is_one_at_the_most_unlike_training_video() -> None:
     """Worked out by hand: known at 0 and 1 (each video once), so bandwidth 1; a video of distance 7 to the nearest known."""
     made = LegoFusion({"motion": 1}, kept=1)
     videos = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [8.0, 8.0, 100.0]])[:, :, None]
-    made.fit_statistics({"motion": videos}, torch.tensor([False, False, True]), torch.arange(3))
+    made.fit({"motion": videos}, torch.tensor([False, False, True]), torch.arange(3))
     seen = made.unlikeness({"motion": torch.tensor([[[8.0], [1.0], [15.0], [-14.0]]])})["motion"]
     torch.testing.assert_close(seen, torch.tensor([[1.0, 0.0, 2.0, 2.0]]))
 
@@ -56,7 +56,7 @@ def test_an_abnormal_training_video_says_how_far_events_go() -> None:
     for x in train.values():
         x[-1] += 20.0
     made = LegoFusion({"motion": 4, "text": 6})
-    made.fit_statistics(train, torch.arange(V) == V - 1, torch.arange(V))
+    made.fit(train, torch.arange(V) == V - 1, torch.arange(V))
     assert unlike_training(made, bags(shift=20.0, seed=1, videos=1)) == []
     assert len(unlike_training(made, bags(shift=100.0, seed=1, videos=1))) == 2
 
@@ -65,7 +65,7 @@ def test_scaling_everything_changes_nothing() -> None:
     ratios = []
     for scale in (1.0, 100.0):
         made = LegoFusion({"motion": 4})
-        made.fit_statistics({"motion": scale * bags()["motion"]}, torch.zeros(V, dtype=torch.bool), torch.arange(V))
+        made.fit({"motion": scale * bags()["motion"]}, torch.zeros(V, dtype=torch.bool), torch.arange(V))
         ratios.append(made.unlikeness({"motion": scale * bags(seed=2, videos=1)["motion"]})["motion"])
     torch.testing.assert_close(*ratios)
 

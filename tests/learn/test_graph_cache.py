@@ -17,7 +17,7 @@ from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn import graph_cache
-from lego_fusion.learn.bags import fit_statistics, load_bags, scoring_inputs, training_inputs
+from lego_fusion.learn.bags import fit_frozen, load_bags, scoring_inputs, training_inputs
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.graph_cache import cached_graphs
 from lego_fusion.learn.methods import ModelShape, run_method
@@ -69,7 +69,7 @@ def test_graphs_are_those_made_without_a_cache(folder: Dataset, make: Callable[.
     split = own_split(folder)
     bags = load_bags(folder, NAMES, (*split.train, *split.test), nodes=8)
     fusion = make(**options)
-    fit_statistics(fusion, bags.named(split.train))
+    fit_frozen(fusion, bags.named(split.train))
     expected = training_inputs(fusion, bags.named(split.train)), scoring_inputs(fusion, bags.named(split.test))
     first, fitted = graphs_of(folder, fusion=make(**options)), make(**options)
     again = graphs_of(folder, fusion=fitted)

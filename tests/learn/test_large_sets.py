@@ -10,7 +10,7 @@ from lego_fusion.data.dataset import Dataset
 from lego_fusion.fusion import frozen
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.reading_head import Priors
-from lego_fusion.learn.bags import Bags, fit_statistics, load_bags, scoring_inputs, training_inputs
+from lego_fusion.learn.bags import Bags, fit_frozen, load_bags, scoring_inputs, training_inputs
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import LEARNED, make_default_fusion
@@ -45,7 +45,7 @@ def trained(dataset: Dataset, method: str) -> tuple[Detector, Bags]:
     split = own_split(dataset)
     train = load_bags(dataset, NAMES, split.train, nodes=8)
     fusion = make_default_fusion(method, {name: dataset.modalities[name] for name in NAMES}, nodes=8)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector = Detector(fusion)
     fit(detector, train, TrainingConfig(steps=3 if method == "lego" else 0))  # Adam follows the signs of the least gradients
     return detector, load_bags(dataset, NAMES, split.test, nodes=8)
@@ -69,7 +69,7 @@ def test_readings_of_half_precision_are_near_those_of_the_same_numbers_in_single
     found = []
     for one in (bags, single):
         fusion = LegoFusion({"motion": 3, "text": 5})
-        fit_statistics(fusion, one)
+        fit_frozen(fusion, one)
         found.append((training_inputs(fusion, one).inputs, scoring_inputs(fusion, one).inputs))
     for mine, theirs in zip(*found, strict=True):
         for name in NAMES:
@@ -110,7 +110,7 @@ def test_a_few_bags_at_a_time_give_what_all_at_once_do(monkeypatch: pytest.Monke
     for numbers in (2**23, 1):  # all bags, then one video
         monkeypatch.setattr(frozen, "NUMBERS_AT_ONCE", numbers)
         fusion = LegoFusion({"motion": 4, "text": 3}, operator=operator)
-        fit_statistics(fusion, bags)
+        fit_frozen(fusion, bags)
         assert len(list(frozen.chunks(9 * crops, 100, crops))) == (1 if numbers > 1 else 9)
         found.append({**training_inputs(fusion, bags).inputs, **dict(fusion.named_buffers())})
         found[-1] |= {f"unseen {name}": one for name, one in scoring_inputs(fusion, bags).inputs.items()}
@@ -123,10 +123,10 @@ def test_references_that_are_set_again_are_measured_to_at_once() -> None:
     x = {"motion": torch.randn(4, 5, 3, generator=generator)}
     fusion = LegoFusion({"motion": 3})
     labels = torch.tensor([False, False, False, True])
-    fusion.fit_statistics(x, labels, torch.arange(4))
+    fusion.fit(x, labels, torch.arange(4))
     before = fusion.relations(x)["motion"]
     other = LegoFusion({"motion": 3})
-    other.fit_statistics({"motion": x["motion"] + torch.rand(4, 5, 3, generator=generator)}, labels, torch.arange(4))
+    other.fit({"motion": x["motion"] + torch.rand(4, 5, 3, generator=generator)}, labels, torch.arange(4))
     expected = other.relations(x)["motion"]
     assert not torch.allclose(before, expected)
     fusion.load_state_dict(other.state_dict())

@@ -11,7 +11,7 @@ from lego_fusion.fusion.base import Fusion
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.paper import PaperFusion
-from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.bags import Bags, fit_frozen, training_inputs
 from lego_fusion.learn.conditions import REMOVALS, ModalityDropout
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
@@ -36,7 +36,7 @@ MAKE = {
 
 def made_fusion(kind: str, bags: Bags) -> Fusion:
     fusion = MAKE[kind]()
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     return fusion
 
 

@@ -11,7 +11,7 @@ from lego_fusion.errors import DataError, LegoFusionError
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.reading_head import Layout, Priors, ReadingHead
 from lego_fusion.learn import objective as posterior
-from lego_fusion.learn.bags import Bags, fit_statistics, training_inputs
+from lego_fusion.learn.bags import Bags, fit_frozen, training_inputs
 from lego_fusion.learn.configuration import TrainingConfig, TrainingState
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.objective import all_weights, most_probable
@@ -39,7 +39,7 @@ def trained(
     train: Bags, config: TrainingConfig | None = None, operator: str = "fixed", **options
 ) -> tuple[Detector, TrainingState]:
     fusion = MAKE[operator]()
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector = Detector(fusion)
     return detector, fit(detector, train, config or TrainingConfig(), **options)
 
@@ -69,7 +69,7 @@ def price(detector: Detector, train: Bags, priors: Priors) -> float:
     """-log prior by hand, of a fixed operator without the third reading and without time context's masks."""
     head = detector.reading_head
     found = training_inputs(detector.fusion, train)
-    nodes = detector.fusion.forward_inputs(found.inputs).nodes[~train.labels]
+    nodes = detector.fusion(found.inputs).nodes[~train.labels]
     departure = nodes[..., -sum(WIDTHS.values()) :].double()
     near = torch.zeros(N, N, dtype=torch.float64)
     for i in range(N):
@@ -137,7 +137,7 @@ def test_without_steps_and_without_labels_it_is_the_untrained_start(operator, co
     train = made_bags()
     detector, state = trained(train, TrainingConfig(**config), operator)
     fusion = MAKE[operator]()
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     assert same_weights(detector, Detector(fusion))
     assert (state.step, state.history) == (0, [])
     head = detector.reading_head
@@ -161,7 +161,7 @@ def test_the_prior_fades_as_videos_are_added():
     names = (*train.videos, *(f"{video}_again" for video in train.videos))
     twice = Bags(names, train.labels.repeat(2), 1, {name: x.repeat(2, 1, 1) for name, x in train.inputs.items()})
     fusion = LegoFusion(WIDTHS)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     lengths = []
     for bags in (train, twice):
         detector = Detector(fusion)
@@ -195,7 +195,7 @@ def test_validation_keeps_the_weights_of_the_lowest_loss():
     train, turned = made_bags(), made_bags(6, seed=5, turned=True)
     snapshots: dict[int, dict[str, Tensor]] = {}
     fusion = LegoFusion(WIDTHS)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     detector = Detector(fusion)
     config = TrainingConfig(selection="validation", iterations=40)
     state = fit(
@@ -297,7 +297,7 @@ def test_one_class_only_is_refused():
     train = made_bags()
     for label, absent in ((False, "abnormal"), (True, "normal")):
         fusion = LegoFusion(WIDTHS)
-        fit_statistics(fusion, train)
+        fit_frozen(fusion, train)
         with pytest.raises(DataError, match=f"one class only.*none {absent}"):
             fit(Detector(fusion), train.select((train.labels == label).nonzero()[:, 0]), TrainingConfig())
 

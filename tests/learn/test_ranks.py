@@ -18,7 +18,7 @@ CASES = """
 import json, sys
 from pathlib import Path
 import torch
-from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.bags import Bags, fit_frozen
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.processes import SINGLE_PROCESS, process_group
 from lego_fusion.learn.train import fit
@@ -68,7 +68,7 @@ def fragile(number):
 def run(ranks):
     found = {}
     for name, (fusion, given) in cases.items():
-        fit_statistics(fusion, bags)
+        fit_frozen(fusion, bags)
         detector = Detector(fusion, hidden=8, seed=3)
         held_out = bags if "selection" in given else None
         state = fit(detector, bags, TrainingConfig(**options, **given), validation=held_out, ranks=ranks)

@@ -18,7 +18,7 @@ from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
 from lego_fusion.fusion.networks import MTN
 from lego_fusion.fusion.paper import PaperFusion
-from lego_fusion.learn.bags import Bags, fit_statistics
+from lego_fusion.learn.bags import Bags, fit_frozen
 from lego_fusion.learn.configuration import TrainingConfig, TrainingState
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.objective import operator_penalty
@@ -55,7 +55,7 @@ def made_bags(
 
 def made_detector(kind: str, train: Bags, *, dropout: float = 0.0, seed: int = 0) -> Detector:
     fusion = {**FUSIONS, **LEGO}[kind]({name: x.shape[-1] for name, x in train.inputs.items()})
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     return Detector(fusion, hidden=8, dropout=dropout, seed=seed)
 
 
@@ -264,7 +264,7 @@ def test_normal_only_meets_no_abnormal_bag_and_still_finds_the_anomalies():
     detectors = []
     for bags in (normal, poisoned):
         fusion = LegoFusion(WIDTHS)
-        fit_statistics(fusion, normal)
+        fit_frozen(fusion, normal)
         detector = Detector(fusion)
         fit(detector, bags, TrainingConfig(normal_only=True))
         detectors.append(detector)
@@ -467,7 +467,7 @@ def test_one_node_and_few_videos():
     single = Bags(bags.videos, bags.labels, 1, {name: x[:, -1:] for name, x in bags.inputs.items()})
     for kind, make in {**FUSIONS, **LEGO}.items():
         fusion = PaperFusion(WIDTHS, nodes=1) if kind == "lego-paper" else make(WIDTHS)
-        fit_statistics(fusion, single)
+        fit_frozen(fusion, single)
         detector = Detector(fusion)
         fit(detector, single, TrainingConfig(steps=2))
         assert torch.isfinite(predict(detector, single)).all()
@@ -491,7 +491,7 @@ def test_a_configuration_cannot_be_changed():
 def test_patience_without_validation_videos_is_refused():
     bags = made_bags()
     fusion = LEGO["lego"](WIDTHS)
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     with pytest.raises(DataError, match="patience needs validation videos"):
         fit(Detector(fusion), bags, TrainingConfig(steps=2, patience=1))
 

@@ -15,7 +15,7 @@ from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.errors import DataError, ManifestError
 from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
 from lego_fusion.extract.run import extract_dataset
-from lego_fusion.learn.bags import Bags, fit_statistics, load_bags, scoring_inputs, seen_by, training_inputs, without_units
+from lego_fusion.learn.bags import Bags, fit_frozen, load_bags, scoring_inputs, seen_by, training_inputs, without_units
 from lego_fusion.learn.checkpoint import load_detector
 from lego_fusion.learn.conditions import apply_condition, parse_condition
 from lego_fusion.learn.configuration import TrainingConfig
@@ -110,7 +110,7 @@ def test_a_fusion_that_reads_no_units_meets_their_mean(bags):
     assert {name: x.shape[2] for name, x in plain.inputs.items()} == {"motion": 3, "cells": 2, "words": 4}
     torch.testing.assert_close(plain.inputs["cells"], bags.inputs["cells"][..., :-1].mean(2))
     concat = make_default_fusion("concat", MANIFESTS)
-    fit_statistics(concat, bags)
+    fit_frozen(concat, bags)
     for inputs in (training_inputs(concat, bags), scoring_inputs(concat, bags), seen_by(concat, bags)):
         assert all(torch.equal(inputs.inputs[name], plain.inputs[name]) for name in MANIFESTS)
     assert unit_groups(MANIFESTS) == {"cells": 2, "words": 1}

@@ -11,7 +11,7 @@ from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.lego import LegoFusion
-from lego_fusion.learn.bags import Bags, bag_of_segments, fit_statistics, fixed_segments, load_fixed_bags, window_rows
+from lego_fusion.learn.bags import Bags, bag_of_segments, fit_frozen, fixed_segments, load_fixed_bags, window_rows
 from lego_fusion.learn.checkpoint import load_detector, read_run_config
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
@@ -42,7 +42,7 @@ def ragged(lengths: tuple[int, ...] = (7, 4, 9, 6), *, seed: int = 0) -> Bags:
 
 def make_detector(method: str, bags: Bags) -> Detector:
     fusion = make_default_fusion(method, MANIFESTS, nodes=WINDOW, seed=1, window=WINDOW)
-    fit_statistics(fusion, bags)
+    fit_frozen(fusion, bags)
     return Detector(fusion, seed=1).eval()
 
 

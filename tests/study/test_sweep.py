@@ -13,7 +13,7 @@ import yaml
 
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError, DataError, LegoFusionError, ParameterError
-from lego_fusion.learn.bags import fit_statistics, load_bags
+from lego_fusion.learn.bags import fit_frozen, load_bags
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.methods import make_default_fusion
@@ -89,7 +89,7 @@ def test_every_fitted_trial_is_what_training_it_by_hand_gives(planted: Dataset, 
     settings = {0: ({"references": 6}, 0.5), 7: ({"operator": "learned"}, 2.0), 8: ({}, USUAL)}
     for number, (options, prior) in settings.items():
         fusion = make_default_fusion("lego", planted.modalities, nodes=8, options=options)
-        fit_statistics(fusion, train)
+        fit_frozen(fusion, train)
         detector = Detector(fusion)
         fit(detector, train, TrainingConfig(iterations=10, prior_departure=prior))
         loss = bag_loss(predict_logits(detector, held_out), held_out.labels, k=3).mean()
@@ -161,7 +161,7 @@ def test_every_trial_is_what_training_it_by_hand_gives(planted: Dataset, plan: S
     ):
         seed = number % 2
         fusion = make_default_fusion("lego-paper", planted.modalities, nodes=8, seed=seed, options={"order": orders})
-        fit_statistics(fusion, train)
+        fit_frozen(fusion, train)
         detector = Detector(fusion, hidden=6, seed=seed)
         fit(detector, train, QUICK.model_copy(update={"k": k, "seed": seed}))
         loss = bag_loss(predict_logits(detector, train), train.labels, k=QUICK.k).mean()

@@ -95,7 +95,7 @@ def resaved(odd: Dataset, run: Path, folder: Path, fusion: PaperFusion, first_or
     """A run with another fusion, or with an operator of first-order terms only."""
     _, config = load_detector(run)
     train = load_bags(odd, list(KINDS), config.dataset["train"], nodes=NODES)  # type: ignore[arg-type]
-    fusion.fit_statistics(train.inputs, train.bag_labels, train.video_ids)
+    fusion.fit(train.inputs, train.bag_labels, train.video_ids)
     detector = Detector(fusion, seed=0)
     if first_order:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from lego_fusion.data.tables import DatasetConfig, VideoRecord
 from lego_fusion.errors import ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
-from lego_fusion.learn.bags import Bags, fit_statistics, load_bags
+from lego_fusion.learn.bags import Bags, fit_frozen, load_bags
 from lego_fusion.learn.methods import make_default_fusion
 from lego_fusion.why.localise import heat_maps, trace_nodes, unit_novelty
 
@@ -60,7 +60,7 @@ def bags(dataset) -> Bags:
 @pytest.fixture(scope="module")
 def fusion(bags) -> LegoFusion:
     made = make_default_fusion("lego", MANIFESTS, nodes=10)
-    fit_statistics(made, bags)
+    fit_frozen(made, bags)
     assert isinstance(made, LegoFusion)
     return made
 

@@ -34,7 +34,7 @@ class _FeaturesToScores(nn.Module):
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.names, features, strict=True))
-        inputs = self.detector.fusion.inputs(given, inside=self.inside)
+        inputs = self.detector.fusion.transform(given, inside=self.inside)
         output = self.detector(inputs, cached=True)
         results = (output.logits, output.logits.sigmoid())
         return results if output.graph is None else (*results, output.graph)

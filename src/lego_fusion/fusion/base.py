@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -47,9 +47,14 @@ class Graphs(NamedTuple):
 class Fusion(nn.Module, ABC):
     """Base of every fusion.
 
-    A fusion finds modalities by name, never by position. It has two stages. The *frozen* one learns from the training videos
-    what needs no gradient (``fit_statistics``, called once before any ``forward``; stored in buffers, saved with the weights)
-    and makes ``inputs`` of features, once. The *learned* one, ``forward_inputs``, makes node vectors of those.
+    A fusion finds modalities by name, never by position. It has two stages, in the words of scikit-learn:
+
+    * The *frozen* one learns from the training videos what needs no gradient (``fit``; stored in buffers, saved with the
+      weights) and makes inputs of features, once (``transform``). Of the training videos themselves it makes them cross-fitted
+      (``fit_transform``), as ``sklearn.preprocessing.TargetEncoder`` does: otherwise each would be known to itself.
+    * The *learned* one, ``forward``, makes node vectors of the inputs.
+
+    A fusion without frozen stage reads features: its ``transform`` gives them back. ``fuse`` is both stages.
 
     ``units`` names the modalities that a fusion reads unit by unit, (B, N, U, D_m + 1) with presence (``fusion.relation``); all
     others it reads as (B, N, D_m).
@@ -58,6 +63,7 @@ class Fusion(nn.Module, ABC):
         modalities: Width D_m of each modality by name, in the order that orients what is not symmetric.
     """
 
+    __call__: Callable[..., FusionOutput]  # ``forward``, whose type torch does not know
     kind: ClassVar[str] = "fusion"
     operator_defaults: ClassVar[Mapping[str, Any]] = {}
     """Options that are handed on to ``graph.operator.GraphOperator``, given by name, with the fusion's own defaults."""
@@ -98,23 +104,26 @@ class Fusion(nn.Module, ABC):
         self.units = {}
 
     @abstractmethod
-    def forward(
-        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
-    ) -> FusionOutput:
-        """Fuse the features of B videos of N nodes; ``mask`` is True where a node exists."""
+    def forward(self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Learned stage: the vector of each node.
+
+        Args:
+            inputs: What ``transform`` made of B videos of N nodes, by modality.
+            mask: True where a node exists, (B, N).
+        """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The arguments, as JSON values, that make an equal fusion: ``type(self)(**config)``."""
 
-    def fit_statistics(
+    def fit(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
         mask: Bool[Tensor, "v n"] | None = None,
     ) -> None:
-        """Learn from the V training bags what needs no gradient; by default nothing.
+        """Frozen stage: learn from the V training bags what needs no gradient; by default nothing.
 
         Args:
             features: Of the training bags, (V, N, D_m) by name.
@@ -123,47 +132,53 @@ class Fusion(nn.Module, ABC):
             mask: True where a node exists, (V, N).
         """
 
-    def training_inputs(
+    def fit_transform(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
         video_ids: Int[Tensor, " v"],
         mask: Bool[Tensor, "v n"] | None = None,
         *,
-        shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
         crops: int = 1,
-        threads: int = 1,
     ) -> dict[str, Float[Tensor, "videos n ..."]]:
-        """What the frozen stage makes of the training bags, cross-fitted by video where that matters.
+        """``fit``, and what the frozen stage then makes of the training bags: cross-fitted, no video meets itself."""
+        self.fit(features, labels, video_ids, mask)
+        return self.transform(features, mask, video_ids=video_ids, crops=crops)
 
-        ``shown`` are other features of the same bags (a modality removed, say), which then meet what ``features`` led to.
-        ``crops`` bags are one video's. ``threads`` videos are related at a time.
-        """
-        return self.inputs(features if shown is None else shown, mask, crops=crops)
-
-    def inputs(
+    def transform(
         self,
         features: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None = None,
         *,
+        video_ids: Int[Tensor, " b"] | None = None,
         crops: int = 1,
         inside: bool = True,
     ) -> dict[str, Float[Tensor, "videos n ..."]]:
-        """What the frozen stage makes of bags, by modality: no learned parameter; by default the features themselves.
+        """Frozen stage: what the learned one reads, by modality; no learned parameter. By default the features themselves.
 
-        ``inside`` is whether somebody asks how unlike the rest of its own video a node is, where that is a reading of its own.
+        Args:
+            features: Of B bags, by name.
+            mask: True where a node exists, (B, N).
+            video_ids: Of the *training* bags, as ``fit`` had them, (B,): cross-fitted, where that matters, so that no video
+                meets what was learned from itself. Features may be others of the same bags (a modality removed, say), which
+                then meet what ``fit`` saw. None: of other bags.
+            crops: So many bags in a row are one video's.
+            inside: Whether somebody asks how unlike the rest of its own video a node is, where that is a reading of its own.
         """
         return dict(zip(self.modalities, self.select(features), strict=True))
 
-    def forward_inputs(
-        self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
-    ) -> FusionOutput:
-        """``forward`` from what ``inputs`` gave."""
-        return self(inputs, mask)  # type: ignore[no-any-return]
+    def fuse(self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Both stages, from features of bags that were not trained on.
+
+        Args:
+            features: Of B videos of N nodes, by name.
+            mask: True where a node exists, (B, N).
+        """
+        return self(self.transform(features, mask), mask)
 
     @property
     def has_frozen_stage(self) -> bool:
-        """Whether ``inputs`` are more than the features."""
+        """Whether ``transform`` gives more than the features."""
         return False
 
     @property
@@ -173,7 +188,7 @@ class Fusion(nn.Module, ABC):
 
     @property
     def pools_crops(self) -> bool:
-        """Whether ``inputs`` are one bag a video, the mean over its crops."""
+        """Whether ``transform`` gives one bag a video, the mean over its crops."""
         return False
 
     @property
@@ -197,8 +212,8 @@ class Fusion(nn.Module, ABC):
         return 0
 
     def stream(self, window: int, *, inside: bool = True) -> NodeStream:
-        """Node vectors of a running video, one segment after the other; ``inside`` as in ``inputs``."""
-        return FeatureWindow(self, window)
+        """Node vectors of a running video, one segment after the other; ``inside`` as in ``transform``."""
+        return FeatureWindow(self.fuse, window)
 
     def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
         """How far each node is from what is known, by modality, 1 being the most unlike training video.
@@ -238,7 +253,7 @@ class Fusion(nn.Module, ABC):
         return None
 
     def operator_graphs(self, inputs: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n k"]] | None:
-        """The graphs that a *learned* operator fuses, from what ``inputs`` gave; None where nothing of that is learned."""
+        """The graphs that a *learned* operator fuses, from what ``transform`` gave; None where nothing of that is learned."""
         return None
 
     def known_segments(self) -> dict[str, KnownNormals]:
@@ -359,7 +374,7 @@ class ScaledFusion(Fusion):
         """Arguments that make an equal fusion."""
         return {"modalities": self.modalities, **self.arguments}
 
-    def fit_statistics(
+    def fit(
         self,
         features: Mapping[str, Float[Tensor, "v n _"]],
         labels: Bool[Tensor, " v"],

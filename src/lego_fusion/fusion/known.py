@@ -120,7 +120,7 @@ class KnownNormals(nn.Module):
     def require_fitted(self) -> None:
         """Raise ``DataError`` where there is no reference yet."""
         if not self.references.shape[-2]:
-            raise DataError("the fusion knows no normal segment yet", fix="call fit_statistics with training videos first")
+            raise DataError("the fusion knows no normal segment yet", fix="call fit with training videos first")
 
     def _prepare(self) -> None:
         """Scale and centre the references once for all distances to them."""

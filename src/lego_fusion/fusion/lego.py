@@ -61,8 +61,8 @@ class LegoFusion(Fusion):
     Example:
         >>> fusion = LegoFusion({"motion": 8, "text": 4})
         >>> features = {"motion": torch.rand(3, 16, 8), "text": torch.rand(3, 16, 4)}
-        >>> fusion.fit_statistics(features, torch.tensor([False, False, True]), torch.arange(3))
-        >>> fusion(features).nodes.shape  # 2 x 2 degrees, as many inside, 8 + 4 departures
+        >>> inputs = fusion.fit_transform(features, torch.tensor([False, False, True]), torch.arange(3))
+        >>> fusion(inputs).nodes.shape  # 2 x 2 degrees, as many inside, 8 + 4 departures
         torch.Size([3, 16, 20])
     """
 
@@ -156,7 +156,7 @@ class LegoFusion(Fusion):
 
     @property
     def columns(self) -> int:
-        """Known segments K; 0 before ``fit_statistics``, and where all modalities are of finer units."""
+        """Known segments K; 0 before ``fit``, and where all modalities are of finer units."""
         return len(self.frozen.reference_units)
 
     @property
@@ -214,7 +214,7 @@ class LegoFusion(Fusion):
         """What is known of a modality of finer units; ``ParameterError`` where it has none."""
         return self.frozen.units_of(name)
 
-    def fit_statistics(
+    def fit(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
@@ -231,52 +231,39 @@ class LegoFusion(Fusion):
         if self.learns_operator:
             self._fit_fused(x, ~labels, video_ids, mask)
 
-    @torch.no_grad()
-    def training_inputs(
-        self,
-        features: Mapping[str, Float[Tensor, "v n ..."]],
-        labels: Bool[Tensor, " v"],
-        video_ids: Int[Tensor, " v"],
-        mask: Bool[Tensor, "v n"] | None = None,
-        *,
-        shown: Mapping[str, Float[Tensor, "v n ..."]] | None = None,
-        crops: int = 1,
-        threads: int = 1,
-    ) -> dict[str, Float[Tensor, "videos n ..."]]:
-        """The readings of the training bags, cross-fitted: a video does not meet its own segments."""
-        del labels, threads  # one matrix product after the other
-        x = self._chosen(features if shown is None else shown)
-        remembered = self.frozen.remembered(x, video_ids, mask)
-        return self._inputs(x, mask, self.frozen.own(video_ids, video_ids), crops, remembered)
-
-    def inputs(
+    def transform(
         self,
         features: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None = None,
         *,
+        video_ids: Int[Tensor, " b"] | None = None,
         crops: int = 1,
         inside: bool = True,
     ) -> dict[str, Float[Tensor, "videos n ..."]]:
-        """The readings of bags against all known segments: no learned parameter, so frozen features need it once.
+        """The readings of bags against all known segments, or, of training bags, against those of other videos.
 
         By modality: P degrees, P inside degrees and D_m departures, (B / crops, N, 2 P + D_m); with a learned operator
         K surprises, P degrees, P inside degrees and the features. Without ``inside`` the inside degrees are zero.
         """
-        return self._inputs(self._chosen(features), mask, None, crops, None, inside=inside)
+        x = self._chosen(features)
+        if video_ids is None:
+            return self._inputs(x, mask, None, crops, None, inside=inside)
+        with torch.no_grad():
+            remembered = self.frozen.remembered(x, video_ids, mask)
+            return self._inputs(x, mask, self.frozen.own(video_ids, video_ids), crops, remembered)
 
-    def forward(
-        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
-    ) -> FusionOutput:
-        """Relate, fuse, read."""
-        return self.forward_inputs(self.inputs(features, mask), mask)
-
-    def forward_inputs(
-        self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
-    ) -> FusionOutput:
-        """The vector of each node from what ``inputs`` gave."""
+    def forward(self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Put the readings of the modalities side by side; fuse their graphs first, where the operator is learned."""
         if self.learns_operator:
             return self._learned(inputs, mask)
         powers = len(self.orders)
+        for name, width in self.modalities.items():
+            if name not in inputs or inputs[name].shape[-1] != 2 * powers + width:
+                got = tuple(inputs[name].shape) if name in inputs else ", ".join(inputs)
+                expected, fix = f"{2 * powers + width} readings of each node", "call fuse(features), or transform them first"
+                raise DataError(
+                    "these are not the inputs of the learned stage", where=name, expected=expected, got=got, fix=fix
+                )
         parts = [inputs[name].split([powers, powers, width], dim=-1) for name, width in self.modalities.items()]
         nodes = torch.cat([torch.cat(part, dim=-1) for part in zip(*parts, strict=True)], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask))
@@ -297,7 +284,7 @@ class LegoFusion(Fusion):
         readings = self.frozen.read(last, None, inside=False)
         if next(iter(x.values())).shape[1] > 1:
             readings = readings._replace(inside=self.frozen.inside(x, None, last=1))
-        return self.forward_inputs(self._inputs(last, None, None, 1, readings)).nodes
+        return self(self._inputs(last, None, None, 1, readings)).nodes
 
     def unlikeness(self, features: Mapping[str, Float[Tensor, "b n ..."]]) -> dict[str, Float[Tensor, "b n"]]:
         """Distance to the nearest known normals, in units of how far these lie apart, over the largest usual one."""
@@ -445,7 +432,7 @@ class LegoFusion(Fusion):
 
     @torch.no_grad()
     def _fit_fused(self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None) -> None:
-        found = self.training_inputs(x, ~normal, video_ids, mask)
+        found = self.transform(x, mask, video_ids=video_ids)
         degree = self._fused_degree(self._log_graph({name: found[name][..., : self.columns] for name in self.whole}))
         known = normal[:, None].expand(degree.shape[:2]) if mask is None else mask & normal[:, None]
         self.fused_centre.copy_(degree[known].double().mean(0))

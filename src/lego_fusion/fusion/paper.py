@@ -79,7 +79,7 @@ class PaperFusion(Fusion):
 
     Example:
         >>> fusion = PaperFusion({"motion": 8, "text": 4}, nodes=16)
-        >>> output = fusion({"motion": torch.rand(2, 16, 8), "text": torch.rand(2, 16, 4)})
+        >>> output = fusion.fuse({"motion": torch.rand(2, 16, 8), "text": torch.rand(2, 16, 4)})
         >>> output.nodes.shape, output.graph.shape
         (torch.Size([2, 16, 16]), torch.Size([2, 16, 16]))
     """
@@ -223,7 +223,7 @@ class PaperFusion(Fusion):
         """Share of each modality in what the operator makes of some graphs (``GraphOperator.modality_shares``); sums to 1."""
         return self.operator.modality_shares(relations)
 
-    def fit_statistics(
+    def fit(
         self,
         features: Mapping[str, Float[Tensor, "v n ..."]],
         labels: Bool[Tensor, " v"],
@@ -241,57 +241,41 @@ class PaperFusion(Fusion):
         chosen = self.select(features)
         return {name: self._graph(name, x, mask) for name, x in zip(self.modalities, chosen, strict=True)}
 
-    def inputs(
+    def transform(
         self,
         features: Mapping[str, Float[Tensor, "b n ..."]],
         mask: Bool[Tensor, "b n"] | None = None,
         *,
+        video_ids: Int[Tensor, " b"] | None = None,
         crops: int = 1,
         inside: bool = True,
     ) -> dict[str, Float[Tensor, "b n ..."]]:
         """The graphs, or the features where those are needed."""
-        return super().inputs(features, mask) if self.needs_features else self.relations(features, mask)
+        return super().transform(features, mask) if self.needs_features else self.relations(features, mask)
 
     def stream(self, window: int, *, inside: bool = True) -> NodeStream:
         """Graphs to which a segment adds a row, where all of a node is in them; else windows."""
         if self.needs_features or self.units:
             return super().stream(window, inside=inside)
         relations = {name: self._relation(name) for name in self.modalities}
-        return GraphWindow(self.forward_inputs, relations, window, self.nearest)
+        return GraphWindow(self, relations, window, self.nearest)
 
-    def forward(
-        self, features: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
-    ) -> FusionOutput:
-        """Relate, expand, fuse.
+    def forward(self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
+        """Expand and fuse the graphs, and hand on what ``rows`` says.
 
         Where rows are propagated along graphs of more than ``TILE_ABOVE``^2 entries, no graph is held and ``graph`` is None.
         """
-        if self._in_tiles(features):
-            return self._forward_in_tiles(features, mask)
-        return self.forward_relations(self.relations(features, mask), mask, features=features)
-
-    def forward_inputs(
-        self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None
-    ) -> FusionOutput:
-        """``forward`` from what ``inputs`` gave."""
-        return self(inputs, mask) if self.needs_features else self.forward_relations(inputs, mask)
-
-    def forward_relations(
-        self,
-        relations: Mapping[str, Float[Tensor, "b n n"]],
-        mask: Bool[Tensor, "b n"] | None = None,
-        *,
-        features: Mapping[str, Float[Tensor, "b n ..."]] | None = None,
-    ) -> FusionOutput:
-        """Fuse graphs computed before by ``relations``; ``features`` only where ``needs_features``."""
+        if self._in_tiles(inputs):
+            return self._forward_in_tiles(inputs, mask)
+        relations, features = (self.relations(inputs, mask), inputs) if self.needs_features else (inputs, {})
         graph = self.operator(relations, mask, square=True)
         nodes = self._with_own(self._rows(graph, mask, features), features)
         return FusionOutput(mask_nodes(nodes, mask), graph)
 
-    def _with_own(self, nodes: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
+    def _with_own(self, nodes: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         if not self.own_features:
             return nodes
-        own = zip(self.modalities, self.select(self._needed(features)), strict=True)
+        own = zip(self.modalities, self.select(features), strict=True)
         return torch.cat([nodes, *(self._relation(name).centred_features(x) for name, x in own)], dim=-1)
 
     def _in_tiles(self, features: Mapping[str, Tensor]) -> bool:
@@ -308,15 +292,9 @@ class PaperFusion(Fusion):
         nodes = propagate(vectors, self.operator, values, mask).weighted_mean()
         return FusionOutput(mask_nodes(self._with_own(nodes, features), mask), None)
 
-    def _needed(self, features: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
-        if features is None:
-            option = "own_features=True" if self.own_features else "rows='propagate'"
-            raise ParameterError(f"{option} needs the features beside the relations", fix="call forward(features)")
-        return features
-
-    def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor] | None) -> Tensor:
+    def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor]) -> Tensor:
         if self.rows == "propagate":
-            values = torch.cat(self.select(self._needed(features)), dim=-1)
+            values = torch.cat(self.select(features), dim=-1)
             degree = graph.abs().sum(-1, keepdim=True)
             return (graph @ values) / torch.where(degree > 0, degree, torch.ones_like(degree))
         if self.rows == "ordered":

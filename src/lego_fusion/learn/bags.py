@@ -196,19 +196,18 @@ def without_units(bags: Bags) -> Bags:
     return _averaged(bags, set())
 
 
-def fit_statistics(fusion: Fusion, bags: Bags) -> None:
+def fit_frozen(fusion: Fusion, bags: Bags) -> None:
     """Fit a fusion's frozen stage on training bags."""
-    fusion.fit_statistics(seen_by(fusion, bags).inputs, bags.bag_labels, bags.video_ids, bags.mask)
+    fusion.fit(seen_by(fusion, bags).inputs, bags.bag_labels, bags.video_ids, bags.mask)
 
 
-def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None, threads: int = 1) -> Bags:
+def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None) -> Bags:
     """What the learned stage is trained on: the frozen stage of the training bags, cross-fitted.
 
     Args:
         fusion: With fitted statistics.
         bags: The training bags, with features; what is known of normals comes from them.
         shown: Other features of the same bags to see against that; None sees their own.
-        threads: Videos related at a time.
     """
     if bags.related:
         return _cached(fusion, bags)
@@ -216,15 +215,7 @@ def training_inputs(fusion: Fusion, bags: Bags, *, shown: Bags | None = None, th
     seen = bags if shown is None else seen_by(fusion, shown)
     if not is_cached(fusion, bags):
         return seen
-    found = fusion.training_inputs(
-        bags.inputs,
-        bags.bag_labels,
-        bags.video_ids,
-        bags.mask,
-        shown=None if shown is None else seen.inputs,
-        crops=bags.crops,
-        threads=threads,
-    )
+    found = fusion.transform(seen.inputs, bags.mask, video_ids=bags.video_ids, crops=bags.crops)
     return _frozen(fusion, bags, found)
 
 
@@ -235,7 +226,7 @@ def scoring_inputs(fusion: Fusion, bags: Bags) -> Bags:
     bags = seen_by(fusion, bags)
     if not is_cached(fusion, bags):
         return bags
-    return _frozen(fusion, bags, fusion.inputs(bags.inputs, bags.mask, crops=bags.crops))
+    return _frozen(fusion, bags, fusion.transform(bags.inputs, bags.mask, crops=bags.crops))
 
 
 def _frozen(fusion: Fusion, bags: Bags, inputs: dict[str, Tensor]) -> Bags:

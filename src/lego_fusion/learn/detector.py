@@ -78,9 +78,9 @@ class Detector(nn.Module):
         Args:
             inputs: Features (B, N, D_m) by modality; or, with ``cached``, what the fusion's frozen stage made of them.
             mask: True where a node exists, (B, N).
-            cached: Whether ``inputs`` come from the frozen stage (``Fusion.inputs``).
+            cached: Whether ``inputs`` come from the frozen stage (``Fusion.transform``).
         """
-        output = self.fusion.forward_inputs(inputs, mask) if cached else self.fusion(inputs, mask)
+        output = self.fusion(inputs if cached else self.fusion.transform(inputs, mask), mask)
         return DetectorOutput(self.head(output.nodes, mask), output.graph)
 
     @property

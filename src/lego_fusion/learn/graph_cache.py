@@ -28,7 +28,7 @@ from ..data.dataset import Dataset
 from ..errors import CheckpointError, DataError, ParameterError
 from ..fusion.base import Fusion
 from ..writing import written_whole
-from .bags import Bags, fit_statistics, is_cached, load_bags, scoring_inputs, thread_count, training_inputs
+from .bags import Bags, fit_frozen, is_cached, load_bags, scoring_inputs, thread_count, training_inputs
 from .checkpoint import read_tensors
 from .configuration import TrainingConfig
 from .processes import torch_threads
@@ -232,8 +232,8 @@ def build_graphs(
             train = load_bags(dataset, names, training, nodes=nodes, threads=count, on_video=on_video)
         else:
             train = bags.named(training)
-        fit_statistics(fusion, train)
-        related = replace(training_inputs(fusion, train, threads=count), related=True)
+        fit_frozen(fusion, train)
+        related = replace(training_inputs(fusion, train), related=True)
         del train  # before the others are read
         if bags is not None:
             scored = replace(scoring_inputs(fusion, bags.named(others)), related=True) if others else None

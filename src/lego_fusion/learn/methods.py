@@ -28,7 +28,7 @@ from ..fusion.registry import FUSIONS, make_plain_fusion
 from ..graph.distances import mean_distance, nearest
 from ..measure.scored import ScoredVideo
 from ..measure.smoothing import smooth_frames
-from .bags import Bags, fit_statistics, mean_over_crops, without_units
+from .bags import Bags, fit_frozen, mean_over_crops, without_units
 from .conditions import CLEAN, Condition, apply_condition
 from .configuration import TrainingConfig
 from .detector import Detector
@@ -203,7 +203,7 @@ def run_method(
         train, test = graphs.training, (graphs.others or test).named(split.test)
         validation = graphs.others.named(split.validation) if graphs.others and split.validation else None
     else:
-        fit_statistics(fusion, train)
+        fit_frozen(fusion, train)
     detector = Detector(fusion, hidden=shape.hidden, seed=config.seed)
     watched: dict[int, dict[str, Tensor]] = {}
     watching = 0.0

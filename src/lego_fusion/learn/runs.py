@@ -27,7 +27,7 @@ from ..measure.smoothing import SMOOTHING, check_smoothing
 from ..writing import PARTIAL, written_whole
 from .bags import (
     Bags,
-    fit_statistics,
+    fit_frozen,
     load_segments,
 )
 from .checkpoint import FORMAT, SNAPSHOTS, RunConfig, clear_snapshots, read_run_config, save_detector
@@ -193,7 +193,7 @@ def _prepared(
         graphs = cached_graphs(dataset, fusion, kept, split.validation, nodes=nodes, cache=cache)
         return fusion, graphs.training, graphs.others
     train = load_segments(dataset, names, kept, nodes, segment_snippets)
-    fit_statistics(fusion, train)
+    fit_frozen(fusion, train)
     held_out = load_segments(dataset, names, split.validation, nodes, segment_snippets) if split.validation else None
     return fusion, train, held_out
 

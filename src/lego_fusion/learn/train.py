@@ -215,7 +215,7 @@ def _nodes(detector: Detector, bags: Bags) -> Tensor:
     """Vectors of the nodes of bags."""
     if NODES in bags.inputs:
         return bags.inputs[NODES]
-    return detector.fusion.forward_inputs(bags.inputs, bags.mask).nodes
+    return detector.fusion(bags.inputs, bags.mask).nodes
 
 
 def _device(config: TrainingConfig) -> torch.device:

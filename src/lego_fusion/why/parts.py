@@ -149,7 +149,7 @@ def reading_parts(detector: Detector, frozen: Bags) -> NodeParts | None:
     if head is None:
         return None
     with torch.no_grad():
-        nodes = detector.fusion.forward_inputs(frozen.inputs, frozen.mask).nodes
+        nodes = detector.fusion(frozen.inputs, frozen.mask).nodes
         parts, logits = head.parts(nodes, frozen.mask), head(nodes, frozen.mask).mean(0)
         departure = head.layout.split(nodes)[2].mean(0)
     layout, whole = head.layout, tuple(name for name in detector.fusion.modalities if name not in detector.fusion.units)
