@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from known_answers.scenes import SEEN_BY
-from lego_fusion.report.figures import LINES, load_matplotlib
+from lego_fusion.report.figures import LINES, new_figure
 from measuring import RESULTS
 
 LEVELS = ("1", "2", "3", "4", "5")
@@ -25,9 +25,8 @@ NAMES = {"rgb": "RGB stream", "depth": "depth stream"}
 
 def figure(width: float, height: float) -> Any:
     """An empty figure."""
-    figure_class, canvas = load_matplotlib()
-    made = figure_class(figsize=(width, height), layout="constrained", dpi=110)
-    canvas(made)
+    made = new_figure(width, height)
+    made.set_dpi(110)
     return made
 
 

@@ -29,8 +29,7 @@ from lego_fusion.learn.bags import Bags
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
 from lego_fusion.learn.train import fit
-from lego_fusion.study.batched import fit_together
-from lego_fusion.study.sweep_run import MOST_TOGETHER
+from lego_fusion.study.batched import MOST_TOGETHER, fit_together
 from measuring import alternating, median_ratio, store
 
 VIDEOS, NODES, HIGHEST, SEEDS = 10, 32, 10, 5

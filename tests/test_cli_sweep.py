@@ -20,7 +20,7 @@ from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 
 pytest.importorskip("matplotlib", reason="pip install 'lego-fusion[report]'")
-FILES = {"graphs", "trials", "plan.json", "table.csv", "table.json", "table.md", "pick", "grid.png"}
+FILES = {"graphs", "cells", "plan.json", "table.csv", "table.json", "table.md", "pick", "grid.png"}
 PAPER = ("--fusion", "lego-paper")
 ORDERS = ("--grid", "fusion.order.motion=1..2", "--grid", "fusion.order.text=2,3")
 SMALL = (*PAPER, *ORDERS, "--steps", 4, "--seeds", 2)
@@ -121,19 +121,19 @@ def test_settings_of_the_default_stand_beside_it(data: Path, tmp_path: Path) -> 
 
 def test_a_killed_sweep_ends_with_the_same_table(data: Path, tmp_path: Path) -> None:
     request = (*PAPER, "--grid", "fusion.order=1..4", "--grid", "k=1,2", "--seeds", 9, "--steps", 30)
-    killed, trials = tmp_path / "killed", tmp_path / "killed" / "trials"
+    killed, cells = tmp_path / "killed", tmp_path / "killed" / "cells"
     command = [sys.executable, "-m", "lego_fusion", "sweep", str(data), str(killed), *map(str, request), "--workers", "1"]
     going = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while going.poll() is None and not list(trials.glob("*.safetensors")):
+    while going.poll() is None and not list(cells.glob("*.npz")):
         time.sleep(0.005)
     going.send_signal(signal.SIGKILL)
     assert going.wait() == -signal.SIGKILL, "it ended before it could be killed: give it more steps"
-    there = {path.name: path.read_bytes() for path in trials.glob("*.safetensors")}
+    there = {path.name: path.read_bytes() for path in cells.glob("*.npz")}
     assert not (killed / "table.csv").exists()
     for folder in (killed, tmp_path / "whole"):
         run(data, folder, *request, "--workers", 1)
-    assert len(there) < len(list(trials.iterdir())) == 3
-    assert {name: (trials / name).read_bytes() for name in there} == there
+    assert len(there) < len(list(cells.iterdir())) == 81
+    assert {name: (cells / name).read_bytes() for name in there} == there
     assert (killed / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
 
 

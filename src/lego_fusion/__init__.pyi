@@ -52,8 +52,8 @@ from .report.run_report import run_report as run_report
 from .report.run_report import save_report as save_report
 from .report.run_report import video_report as video_report
 from .scenes.render import render_scenes as render_scenes
-from .study.comparison_plan import make_plan as make_plan
-from .study.comparison_table import compare as compare
+from .study.plan import make_plan as make_plan
+from .study.table import compare as compare
 from .why.contributions import run_contributions as run_contributions
 from .why.explainer import Explainer as Explainer
 from .why.explainer import explain_video as explain_video

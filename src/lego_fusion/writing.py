@@ -13,6 +13,12 @@ PARTIAL = ".*.partial"
 """Glob of what a kill in the middle of writing leaves beside the file."""
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text so that its file appears complete, or not at all (``written_whole``); UTF-8, line breaks as they are."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[BinaryIO]:
     """Open ``path`` for writing so that it appears complete, or not at all, even if the process is killed.

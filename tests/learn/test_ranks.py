@@ -24,12 +24,12 @@ from lego_fusion.learn.processes import SINGLE_PROCESS, process_group
 from lego_fusion.learn.train import fit
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.data.dataset import Dataset
-from lego_fusion.study.comparison_table import compare
-from lego_fusion.study.comparison_plan import make_plan
+from lego_fusion.study.table import compare
+from lego_fusion.study.plan import make_plan
 from lego_fusion.learn.processes import run_jobs
 from lego_fusion.learn.runs import train_run
-from lego_fusion.study.sweep_run import run_sweep
-from lego_fusion.study.sweep_plan import make_sweep_plan
+from lego_fusion.study.experiment import run_sweep
+from lego_fusion.study.plan import make_sweep_plan
 from lego_fusion.errors import DataError, LegoFusionError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
@@ -93,7 +93,7 @@ with process_group() as ranks:
     grid = {"fusion.kept": (2, 3), "k": (1, 3)}
     swept = make_sweep_plan(data, grid, seeds=1, training=training, validation=0.4, nodes=8, hidden=6)
     results, _ = run_sweep(swept, data, folder / "sweep", mode="alone", workers=1, ranks=ranks)
-    seen["sweep"] = [[one.trial, one.loss, one.validation_loss, one.validation_auc] for one in results]
+    seen["sweep"] = [[one.loss, one.validation_loss, one.validation_auc] for one in results.values()]
     plan = make_plan([data], fusions=["lego", "concat"], seeds=2, training=training)
     compared = compare(plan, [data], folder / "compare", workers=1, ranks=ranks)
     seen["compare"] = [[row.method, row.micro, row.low] for row in compared.rows]

@@ -35,7 +35,7 @@ from lego_fusion.learn.runs import train_run
 from lego_fusion.learn.scoring import score_dataset, score_video
 from lego_fusion.learn.splits import own_split
 from lego_fusion.measure.detection import micro_auc
-from lego_fusion.study.comparison_plan import make_plan
+from lego_fusion.study.plan import make_plan
 from lego_fusion.why.contributions import run_contributions
 from lego_fusion.why.explainer import Explainer, explain_video
 from lego_fusion.why.localise import heat_map_at, heat_maps

@@ -11,14 +11,14 @@ from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.splits import Split
 from lego_fusion.measure.result import Result, load_results
 from lego_fusion.report.comparison_files import comparison_figure, document, markdown, rules, save_comparison, sections, table
-from lego_fusion.study.cells import DatasetPlan, Plan
-from lego_fusion.study.comparison_plan import ALL_FUSIONS
-from lego_fusion.study.comparison_table import UNFINISHED, Comparison, Row
+from lego_fusion.study.cells import ComparisonPlan, DatasetPlan
+from lego_fusion.study.plan import ALL_FUSIONS
+from lego_fusion.study.table import UNFINISHED, Comparison, Row
 
 BOTH = ("motion", "text")
 
 
-def plan_of(*, splits: int = 1, datasets: tuple[str, ...] = ("street",), **changes: Any) -> Plan:
+def plan_of(*, splits: int = 1, datasets: tuple[str, ...] = ("street",), **changes: Any) -> ComparisonPlan:
     drawn = tuple(Split(f"split-{number}", ("a", "b"), ("c",)) for number in range(splits))
     given: dict[str, Any] = {
         "lego_fusion": "0",
@@ -34,7 +34,7 @@ def plan_of(*, splits: int = 1, datasets: tuple[str, ...] = ("street",), **chang
         "test_best": False,
         "datasets": tuple(DatasetPlan(name=name, hash="0", manifests={}, splits=drawn) for name in datasets),
     }
-    return Plan(**{**given, **changes})
+    return ComparisonPlan(**{**given, **changes})
 
 
 LEGO = Row(
@@ -63,7 +63,7 @@ CONCAT = replace(LEGO, method="concat", micro=0.9977, difference=None, differenc
 FAILED = Row("street", BOTH, "clean", method="tensor", cells=0, planned=3, error="3 of 3 cells failed: a|b")
 
 
-def comparison_of(*rows: Row, plan: Plan | None = None, baseline: str = "concat", **changes: Any) -> Comparison:
+def comparison_of(*rows: Row, plan: ComparisonPlan | None = None, baseline: str = "concat", **changes: Any) -> Comparison:
     return Comparison(plan or plan_of(), baseline, rows or (LEGO, CONCAT), changes.get("notes", ()), changes.get("records", ()))
 
 

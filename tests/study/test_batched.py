@@ -69,13 +69,11 @@ def compare(graphs: Graphs, options: dict, orders: list, configs: list[TrainingC
         [detector_of(graphs, dict(options), order, config.seed) for order, config in zip(orders, configs, strict=True)]
         for _ in range(2)
     ]
-    ends = fit_together(pairs[0], graphs.training, configs, validation=graphs.others)
-    for together, alone, config, end in zip(*pairs, configs, ends, strict=True):
-        state = fit(alone, graphs.training, config, validation=graphs.others)
+    fit_together(pairs[0], graphs.training, configs, validation=graphs.others)
+    for together, alone, config in zip(*pairs, configs, strict=True):
+        fit(alone, graphs.training, config, validation=graphs.others)
         for (name, found), expected in zip(together.named_parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
-        assert end.loss == pytest.approx(state.history[-1]["loss"], rel=1e-4, abs=1e-5)
-        assert end.best_step == (state.best_step if config.selection == "validation" else config.steps)
         torch.testing.assert_close(
             predict_logits(together, graphs.others), predict_logits(alone, graphs.others), rtol=1e-3, atol=1e-4
         )

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +23,11 @@ from lego_fusion.learn.objective import bag_loss
 from lego_fusion.learn.train import fit, predict, predict_logits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.scored import ScoredVideo
-from lego_fusion.study import sweep_run as module
-from lego_fusion.study.sweep_plan import SweepPlan, make_sweep_plan, parse_grid
-from lego_fusion.study.sweep_run import TrialResult, load_trial, measure_on_test, run_sweep, training_bags
-from lego_fusion.study.sweep_table import tabulate
+from lego_fusion.study import batched, experiment
+from lego_fusion.study.cells import Cell, SweepPlan, TrialResult
+from lego_fusion.study.experiment import measure_on_test, run_sweep, trained, training_bags
+from lego_fusion.study.plan import make_sweep_plan, parse_grid
+from lego_fusion.study.table import tabulate
 
 GRID = {"fusion.order.motion": (1, 2), "fusion.order.text": (1, 2), "k": (1, 3)}
 QUICK = TrainingConfig(steps=5, learning_rate=1e-2)
@@ -64,8 +67,8 @@ def done(planted: Dataset, plan: SweepPlan, tmp_path_factory) -> Path:
     return folder
 
 
-def values_of(results: list[TrialResult]) -> list[tuple]:
-    return [(one.trial, one.seed, one.loss, one.validation_loss, one.validation_auc, one.parameters) for one in results]
+def values_of(results: dict[Cell, TrialResult]) -> dict[Cell, tuple]:
+    return {cell: (one.loss, one.validation_loss, one.validation_auc, one.parameters) for cell, one in results.items()}
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +83,11 @@ def fitted(planted: Dataset, tmp_path_factory) -> tuple[SweepPlan, Path]:
 def test_every_fitted_trial_is_what_training_it_by_hand_gives(planted: Dataset, fitted: tuple[SweepPlan, Path]) -> None:
     plan, folder = fitted
     results, notes = run_sweep(plan, planted, folder)
-    assert [one.trial for one in results] == list(range(9))
+    cells = plan.cells()
+    assert list(results) == cells and len(cells) == 9
     assert plan.configurations()[8] == plan.default
     assert plan.default == {"fusion.references": 2048, "fusion.operator": "fixed", "training.prior_departure": USUAL}
-    assert notes == [] and not any(one.together for one in results)
+    assert notes == [] and not any(one.together for one in results.values())
     bags = load_bags(planted, list(planted.modalities), (*plan.split.train, *plan.split.validation, *plan.split.test), nodes=8)
     train, held_out, test = (bags.named(part) for part in (plan.split.train, plan.split.validation, plan.split.test))
     settings = {0: ({"references": 6}, 0.5), 7: ({"operator": "learned"}, 2.0), 8: ({}, USUAL)}
@@ -93,9 +97,9 @@ def test_every_fitted_trial_is_what_training_it_by_hand_gives(planted: Dataset, 
         detector = Detector(fusion)
         fit(detector, train, TrainingConfig(iterations=10, prior_departure=prior))
         loss = bag_loss(predict_logits(detector, held_out), held_out.labels, k=3).mean()
-        assert results[number].validation_loss == pytest.approx(float(loss), rel=1e-3)
-        assert results[number].parameters == detector.parameter_count()
-        loaded = load_trial(plan, planted, folder, number)
+        assert results[cells[number]].validation_loss == pytest.approx(float(loss), rel=1e-3)
+        assert results[cells[number]].parameters == detector.parameter_count()
+        loaded = trained(plan, planted, folder, cells[number])
         torch.testing.assert_close(predict(loaded, test), predict(detector, test), rtol=1e-3, atol=1e-4)
 
 
@@ -104,8 +108,8 @@ def test_trials_that_differ_in_what_is_learned_share_a_frozen_stage(
 ) -> None:
     assert len(list((fitted[1] / "graphs").iterdir())) == 4  # references x operator, for nine trials
     built: list[int] = []
-    build = module.build_graphs
-    monkeypatch.setattr(module, "build_graphs", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs))
+    build = experiment.build_graphs
+    monkeypatch.setattr(experiment, "build_graphs", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs))
     grid = {"fusion.time_context": (0.0, 2.0), "prior_departure": (0.5, USUAL)}  # the time context is the head's
     run_sweep(fitted_plan(planted, grid), planted, tmp_path / "learned", cache="off")
     assert len(built) == 1
@@ -124,7 +128,7 @@ def test_the_own_world_is_kept_where_it_was_taken(write_planted: Callable[..., D
     dataset = Dataset.open(dataset.root)
     plan = fitted_plan(dataset, {"own_world_gain": (0.0, 1e6)}, training=TrainingConfig(own_world_gain=1e6))
     run_sweep(plan, dataset, tmp_path / "out")
-    heads = [load_trial(plan, dataset, tmp_path / "out", number).reading_head for number in (0, 1)]
+    heads = [trained(plan, dataset, tmp_path / "out", cell).reading_head for cell in plan.cells()]
     assert [bool(head.own_world) for head in heads if head is not None] == [True, False]
 
 
@@ -133,27 +137,42 @@ def test_crops_are_averaged_and_segments_counted_as_asked(write_planted: Callabl
     plan = fitted_plan(dataset, {"nodes": (4, 8)})
     results, _ = run_sweep(plan, dataset, tmp_path / "out")
     assert len(results) == 2
-    shapes = [training_bags(plan, dataset, tmp_path / "out", trial).inputs["motion"].shape[:2] for trial in plan.trials()]
+    shapes = [training_bags(plan, dataset, tmp_path / "out", cell).inputs["motion"].shape[:2] for cell in plan.cells()]
     assert shapes == [(len(plan.split.train), 4), (len(plan.split.train), 8)]
-    measured = measure_on_test(plan, dataset, tmp_path / "out", [1])
-    assert set(measured) == {1} and 0 <= measured[1]["micro_auc"] <= 1
+    cell = plan.cells()[1]
+    measured = measure_on_test(plan, dataset, tmp_path / "out", [cell])
+    assert set(measured) == {cell} and 0 <= measured[cell]["micro_auc"] <= 1
 
 
-def assert_near(found: list[TrialResult], expected: list[TrialResult]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(values_of(found), values_of(expected), strict=True):
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many are trained together in each go."""
+    calls: list[int] = []
+    train = experiment.fit_together
+
+    def watch(detectors: list[Detector], *args: Any, **options: Any) -> Any:
+        calls.append(len(detectors))
+        return train(detectors, *args, **options)
+
+    monkeypatch.setattr(experiment, "fit_together", watch)
+    return calls
+
+
+def assert_near(found: dict[Cell, TrialResult], expected: dict[Cell, TrialResult]) -> None:
+    assert list(found) == list(expected)
+    for one, other in zip(values_of(found).values(), values_of(expected).values(), strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
 def test_every_trial_is_what_training_it_by_hand_gives(planted: Dataset, plan: SweepPlan, done: Path) -> None:
     results, _ = run_sweep(plan, planted, done)
-    assert [one.trial for one in results] == list(range(16))
-    assert all(one.together for one in results)
+    cells = plan.cells()
+    assert list(results) == cells and len(cells) == 16
+    assert all(one.together for one in results.values())
     names, videos = list(planted.modalities), (*plan.split.train, *plan.split.validation, *plan.split.test)
     bags = load_bags(planted, names, videos, nodes=8)
     train, held_out, test = (bags.named(part) for part in (plan.split.train, plan.split.validation, plan.split.test))
     assert not set(plan.split.validation) & {*plan.split.train, *plan.split.test}
-    measured = measure_on_test(plan, planted, done, [0, 9, 15])
+    measured = measure_on_test(plan, planted, done, [cells[number] for number in (0, 9, 15)])
     for number, orders, k in (
         (0, {"motion": 1, "text": 1}, 1),
         (9, {"motion": 2, "text": 1}, 1),
@@ -165,11 +184,11 @@ def test_every_trial_is_what_training_it_by_hand_gives(planted: Dataset, plan: S
         detector = Detector(fusion, hidden=6, seed=seed)
         fit(detector, train, QUICK.model_copy(update={"k": k, "seed": seed}))
         loss = bag_loss(predict_logits(detector, train), train.labels, k=QUICK.k).mean()
-        assert results[number].loss == pytest.approx(float(loss), rel=1e-3)
+        assert results[cells[number]].loss == pytest.approx(float(loss), rel=1e-3)
         loss = bag_loss(predict_logits(detector, held_out), held_out.labels, k=QUICK.k).mean()
-        assert results[number].validation_loss == pytest.approx(float(loss), rel=1e-3)
-        assert results[number].parameters == detector.parameter_count()
-        loaded = load_trial(plan, planted, done, number)
+        assert results[cells[number]].validation_loss == pytest.approx(float(loss), rel=1e-3)
+        assert results[cells[number]].parameters == detector.parameter_count()
+        loaded = trained(plan, planted, done, cells[number])
         torch.testing.assert_close(predict(loaded, test), predict(detector, test), rtol=1e-3, atol=1e-4)
         # test metrics, by frames written out
         scored = []
@@ -182,7 +201,7 @@ def test_every_trial_is_what_training_it_by_hand_gives(planted: Dataset, plan: S
                     spread[row].append(float(scores[node]))
             frames = np.repeat([np.mean(one) for one in spread], 8)[: planted.records[video].frames]
             scored.append(ScoredVideo.from_frames(video, frames, planted.frame_labels(video)))
-        assert measured[number]["micro_auc"] == pytest.approx(micro_auc(scored), abs=0.02)
+        assert measured[cells[number]]["micro_auc"] == pytest.approx(micro_auc(scored), abs=0.02)
 
 
 def test_one_by_one_and_in_two_processes_give_the_same_table(
@@ -190,7 +209,7 @@ def test_one_by_one_and_in_two_processes_give_the_same_table(
 ) -> None:
     expected, _ = run_sweep(plan, planted, done)
     alone, notes = run_sweep(plan, planted, tmp_path / "alone", mode="alone")
-    assert not any(one.together for one in alone)
+    assert not any(one.together for one in alone.values())
     assert notes == []
     assert_near(alone, expected)
     small = plan_of(planted, ORDERS, seeds=1)
@@ -202,18 +221,19 @@ def test_one_by_one_and_in_two_processes_give_the_same_table(
 def test_small_chunks_give_the_same_table(
     planted: Dataset, plan: SweepPlan, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_TOGETHER", 3)
+    monkeypatch.setattr(batched, "MOST_TOGETHER", 3)
+    calls = watched(monkeypatch)
     found, _ = run_sweep(plan, planted, tmp_path / "small")
-    assert len(list((tmp_path / "small" / "trials").iterdir())) == 6
+    assert calls == [3, 3, 3, 3, 3, 1]
     assert_near(found, run_sweep(plan, planted, done)[0])
 
 
 def test_large_graphs_are_trained_one_by_one_and_said(
     planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BYTES_TOGETHER", 1)
+    monkeypatch.setattr(batched, "BYTES_TOGETHER", 1)
     found, notes = run_sweep(plan_of(planted, ORDERS, seeds=1), planted, tmp_path / "large")
-    assert not any(one.together for one in found)
+    assert not any(one.together for one in found.values())
     assert len(notes) == 1
     assert "2 trials are trained one by one: graphs of " in notes[0]
     assert "too large for several to fit in memory" in notes[0]
@@ -223,16 +243,16 @@ def test_what_cannot_be_together_is_said(planted: Dataset, tmp_path: Path) -> No
     plan = plan_of(planted, ORDERS, seeds=1, training=QUICK.model_copy(update={"operator_nonnegative": True}))
     found, notes = run_sweep(plan, planted, tmp_path / "out")
     assert notes == ["2 trials are trained one by one: operator_nonnegative"]
-    assert not any(one.together for one in found)
+    assert not any(one.together for one in found.values())
 
 
 def test_a_sweep_goes_on_where_it_was(
     planted: Dataset, plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_TOGETHER", 4)
+    monkeypatch.setattr(batched, "MOST_TOGETHER", 4)
     whole, _ = run_sweep(plan, planted, tmp_path / "whole")
     calls: list[int] = []
-    train = module.fit_together
+    train = experiment.fit_together
 
     def dies_at_third(*args, **kwargs):
         calls.append(1)
@@ -240,15 +260,15 @@ def test_a_sweep_goes_on_where_it_was(
             raise KeyboardInterrupt
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(module, "fit_together", dies_at_third)
+    monkeypatch.setattr(experiment, "fit_together", dies_at_third)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(plan, planted, tmp_path / "cut")
-    (tmp_path / "cut" / "trials" / ".0123.partial").write_bytes(b"half")
+    (tmp_path / "cut" / "cells" / ".0123.partial").write_bytes(b"half")
     told: list[tuple[int, int]] = []
-    again, _ = run_sweep(plan, planted, tmp_path / "cut", on_trial=lambda done, total: told.append((done, total)))
+    again, _ = run_sweep(plan, planted, tmp_path / "cut", on_cell=lambda done, total: told.append((done, total)))
     assert told == [(8, 16), (12, 16), (16, 16)]
     assert values_of(again) == values_of(whole)
-    assert not list((tmp_path / "cut" / "trials").glob(".*"))
+    assert not list((tmp_path / "cut" / "cells").glob(".*"))
     assert tabulate(plan, again) == tabulate(plan, whole)
 
 
@@ -271,31 +291,31 @@ def test_a_diverged_configuration_is_never_the_pick(planted: Dataset, tmp_path: 
     assert math.isfinite(table.rows[0].validation_loss)
 
 
-def made_result(trial: int, loss: float, parameters: int = 10) -> TrialResult:
-    return TrialResult(trial, trial % 2, True, 0.5, loss, 1.0, parameters)
+def made_result(loss: float, parameters: int = 10) -> TrialResult:
+    return TrialResult(together=True, loss=0.5, validation_loss=loss, validation_auc=1.0, parameters=parameters)
 
 
 def test_the_pick_is_the_lowest_mean_then_the_smallest(planted: Dataset) -> None:
     plan = plan_of(planted, {"fusion.order": (1, 2, 3)})
-    losses = [(0.4, 0.2), (0.1, 0.5), (0.3, 0.3)]
-    results = [made_result(2 * row + seed, loss) for row, pair in enumerate(losses) for seed, loss in enumerate(pair)]
-    test = {trial: {"micro_auc": value} for trial, value in enumerate((0.5, 0.7, 0.9, 0.9, 0.6, 0.6))}
+    cells, losses = plan.cells(), [0.4, 0.2, 0.1, 0.5, 0.3, 0.3]
+    results = {cell: made_result(loss) for cell, loss in zip(cells, losses, strict=True)}
+    test = {cell: {"micro_auc": value} for cell, value in zip(cells, (0.5, 0.7, 0.9, 0.9, 0.6, 0.6), strict=True)}
     table = tabulate(plan, results, test=test)
     assert table.default == 1
     assert [row.validation_loss for row in table.rows] == pytest.approx([0.3, 0.3, 0.3])
     assert table.rows[0].trials == (1, 0)
+    assert table.cells_of(table.rows[0]) == [cells[1], cells[0]]
     assert table.test_best == 1
     assert tabulate(plan, results).test_best is None
-    two = tabulate(plan, results, test={trial: test[trial] for trial in range(3)})  # the second configuration by half
+    two = tabulate(plan, results, test={cell: test[cell] for cell in cells[:3]})  # the second configuration by half
     assert two.test_best is None
     assert [row.test for row in two.rows] == [{"micro_auc": pytest.approx(0.6)}, {}, {}]
-    smaller = [*results[:4], made_result(4, 0.3, 5), made_result(5, 0.3, 5)]
-    rounded = [TrialResult(**{**vars(one), "validation_loss": 0.3}) for one in smaller]
-    assert tabulate(plan, rounded).pick == 2
+    smaller = {cell: made_result(0.3, 5 if place > 3 else 10) for place, cell in enumerate(cells)}
+    assert tabulate(plan, smaller).pick == 2
     with pytest.raises(DataError, match="not finished: got 5 of 6 trials"):
-        tabulate(plan, results[:5])
+        tabulate(plan, {cell: results[cell] for cell in cells[:5]})
     with pytest.raises(DataError, match="no configuration has a finite validation loss"):
-        tabulate(plan, [made_result(number, math.nan) for number in range(6)])
+        tabulate(plan, {cell: made_result(math.nan) for cell in cells})
 
 
 @pytest.mark.parametrize(
@@ -352,9 +372,9 @@ def test_wrong_settings_are_refused(planted: Dataset) -> None:
     with pytest.raises(ParameterError, match="'method' parameter of sweep"):
         plan_of(planted, method="concat")
     with pytest.raises(ParameterError, match="'rows' parameter of PaperFusion"):
-        plan_of(planted, options={"rows": "diagonal"})
+        plan_of(planted, options={"lego-paper": {"rows": "diagonal"}})
     with pytest.raises(ParameterError, match="fusion 'lego-paper' has no option 'nodes'"):
-        plan_of(planted, options={"nodes": 4})
+        plan_of(planted, options={"lego-paper": {"nodes": 4}})
     with pytest.raises(DataError, match="modality 'smell' is missing"):
         plan_of(planted, modalities=["smell"])
     with pytest.raises(ParameterError, match="'mode' parameter"):
@@ -365,29 +385,34 @@ def test_default_grids_and_order_of_trials(planted: Dataset) -> None:
     plan = make_sweep_plan(planted, method="lego-paper", validation=0.4)
     assert plan.grid == {"fusion.order.motion": (1, 2, 3), "fusion.order.text": (1, 2, 3)}
     assert plan.default == {"fusion.order.motion": 2, "fusion.order.text": 2}
-    orders = [trial.settings.options_of("lego-paper")["order"] for trial in plan.trials()]
+    orders = [plan.settings(cell).options_of("lego-paper")["order"] for cell in plan.cells()]
     assert orders == [{"motion": p, "text": q} for p in (1, 2, 3) for q in (1, 2, 3)]
     plan = make_sweep_plan(planted, validation=0.4)
     assert list(plan.grid) == ["training.prior_departure"]
     assert plan.default == {"training.prior_departure": USUAL}
-    assert [trial.training.prior_departure / USUAL for trial in plan.trials()] == [0.25, 0.5, 1.0, 2.0, 4.0]
+    assert [plan.settings(cell).training.prior_departure / USUAL for cell in plan.cells()] == [0.25, 0.5, 1.0, 2.0, 4.0]
 
 
 def test_what_is_set_beside_the_grid_is_in_every_trial_and_in_the_default(planted: Dataset) -> None:
-    plan = plan_of(planted, {"fusion.order.text": (1, 3)}, seeds=1, options={"zero_order": "ones", "order": {"motion": 4}})
+    plan = plan_of(
+        planted, {"fusion.order.text": (1, 3)}, seeds=1, options={"lego-paper": {"zero_order": "ones", "order": {"motion": 4}}}
+    )
     assert plan.default == {"fusion.order.text": 2}
-    made = [plan.fusion(planted, trial).config() for trial in plan.trials()]
+    made = [plan.fusion(planted, cell).config() for cell in plan.cells()]
     assert [one["order"] for one in made] == [{"motion": 4, "text": order} for order in (1, 3, 2)]
     assert {one["zero_order"] for one in made} == {"ones"}
 
 
-def test_trials_of_several_readings_are_trained_together_each_with_its_own(planted: Dataset, tmp_path: Path) -> None:
+def test_trials_of_several_readings_are_trained_together_each_with_its_own(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = plan_of(
         planted, {"fusion.rows": ("ordered", "sorted"), "fusion.zero_order": ("identity", "ones"), **ORDERS}, seeds=1
     )
+    calls = watched(monkeypatch)
     together, _ = run_sweep(plan, planted, tmp_path / "together")
-    assert all(one.together for one in together)
-    assert len(list((tmp_path / "together" / "trials").iterdir())) == 4
+    assert all(one.together for one in together.values())
+    assert calls == [2, 2, 2, 2]
     alone, _ = run_sweep(plan, planted, tmp_path / "alone", mode="alone")
     assert_near(together, alone)
 
@@ -418,20 +443,21 @@ def test_words_of_a_grid() -> None:
 
 def test_a_damaged_file_of_trials_is_named(planted: Dataset, plan: SweepPlan, done: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(done, tmp_path / "out"))
-    path = sorted((folder / "trials").iterdir())[0]
+    cell = plan.cells()[0]
+    path = folder / "cells" / cell.file
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(CheckpointError, match=path.name):
+    with pytest.raises(CheckpointError, match=re.escape(path.name)):
         run_sweep(plan, planted, folder)
     path.unlink()
-    with pytest.raises(CheckpointError, match="is not trained yet"):
-        load_trial(plan, planted, folder, 0)
+    with pytest.raises(CheckpointError, match="a cell cannot be read"):
+        trained(plan, planted, folder, cell)
 
 
 def test_a_trial_that_fails_is_one_line(planted: Dataset, plan: SweepPlan, tmp_path: Path, monkeypatch) -> None:
     def fails(*args, **kwargs):
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr(module, "fit_together", fails)
+    monkeypatch.setattr(experiment, "fit_together", fails)
     with pytest.raises(LegoFusionError, match="a trial failed: RuntimeError: out of memory"):
         run_sweep(plan, planted, tmp_path / "out")
 
@@ -440,7 +466,7 @@ def test_half_precision_graphs_and_a_shared_cache(planted: Dataset, plan: SweepP
     half, _ = run_sweep(plan_of(planted, dtype="float16"), planted, tmp_path / "half", cache=tmp_path / "graphs")
     assert not (tmp_path / "half" / "graphs").exists()
     assert "float16" in next((tmp_path / "graphs").iterdir()).name
-    for one, other in zip(half, run_sweep(plan, planted, done)[0], strict=True):
+    for one, other in zip(half.values(), run_sweep(plan, planted, done)[0].values(), strict=True):
         assert one.validation_loss == pytest.approx(other.validation_loss, abs=0.02)
 
 
@@ -455,8 +481,17 @@ def test_three_modalities_at_high_orders(write_planted: Callable[..., Dataset], 
     for path in (dataset.root / "features" / "words").glob("*.json"):
         path.unlink()
     three = Dataset.open(dataset.root)
-    plan = plan_of(three, {"fusion.order": (7, 8)}, seeds=1, options={"form": "joint"})
+    plan = plan_of(three, {"fusion.order": (7, 8)}, seeds=1, options={"lego-paper": {"form": "joint"}})
     together, _ = run_sweep(plan, three, tmp_path / "together")
     alone, _ = run_sweep(plan, three, tmp_path / "alone", mode="alone")
-    assert all(one.together for one in together)
+    assert all(one.together for one in together.values())
     assert_near(together, alone)
+
+
+def test_cells_of_an_earlier_version_are_refused(planted: Dataset, plan: SweepPlan, tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    with pytest.raises(
+        CheckpointError, match=r"a sweep of an earlier version.*delete the folder and give the same command again"
+    ):
+        run_sweep(plan, planted, tmp_path)

@@ -25,7 +25,7 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from ..study.comparison_table import Comparison
+    from ..study.table import Comparison
 
 
 @one_line_errors
@@ -90,9 +90,9 @@ def compare(
     from ..learn.processes import process_group
     from ..learn.settings import read_settings
     from ..report.comparison_files import FIGURE_FILE, FIGURE_KINDS, comparison_figure, save_comparison
-    from ..study.comparison_plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
-    from ..study.comparison_table import compare as run
-    from ..study.comparison_table import summarise
+    from ..study.plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+    from ..study.table import compare as run
+    from ..study.table import summarise
 
     datasets = [group_videos(Dataset.open(path), group_by) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
@@ -104,8 +104,7 @@ def compare(
         fusions=compared,
         references=references,
         seeds=seeds,
-        splits="resplits" if resplits else splits,
-        count=resplits or 10,
+        splits=resplits or splits,
         conditions=names(conditions),
         validation=validation,
         test_best=test_best,
@@ -142,24 +141,16 @@ def compare(
 
 
 def _print_outcome(out: Path, comparison: Comparison, files: Mapping[str, Path], *, json: bool) -> None:
-    from ..report.comparison_files import document
+    from ..report.comparison_files import document, rules, sections, table
 
     if json:
         print_json({"folder": str(out), **document(comparison), "files": as_text(files)})
-    else:
-        _show(comparison, as_text(files))
-
-
-def _show(comparison: Comparison, files: dict[str, str]) -> None:
-    from ..report.comparison_files import rules, sections, table
-
+        return
     for title, rows in sections(comparison):
         typer.echo(title)
         headings, cells = table(comparison, rows, brief=True)
         broken = [heading.replace(" ", "\n", 1) for heading in headings]
         print_table(broken, cells, left=headings.index("method") + 1, whole=True)
-    for line in rules(comparison):
+    for line in (*rules(comparison), *(f"{name}: {path}" for name, path in files.items())):
         typer.echo(line)
-    for name, path in files.items():
-        typer.echo(f"{name}: {path}")
     warn(comparison.notes)

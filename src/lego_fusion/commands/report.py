@@ -46,7 +46,7 @@ def report(
     Example: lego-fusion report my-run --data my-dataset --out report.html
     """
     from ..errors import check_number
-    from ..report.figures import load_matplotlib
+    from ..report.figures import new_figure
     from ..report.report_page import plotly_script
     from ..report.run_report import check_place, save_report
 
@@ -54,7 +54,7 @@ def report(
     check_place(out)
     plotly_script()  # before anything long runs
     if figures is not None:
-        load_matplotlib()
+        new_figure(1, 1)
     dataset = _dataset(data, video, videos, videos_in)
     if video is None:
         assert dataset is not None  # noqa: S101 - narrows the type for mypy

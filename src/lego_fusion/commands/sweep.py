@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,10 +25,7 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from ..data.dataset import Dataset
-    from ..learn.detector import Detector
-    from ..study.sweep_plan import SweepPlan
-    from ..study.sweep_table import SweepTable
+    from ..study.table import SweepTable
 
 _SHOWN = 10  # rows on the terminal
 
@@ -90,103 +86,61 @@ def sweep(
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
     from ..errors import ParameterError, check_choice
+    from ..learn.processes import process_group
     from ..learn.settings import read_settings
     from ..learn.splits import division_warnings, training_split
-    from ..study.sweep_plan import METHODS, make_sweep_plan, parse_grid
+    from ..study.batched import MODES
+    from ..study.experiment import measurable, measure_on_test, run_sweep, save_trained
+    from ..study.plan import METHODS, make_sweep_plan, parse_grid, parse_space
+    from ..study.search import run_search
+    from ..study.table import tabulate
 
     data = group_videos(Dataset.open(dataset), group_by)
     check_choice(fusion, "fusion", "sweep", METHODS)
-    read = read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=[fusion])
-    settings = {
-        "modalities": names(modalities),
-        "method": fusion,
-        "options": read.options_of(fusion),
-        "nodes": read.nodes,
-        "hidden": read.hidden,
-        "seeds": seeds,
-        "training": read.training,
-        "validation": validation,
-        "smoothing": read.smoothing,
-        "dtype": check_choice(cache_type, "cache_type", "sweep", ("float32", "float16")),
-    }
+    check_choice(mode, "mode", "sweep", MODES)
     if search and test:
         raise ParameterError("--test goes with a grid", fix="leave it out: the pick is measured on the test videos anyway")
     if search and (devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         fix = "give the same command on each machine, with one --storage URL"
         raise ParameterError("a search is not shared by the processes of one command", got=f"--search {search}", fix=fix)
+    values, spans = parse_space(grid or []) if search else (parse_grid(grid or []), [])
+    plan = make_sweep_plan(
+        data,
+        values or None,
+        modalities=names(modalities),
+        method=fusion,
+        seeds=seeds,
+        validation=validation,
+        dtype=check_choice(cache_type, "cache_type", "sweep", ("float32", "float16")),
+        search=search,
+        spans=spans,
+        settings=read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=[fusion]),
+    )
     warn(division_warnings(data, training_split(data)))
-    if search:
-        table, detector = _search(data, out, grid, settings, search, storage, workers, cache)
-    else:
-        plan = make_sweep_plan(data, parse_grid(grid) if grid else None, **settings)
-        table, detector = _sweep(plan, data, out, mode, workers, cache, devices, test=test)
-    _print_outcome(data, out, table, detector, cache, json=json)
-
-
-def _sweep(
-    plan: SweepPlan, data: Dataset, out: Path, mode: str, workers: int | None, cache: str, devices: int, *, test: bool
-) -> tuple[SweepTable, Detector]:
-    from ..errors import check_choice
-    from ..learn.processes import process_group
-    from ..study.sweep_run import MODES, load_trial, measurable, measure_on_test, run_sweep
-    from ..study.sweep_table import tabulate
-
-    check_choice(mode, "mode", "sweep", MODES)
     doing = f"training {len(plan.configurations())} configurations" + (f" with {plan.seeds} seeds" if plan.seeds > 1 else "")
-    with process_group(devices) as ranks, progress(doing) as notify:
-        given: dict[str, Any] = {"mode": mode, "workers": workers if ranks.size == 1 else 1, "cache": cache}
-        results, notes = run_sweep(plan, data, out, on_trial=notify, ranks=ranks, **given)
+    with process_group(devices) as ranks, progress(f"searching with {search} trials" if search else doing) as notify:
+        if search:
+            results, notes = run_search(plan, data, out, storage=storage, workers=workers, cache=cache, on_cell=notify)
+        else:
+            shared = {"workers": workers if ranks.size == 1 else 1, "ranks": ranks}
+            results, notes = run_sweep(plan, data, out, mode=mode, cache=cache, on_cell=notify, **shared)
     if not ranks.first:
         raise typer.Exit
     table = tabulate(plan, results, notes=notes)
     if test or measurable(plan, data):  # the choice is made
         rows = table.rows if test else [table.rows[number] for number in dict.fromkeys((table.pick, table.default))]
         with progress("measuring on the test videos") as notify:
-            trials = [trial for row in rows for trial in row.trials]
-            measured = measure_on_test(plan, data, out, trials, cache=cache, on_trial=notify)
+            measured = measure_on_test(plan, data, out, table.cells_of(*rows), cache=cache, on_cell=notify)
         table = tabulate(plan, results, test=measured, notes=notes)
-    return table, load_trial(plan, data, out, table.rows[table.pick].trials[0], cache=cache)
+    save_trained(plan, data, out, table.cells_of(table.rows[table.pick])[0], out / "pick", cache=cache)
+    _print_outcome(out, table, json=json)
 
 
-def _search(
-    data: Dataset,
-    out: Path,
-    words: Sequence[str] | None,
-    settings: dict[str, Any],
-    trials: int,
-    storage: str,
-    workers: int | None,
-    cache: str,
-) -> tuple[SweepTable, Detector]:
-    from ..study.search import Space, grid_of, make_search_plan, parse_space, run_search
-    from ..study.sweep_plan import default_grid, make_sweep_plan
-
-    usual = default_grid(settings["method"], settings["modalities"] or list(data.modalities))
-    space = parse_space(words) if words else {key: Space(values=values) for key, values in usual.items()}
-    search = make_search_plan(make_sweep_plan(data, grid_of(space), **settings), space, trials)
-    with progress(f"searching with {trials} trials") as notify:
-        return run_search(search, data, out, storage=storage, workers=workers, cache=cache, on_trial=notify)
-
-
-def _save_pick(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str) -> Path:
-    """The chosen model as a run folder."""
-    from ..learn.runs import save_run
-    from ..study.sweep_run import training_bags
-
-    plan, row = table.plan, table.rows[table.pick]
-    trial = plan.trial(0, row.values, row.trials[0] % plan.seeds)
-    train = training_bags(plan, data, out, trial, cache=cache)
-    settings = trial.settings
-    facts: dict[str, Any] = {"method": plan.method, "nodes": settings.nodes, "options": settings.options_of(plan.method)}
-    save_run(out / "pick", detector, data, plan.split, settings.training, train, smoothing=plan.smoothing, **facts)
-    return out / "pick"
-
-
-def _print_outcome(data: Dataset, out: Path, table: SweepTable, detector: Detector, cache: str, *, json: bool) -> None:
+def _print_outcome(out: Path, table: SweepTable, *, json: bool) -> None:
     from ..errors import DataError, MissingExtraError
     from ..report.sweep_files import FIGURE_FILE, best_rows, document, headings, save_sweep, sweep_heat_map, verdict
 
-    files = save_sweep(out, table) | {"pick": _save_pick(data, out, table, detector, cache)}
+    files = save_sweep(out, table) | {"pick": out / "pick"}
     try:
         files["figure"] = sweep_heat_map(out / FIGURE_FILE, table)
     except (MissingExtraError, DataError) as error:
@@ -195,9 +149,7 @@ def _print_outcome(data: Dataset, out: Path, table: SweepTable, detector: Detect
         print_json({"folder": str(out), **document(table), "files": as_text(files)})
         return
     print_table(headings(table), best_rows(table, _SHOWN))
-    for line in verdict(table):
+    for line in (*verdict(table), *(f"{name}: {path}" for name, path in as_text(files).items())):
         typer.echo(line)
-    for name, path in as_text(files).items():
-        typer.echo(f"{name}: {path}")
     for note in table.notes:
         remark(f"note: {note}")

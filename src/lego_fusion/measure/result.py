@@ -169,7 +169,17 @@ def markdown_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS, 
         ParameterError: If a column is unknown.
     """
     heading = [column.removeprefix("extra.").replace("_", " ") for column in columns]
-    lines = [heading, ["---"] * len(columns), *rows(results, columns, digits=digits)]
+    return pipe_table(heading, rows(results, columns, digits=digits))
+
+
+def pipe_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    r"""Cells as a Markdown table, its lines joined, without a final line break.
+
+    Example:
+        >>> pipe_table(["name", "value"], [["a|b", "1"]]).splitlines()
+        ['| name | value |', '| --- | --- |', '| a\\|b | 1 |']
+    """
+    lines = [headings, ["---"] * len(headings), *cells]
     return "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 

@@ -12,12 +12,13 @@ from ..learn.conditions import parse_condition
 from ..learn.methods import UNLEARNED
 from ..learn.settings import Settings, as_word
 from ..measure.ranking import TOP_SHARE
-from ..measure.result import save_results
-from ..study.cells import Plan
-from ..study.comparison_plan import ALL_FUSIONS, SPLITS
-from ..study.comparison_table import BEST, OURS, UNFINISHED, Comparison, Row, together
-from ..writing import written_whole
-from .figures import CURVE, TRUTH, load_matplotlib, save_figure
+from ..measure.result import pipe_table, save_results
+from ..study.cells import ComparisonPlan
+from ..study.plan import ALL_FUSIONS, SPLITS
+from ..study.table import BEST, OURS, UNFINISHED, Comparison, Row, together
+from ..writing import write_text
+from .figures import CURVE, TRUTH, new_figure, save_figure
+from .pages import environment
 
 RECORDS_FILE, MARKDOWN_FILE, JSON_FILE = "results.jsonl", "table.md", "table.json"
 
@@ -27,7 +28,7 @@ def save_comparison(folder: str | Path, comparison: Comparison) -> dict[str, Pat
 
     Args:
         folder: Of the comparison.
-        comparison: What ``study.comparison_table.summarise`` returned.
+        comparison: What ``study.table.summarise`` returned.
 
     Returns:
         The files by their kind: records, markdown, json.
@@ -35,9 +36,8 @@ def save_comparison(folder: str | Path, comparison: Comparison) -> dict[str, Pat
     folder = Path(folder)
     files = {"records": folder / RECORDS_FILE, "markdown": folder / MARKDOWN_FILE, "json": folder / JSON_FILE}
     save_results(files["records"], comparison.records)
-    for path, text in ((files["markdown"], markdown(comparison)), (files["json"], json.dumps(document(comparison), indent=1))):
-        with written_whole(path) as file:
-            file.write(f"{text}\n".encode())
+    write_text(files["markdown"], f"{markdown(comparison)}\n")
+    write_text(files["json"], json.dumps(document(comparison), indent=1) + "\n")
     return files
 
 
@@ -50,7 +50,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "baseline": comparison.baseline or None,
         "unfinished": comparison.unfinished,
         "rows": [asdict(row) for row in comparison.rows],
-        "rules": list(rules(comparison)),
+        "rules": rules(comparison),
         "notes": list(comparison.notes),
     }
 
@@ -59,9 +59,7 @@ def markdown(comparison: Comparison) -> str:
     """The table as Markdown, one for each dataset and one for all together, rules and notes below."""
     parts = []
     for title, rows in blocks(comparison):
-        headings, cells = table(comparison, rows)
-        lines = [headings, ["---"] * len(headings), *cells]
-        parts.append(f"### {title}\n\n" + "\n".join(f"| {' | '.join(map(_in_cell, line))} |" for line in lines))
+        parts.append(f"### {title}\n\n{pipe_table(*table(comparison, rows))}")
     parts.append("\n".join(f"* {rule}" for rule in rules(comparison)))
     if comparison.notes:
         parts.append("Notes:\n\n" + "\n".join(f"* {note}" for note in comparison.notes))
@@ -87,72 +85,14 @@ def table(comparison: Comparison, rows: Sequence[Row], *, brief: bool = False) -
     return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
 
 
-def rules(comparison: Comparison) -> Iterator[str]:
+def rules(comparison: Comparison) -> list[str]:
     """How the numbers of a comparison were made, one line each."""
-    plan, training = comparison.plan, comparison.plan.training
-    batch = "all videos a step" if training.batch_size is None else f"{training.batch_size} videos a step"
-    selected = "the last step" if training.selection == "last-step" else "the step with the lowest validation loss"
-    yield (
-        "AUC in percent, on the real frames of the test videos: micro pools the frames of all, abnormal those of abnormal "
-        "videos alone. AP is the average precision of the frames of all."
-    )
-    yield (
-        f"Video AUC and video AP count videos, not frames: a video's score is the mean over its {TOP_SHARE} of highest-scored "
-        "frames, as long as the 3 of 32 segments that the bag loss reads."
-    )
-    yield (
-        f"Every fusion has the same head, {training.steps} steps of Adam at {training.learning_rate:g}, {batch}, the same bag "
-        f"loss, and is taken at {selected}; no test video has a part in it, nothing is set per dataset."
-    )
-    if plan.smoothing:
-        yield f"The scores of every method alike are smoothed by a Gaussian of {plan.smoothing:g} s before they are measured."
-    if "lego" in plan.fusions:
-        yield (
-            f"lego has a linear head of its own, fitted to the sum of the same bag losses by at most {training.iterations} "
-            f"iterations of L-BFGS with normal priors (width {training.prior_departure:g} of its departure), nothing random; "
-            f"the others start at random (weight decay {training.weight_decay:g})."
-        )
-    for fusion, options in plan.options.items():
-        yield f"{fusion} with {', '.join(f'{name}={as_word(value)}' for name, value in options.items())}."
-    if (plan.nodes, plan.hidden) != (Settings.nodes, Settings.hidden):
-        yield f"{plan.nodes} segments a video, {plan.hidden} units in the head."
-    yield from _interval_rules(plan)
-    yield from _baseline_rules(comparison.baseline)
-    if plan.conditions != ("clean",):
-        yield "A condition changes the features for every method alike; levels of noise are in deviations of each column."
-    if plan.references:
-        yield "nearest-neighbours, nearest-cells and flow-energy learn nothing."
-    if set(ALL_FUSIONS) <= set(plan.fusions) and "mtn" not in plan.fusions:
-        yield "mtn is left out of 'all', since it trains a hundred times as long as the others; name it to compare it."
-    if plan.test_best:
-        yield (
-            f"Untrained: the start. Optimism gap: how much higher the best of all looks at the test videos (one every "
-            f"{training.check_every} steps) is than the number reported; nobody reaches it without test labels."
-        )
-    yield "Seconds are wall-clock time of one run on one thread, with other runs beside it."
-
-
-def _interval_rules(plan: Plan) -> Iterator[str]:
-    if all(len(dataset.splits) == 1 for dataset in plan.datasets):
-        yield "[low, high]: 95 % bootstrap interval over test videos and seeds."
-    else:
-        yield (
-            "± and [low, high]: standard deviation and 95 % bootstrap interval over splits, each split being its mean over "
-            "seeds. Splits of one dataset share videos: the interval describes the spread over splits, not over new videos."
-        )
-    if len(plan.datasets) > 1:
-        yield f"In the rows of {together(plan)} each dataset is its mean over splits and seeds, and datasets are drawn."
-
-
-def _baseline_rules(baseline: str) -> Iterator[str]:
-    if baseline == BEST:
-        yield (
-            "Difference: micro AUC minus that of the best baseline, on the same videos, splits, seeds and resamples. The best "
-            "baseline of a modality set is the fusion other than lego with the highest mean on these very test numbers: a "
-            "choice in its favour."
-        )
-    elif baseline:
-        yield f"Difference: micro AUC minus that of {baseline}, on the same videos, splits, seeds and resamples."
+    plan = comparison.plan
+    facts = {"plan": plan, "training": plan.training, "baseline": comparison.baseline, "best": BEST, "top_share": TOP_SHARE}
+    facts |= {"usual_shape": (plan.nodes, plan.hidden) == (Settings.nodes, Settings.hidden), "together": together(plan)}
+    facts |= {"mtn_left_out": set(ALL_FUSIONS) <= set(plan.fusions) and "mtn" not in plan.fusions, "as_word": as_word}
+    text = environment().get_template("comparison_rules.txt").render(facts)
+    return [line for line in text.splitlines() if line]
 
 
 def _columns(comparison: Comparison, brief: bool, baselines: Collection[str]) -> dict[str, Callable[[Row], str]]:
@@ -206,15 +146,11 @@ def _percent(value: float | None, *, sign: str = "") -> str:
     return "-" if value is None else f"{100 * value:{sign}.1f}"
 
 
-def _splits(plan: Plan, dataset: str) -> str:
+def _splits(plan: ComparisonPlan, dataset: str) -> str:
     seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''}"
     counts = {len(one.splits) for one in plan.datasets if one.name == dataset} or {len(one.splits) for one in plan.datasets}
     count = "" if plan.split_kind == "own" else f"{max(counts)} "
     return f"{count}{SPLITS[plan.split_kind].title}, {seeds}"
-
-
-def _in_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
 
 
 FIGURE_FILE = "comparison.png"
@@ -233,7 +169,7 @@ def comparison_figure(path: str | Path, comparison: Comparison) -> Path:
 
     Args:
         path: PNG, SVG or PDF file to write.
-        comparison: What ``study.comparison_table.summarise`` returned.
+        comparison: What ``study.table.summarise`` returned.
 
     Returns:
         The path.
@@ -241,15 +177,13 @@ def comparison_figure(path: str | Path, comparison: Comparison) -> Path:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    figure_class, canvas = load_matplotlib()
     rows = [row for row in comparison.rows if row.dataset == comparison.rows[-1].dataset]
     families = _families(comparison.plan.conditions)
     panels = _level_panels(rows, families) if families else _clean_panels(rows)
     most = max(len(members) for _, members in panels)
     columns, lines = min(len(panels), PANELS), -(-len(panels) // PANELS)
     size = (4.2 * columns + (1.6 if families else 0.0), 0.6 + lines * (3.0 if families else 0.8 + 0.27 * most))
-    figure = figure_class(figsize=size, layout="constrained")
-    canvas(figure)
+    figure = new_figure(*size)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=not families, sharey=bool(families)).ravel()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)

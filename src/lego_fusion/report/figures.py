@@ -55,10 +55,8 @@ def score_curves(
     columns: int = 1,
 ) -> None:
     """Draw several videos' curves in one figure: (title, scores, truth or None) each, ``columns`` beside each other."""
-    figure_class, canvas = load_matplotlib()
     rows = -(-len(curves) // columns)
-    figure = figure_class(figsize=(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows), layout="constrained")
-    canvas(figure)
+    figure = new_figure(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, scores, truth) in zip(axes, curves, strict=False):
         _draw_curve(axis, title, scores, truth, fps)
@@ -84,14 +82,12 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     """
     if not coefficients:
         raise DataError("there are no coefficients to draw", expected="a share for every kernel", fix="fit the estimator first")
-    figure_class, canvas = load_matplotlib()
     ranked = sorted(coefficients.items(), key=lambda pair: -pair[1])
     shown, others = dict(ranked[:most]), ranked[most:]
     if others:
         shown[f"{len(others)} others"] = sum(share for _, share in others)
     colours = [TRUTH if " * " in name else CURVE for name in shown]
-    figure = figure_class(figsize=(7, 0.9 + 0.28 * len(shown)), layout="constrained")
-    canvas(figure)
+    figure = new_figure(7, 0.9 + 0.28 * len(shown))
     axis = figure.subplots()
     axis.barh(list(shown), [100 * share for share in shown.values()], color=colours)
     axis.invert_yaxis()
@@ -122,9 +118,7 @@ def share_lines(path: str | Path, steps: Sequence[int], shares: Mapping[str, Seq
             expected=f"{len(steps)} shares",
             got=len(shares[wrong[0]]) if wrong else "none",
         )
-    figure_class, canvas = load_matplotlib()
-    figure = figure_class(figsize=(8, 3.6), layout="constrained")
-    canvas(figure)
+    figure = new_figure(8, 3.6)
     axis = figure.subplots()
     axis.axhline(0, color="0.8", lw=0.8)
     for number, (name, line) in enumerate(shares.items()):
@@ -161,14 +155,16 @@ def save_figure(path: str | Path, figure: Any) -> None:
         figure.savefig(file, format=path.suffix.removeprefix(".") or "png", dpi=130)
 
 
-def load_matplotlib() -> tuple[Any, Any]:
-    """Figure and canvas of matplotlib; ``MissingExtraError`` where it is not installed."""
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches, that needs no display; ``MissingExtraError`` where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report") from error
-    return Figure, FigureCanvasAgg
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def heat_map(
@@ -194,10 +190,8 @@ def heat_map(
     """
     if not pictures:
         raise DataError("there is no picture to draw", where=path, expected="frames and heat maps")
-    figure_class, canvas = load_matplotlib()
     rows = -(-len(pictures) // columns)
-    figure = figure_class(figsize=(4.6 * columns, 3.3 * rows), layout="constrained")
-    canvas(figure)
+    figure = new_figure(4.6 * columns, 3.3 * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     low, high = min(float(heat.min()) for *_, heat in pictures), max(float(heat.max()) for *_, heat in pictures)
     shown = None
@@ -252,10 +246,8 @@ def save_report_figures(
 
 def video_figure(reading: VideoReading) -> Any:
     """The curve of one video in logits with events and ground truth, above the graphs with the rows of its highest moment."""
-    figure_class, canvas = load_matplotlib()
     graphs = {**reading.graphs, **({"fused graph": reading.fused} if reading.fused is not None else {})}
-    figure = figure_class(figsize=(9, 5.2 if graphs else 2.8), layout="constrained")
-    canvas(figure)
+    figure = new_figure(9, 5.2 if graphs else 2.8)
     parts = figure.subfigures(2, 1, height_ratios=[1, 1.05]) if graphs else [figure]
     moments = moments_of(reading)
     peak = moments[peak_moments(reading, moments)[0]]
@@ -273,9 +265,7 @@ def video_figure(reading: VideoReading) -> Any:
 
 def operator_figure(coefficients: tuple[CoefficientTable, ...]) -> Any:
     """The coefficients of each pair of modalities as a heat map with its numbers."""
-    figure_class, canvas = load_matplotlib()
-    figure = figure_class(figsize=(4.2 * len(coefficients), 3.4), layout="constrained")
-    canvas(figure)
+    figure = new_figure(4.2 * len(coefficients), 3.4)
     most = max(max(float(np.abs(table.values).max()) for table in coefficients), 1e-9)
     for axis, table in zip(np.ravel(figure.subplots(1, len(coefficients))), coefficients, strict=True):
         axis.imshow(table.values, cmap="PuOr_r", vmin=-most, vmax=most)

@@ -6,19 +6,20 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from pydantic import TypeAdapter
 
 from ..errors import DataError
 from ..learn.settings import as_word
-from ..study.sweep_table import SweepRow, SweepTable
-from ..writing import written_whole
-from .figures import load_matplotlib, save_figure
+from ..measure.result import pipe_table
+from ..study.table import SweepRow, SweepTable
+from ..writing import write_text
+from .figures import new_figure, save_figure
 
 CSV_FILE, JSON_FILE, MARKDOWN_FILE, FIGURE_FILE = "table.csv", "table.json", "table.md", "grid.png"
 TEST_BEST = "test-best"
@@ -31,16 +32,15 @@ def save_sweep(folder: str | Path, table: SweepTable) -> dict[str, Path]:
     files = {"csv": folder / CSV_FILE, "json": folder / JSON_FILE, "markdown": folder / MARKDOWN_FILE}
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([headings(table), *(_cells(table, row) for row in table.rows)])
-    contents = {"csv": text.getvalue(), "json": json.dumps(document(table), indent=1) + "\n", "markdown": markdown(table)}
-    for kind, path in files.items():
-        with written_whole(path) as file:
-            file.write(contents[kind].encode())
+    write_text(files["csv"], text.getvalue())
+    write_text(files["json"], json.dumps(document(table), indent=1) + "\n")
+    write_text(files["markdown"], markdown(table))
     return files
 
 
 def document(table: SweepTable) -> dict[str, Any]:
     """The table as JSON values; what is not a number is null."""
-    rows = [_without_nan(asdict(row)) for row in table.rows]
+    rows = json.loads(TypeAdapter(tuple[SweepRow, ...]).dump_json(table.rows))
     chosen: dict[str, Any] = {"pick": rows[table.pick], "default": rows[table.default], "rule": rule(table)}
     if table.test_best is not None:
         chosen[TEST_BEST] = rows[table.test_best]
@@ -98,12 +98,10 @@ def verdict(table: SweepTable) -> list[str]:
 def markdown(table: SweepTable, *, most: int = 30) -> str:
     """The best configurations as Markdown, and the rule below; the CSV file has all rows."""
     cells = best_rows(table, most)
-    lines = [headings(table), ["---"] * len(headings(table)), *cells]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     remarks = [*verdict(table), f"{len(cells)} of {len(table.rows)} configurations; {CSV_FILE} has all of them"]
     if table.test_best is not None:
         remarks.append(f"{TEST_BEST}: chosen on the test videos, which is no honest choice; it shows by how much that flatters")
-    return text + "\n\n" + "\n".join(f"* {remark}" for remark in (*remarks, *table.notes)) + "\n"
+    return pipe_table(headings(table), cells) + "\n\n" + "\n".join(f"* {remark}" for remark in (*remarks, *table.notes)) + "\n"
 
 
 def sweep_heat_map(path: str | Path, table: SweepTable) -> Path:
@@ -123,7 +121,6 @@ def sweep_heat_map(path: str | Path, table: SweepTable) -> Path:
         MissingExtraError: If matplotlib is not installed.
         DataError: If no parameter has more than one value.
     """
-    figure_class, canvas = load_matplotlib()
     rows, columns = _axes(table)
     loss, best = _grid(table, rows, columns)
     if not np.isfinite(loss).any():
@@ -134,8 +131,7 @@ def sweep_heat_map(path: str | Path, table: SweepTable) -> Path:
         maps.append(("test micro AUC (no part of the choice)", test, "viridis"))
     sizes = len(table.plan.grid[columns]), len(table.plan.grid.get(rows, (0,)))
     size = len(maps) * max(4.2, 1.8 + 0.6 * sizes[0]), max(2.4, 1.7 + 0.42 * sizes[1])
-    figure = figure_class(figsize=size, layout="constrained")
-    canvas(figure)
+    figure = new_figure(*size)
     for axis, (title, values, colours) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         _draw(axis, table, (rows, columns), title, values, colours, best)
     others = [key for key, given in table.plan.grid.items() if len(given) > 1 and key not in (rows, columns)]
@@ -153,6 +149,8 @@ def _draw(
     colours: str,
     best: Sequence[Sequence[int]],
 ) -> None:
+    from matplotlib.patches import Rectangle
+
     loss, top = colours != "viridis", float(np.nanmax(values))
     least = float(np.nanmin(values)) if loss else min(float(np.nanmin(values)), top - LEAST_AUC_RANGE)
     shown = axis.imshow(values, cmap=colours, vmin=least, vmax=top, origin="lower", aspect="auto")
@@ -169,14 +167,9 @@ def _draw(
             text = f"{value:.3g}" if loss else f"{value:.4f}"
             axis.text(place, line, text, ha="center", va="center", fontsize=7, color=colour)
         if best[line][place] == table.pick:
-            axis.add_patch(_frame(place, line))
+            corner = (place - 0.5, line - 0.5)
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.5))
     axis.set_title(f"{title}; framed: pick", fontsize=9, loc="left")
-
-
-def _frame(column: int, row: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=2.5)
 
 
 def _axes(table: SweepTable) -> tuple[str, str]:
@@ -229,11 +222,3 @@ def _number(value: float) -> str:
 
 def _last(value: float) -> float:
     return value if math.isfinite(value) else math.inf
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(one) for key, one in value.items()}
-    return list(value) if isinstance(value, tuple) else value

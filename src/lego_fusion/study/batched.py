@@ -12,38 +12,34 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..data.dataset import Dataset
 from ..errors import DataError, ParameterError
+from ..fusion.base import Fusion
 from ..graph.expansion import powers
 from ..graph.operator import JOINT_FORMS
 from ..learn.bags import Bags, mean_over_crops
 from ..learn.configuration import TrainingConfig
 from ..learn.detector import Detector
 from ..learn.train import batch_rows, start_of_training
+from .cells import Cell, SweepPlan
 
+Mode = Literal["auto", "together", "alone"]
+MODES: tuple[Mode, ...] = ("auto", "together", "alone")
+MOST_TOGETHER = 32  # detectors in one matrix product: more do not fit the processor's cache
+BYTES_TOGETHER = 2**28
+BYTES_PER_ENTRY = 48  # fused graph, sorted rows, their places and the gradients of all three
 MOST_TERMS = 256  # products of powers that are kept; a joint form with more multiplies its factors instead
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of torch.optim.AdamW, which trains a detector alone
 _SHARED = ("steps", "batch_size", "pooling", "selection", "check_every")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How one configuration ended.
-
-    Args:
-        loss: Training loss of the last step, with every term; NaN without a step.
-        best_step: Step whose weights were kept.
-    """
-
-    loss: float
-    best_step: int
 
 
 def why_alone(detector: Detector, config: TrainingConfig) -> str | None:
@@ -78,9 +74,59 @@ def bucket(detector: Detector, config: TrainingConfig) -> tuple[object, ...]:
     return (*own, *shared, None if config.batch_size is None else config.seed, config.degree_variance > 0)
 
 
+def frozen_stage(fusion: Fusion, nodes: int) -> str:
+    """Cells with equal answers share what the frozen stage of their fusions makes of the videos."""
+    return json.dumps([fusion.frozen_config(), nodes], sort_keys=True)
+
+
+def entries_of(plan: SweepPlan, dataset: Dataset, nodes: int) -> int:
+    """Numbers in the graphs inside the videos of all training bags."""
+    crops = max(dataset.modalities[name].crops for name in plan.modalities)
+    return len(plan.split.train) * crops * nodes**2
+
+
+def batches_of(
+    plan: SweepPlan, dataset: Dataset, cells: Sequence[Cell], untrained: Callable[[Cell], Detector], mode: Mode
+) -> tuple[list[tuple[str, bool, tuple[Cell, ...]]], list[str]]:
+    """Which cells are trained in one go; a function of plan, data and mode alone.
+
+    Args:
+        plan: Of the cells.
+        dataset: What they are trained on.
+        cells: In order.
+        untrained: Makes the untrained detector of a cell.
+        mode: As for ``experiment.run_cells``.
+
+    Returns:
+        For each batch its frozen stage, whether it is trained together, and its cells; and remarks why some are trained alone.
+    """
+    groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    notes: Counter[str] = Counter()
+    for number, cell in enumerate(cells):
+        detector, settings = untrained(cell), plan.settings(cell)
+        entries = entries_of(plan, dataset, settings.nodes)
+        room = min(MOST_TOGETHER, BYTES_TOGETHER // (entries * BYTES_PER_ENTRY))
+        stage, reason = frozen_stage(detector.fusion, settings.nodes), why_alone(detector, settings.training)
+        if reason is None and mode == "auto" and room < 2:
+            reason = f"graphs of {entries:,} entries, too large for several to fit in memory"
+        if reason is not None and mode != "alone" and (detector.reading_head is None or mode == "together"):
+            notes[reason] += 1
+        if mode == "alone" or reason is not None:
+            groups[stage, False, 1, number] = [((), number, cell)]
+        else:
+            orders = cast(Any, detector.fusion).operator.orders  # like orders share terms
+            key = (stage, True, max(1, room), bucket(detector, settings.training))
+            groups.setdefault(key, []).append((orders, number, cell))
+    batches: list[tuple[str, bool, tuple[Cell, ...]]] = []
+    for (stage, together, size, _), members in sorted(groups.items(), key=lambda one: one[0][0]):
+        ordered = [cell for _, _, cell in sorted(members, key=lambda one: one[:2])]
+        batches += [(stage, together, tuple(ordered[first : first + size])) for first in range(0, len(ordered), size)]
+    return batches, [f"{count} trials are trained one by one: {reason}" for reason, count in notes.items()]
+
+
 def fit_together(
     detectors: Sequence[Detector], train: Bags, configs: Sequence[TrainingConfig], *, validation: Bags | None = None
-) -> list[Trained]:
+) -> None:
     """Train several detectors as ``train.fit`` trains each alone.
 
     Args:
@@ -103,9 +149,7 @@ def fit_together(
         raise DataError("training together needs graphs", got="bags of features", fix="build them with graph_cache")
     for detector, config in zip(detectors, configs, strict=True):
         start_of_training(detector, train, config, validation)
-    if configs[0].steps == 0:
-        return [Trained(math.nan, 0) for _ in configs]
-    return _Together(detectors, train, configs, validation).run()
+    _Together(detectors, train, configs, validation).run()
 
 
 class _Together:
@@ -125,30 +169,23 @@ class _Together:
         self.decay = _column(configs, "weight_decay")
         self.best = self.parameters.flat.clone()
         self.best_loss = torch.full((len(configs), 1), math.inf)
-        self.best_step = torch.zeros(len(configs), 1, dtype=torch.long)
 
-    def run(self) -> list[Trained]:
+    def run(self) -> None:
         first, second = torch.zeros_like(self.parameters.flat), torch.zeros_like(self.parameters.flat)
-        losses = torch.full((len(self.configs),), math.nan)
         for step in range(self.config.steps):
-            losses, gradient = self._gradient(step)
-            self._adam(first, second, gradient, step + 1)
+            self._adam(first, second, self._gradient(step), step + 1)
             if self.held_out is not None and ((step + 1) % self.config.check_every == 0 or step + 1 == self.config.steps):
-                self._look(step + 1)
-        chosen = self.config.selection == "validation"
-        self.parameters.write_back(self.best if chosen else self.parameters.flat)
-        steps = self.best_step[:, 0].tolist() if chosen else [self.config.steps] * len(losses)
-        return [Trained(loss, step) for loss, step in zip(losses.tolist(), steps, strict=True)]
+                self._look(*self.held_out)
+        self.parameters.write_back(self.best if self.config.selection == "validation" else self.parameters.flat)
 
-    def _gradient(self, step: int) -> tuple[Tensor, Tensor]:
+    def _gradient(self, step: int) -> Tensor:
         rows = self.rows(step)
         batch = self.train if rows is None else self.train.select(rows)
         leaves = self.parameters.leaves()
         graph, logits = self.model(leaves, self.expanded.select(rows, self.train.crops), batch)
         losses = self.loss(graph, logits, batch, leaves)
         gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-        return losses.detach(), flat.mul_(self.parameters.exists)
+        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).mul_(self.parameters.exists)
 
     def _adam(self, first: Tensor, second: Tensor, gradient: Tensor, step: int) -> None:
         """AdamW with a learning rate and a weight decay for each configuration."""
@@ -160,15 +197,11 @@ class _Together:
         flat.sub_(self.rate / (1 - BETAS[0] ** step) * first / deviation)
 
     @torch.no_grad()
-    def _look(self, step: int) -> None:
-        if self.held_out is None:
-            return
-        bags, expanded = self.held_out
+    def _look(self, bags: Bags, expanded: _Expanded) -> None:
         _, logits = self.model(self.parameters.views(), expanded, bags)
         loss = self.loss.bags(logits, bags)[:, None]
         better = loss < self.best_loss
         self.best_loss = torch.where(better, loss, self.best_loss)
-        self.best_step.masked_fill_(better, step)
         self.best = torch.where(better, self.parameters.flat, self.best)
 
 

@@ -12,7 +12,7 @@ from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED
 from lego_fusion.learn.splits import own_split
-from lego_fusion.study.comparison_plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
+from lego_fusion.study.plan import ALL_FUSIONS, SENSIBLE_FUSIONS, make_plan, parse_modality_sets
 
 BOTH = (("motion", "text"),)
 
@@ -77,7 +77,7 @@ def test_domains_are_left_out_in_turn(planted: Dataset, tmp_path: Path) -> None:
 
 def test_ground_truth_of_training_videos_is_used_when_they_are_tested(planted: Dataset, tmp_path: Path) -> None:
     """The planted set knows the frames of its training videos too; where it does not, they are left out and counted."""
-    plan = make_plan([planted], splits="resplits", count=4).datasets[0]
+    plan = make_plan([planted], splits=4).datasets[0]
     assert plan.untold == 0
     assert any(video.startswith("train_abnormal") for split in plan.splits for video in split.test)
     only = tmp_path / "tested"
@@ -86,18 +86,18 @@ def test_ground_truth_of_training_videos_is_used_when_they_are_tested(planted: D
         (only / name).write_bytes((planted.root / name).read_bytes())
     lines = (planted.root / "intervals.csv").read_text().splitlines(keepends=True)
     (only / "intervals.csv").write_text("".join(line for line in lines if not line.startswith("train_")))
-    plan = make_plan([Dataset.open(only)], splits="resplits", count=4).datasets[0]
+    plan = make_plan([Dataset.open(only)], splits=4).datasets[0]
     assert not any(video.startswith("train_abnormal") for split in plan.splits for video in split.test)
     assert 0 < plan.untold <= 4
 
 
 def test_what_resplits_by_source_got_is_said(planted: Dataset, tmp_path: Path) -> None:
     by_number = group_videos(planted, r"\d+$")  # normal and abnormal, training and test videos of one number
-    plan = make_plan([by_number], splits="resplits", count=2).datasets[0]
+    plan = make_plan([by_number], splits=2).datasets[0]
     (note,) = plan.notes
     assert note.startswith("planted: no re-split divides a source; they train on ")
     assert "normal videos (own split: 6)" in note
-    assert make_plan([planted], splits="resplits", count=2).datasets[0].notes == ()
+    assert make_plan([planted], splits=2).datasets[0].notes == ()
     (warning,) = make_plan([by_number]).datasets[0].notes
     assert "the split 'own' divides 3 of the sources" in warning
 
@@ -125,7 +125,7 @@ def test_modality_sets_as_they_are_written(planted: Dataset) -> None:
         ({"modality_sets": [("text",), ("text",)]}, ParameterError, "the modality sets .* twice"),
         ({"modality_sets": [("motion", "audio")]}, DataError, r"modality 'audio' is missing \(dataset 'planted'\)"),
         ({"seeds": 0}, ParameterError, "'seeds' parameter of compare"),
-        ({"splits": "resplits", "count": 0}, ParameterError, "'count' parameter of resplits"),
+        ({"splits": 0}, ParameterError, "'count' parameter of resplits"),
         ({"validation": 1.0}, ParameterError, "'validation' parameter of compare"),
         ({"training": TrainingConfig(selection="validation")}, DataError, "needs validation videos.*--validation"),
         ({"conditions": ("fog",)}, ParameterError, "this is no condition"),

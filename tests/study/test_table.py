@@ -17,18 +17,18 @@ from lego_fusion.learn.methods import frame_scores
 from lego_fusion.measure.detection import METRICS, average_precision, micro_auc
 from lego_fusion.measure.intervals import mean_interval, paired_difference, seeded_interval
 from lego_fusion.measure.ranking import video_auc, video_average_precision
-from lego_fusion.study.cells import Plan
-from lego_fusion.study.comparison_plan import make_plan
-from lego_fusion.study.comparison_run import cell_videos, read_cell, run_plan
-from lego_fusion.study.comparison_table import Comparison, Row, choose_baseline, summarise
+from lego_fusion.study.cells import ComparisonPlan, read_cell
+from lego_fusion.study.experiment import cell_videos, run_cells
+from lego_fusion.study.plan import make_plan
+from lego_fusion.study.table import Comparison, Row, choose_baseline, summarise
 
 QUICK = TrainingConfig(steps=8, check_every=4, learning_rate=1e-2)
 
 
-def compared(datasets: list[Dataset], folder: Path, **options: Any) -> tuple[Plan, dict[Any, str]]:
+def compared(datasets: list[Dataset], folder: Path, **options: Any) -> tuple[ComparisonPlan, dict[Any, str]]:
     given: dict[str, Any] = {"fusions": ("lego", "concat", "add"), "seeds": 2, "training": QUICK, **options}
     plan = make_plan(datasets, **given)
-    return plan, run_plan(plan, datasets, folder, workers=1)
+    return plan, run_cells(plan, datasets, folder, workers=1)[0]
 
 
 def rows_of(table: Comparison, **facts: object) -> dict[str, Row]:
@@ -36,13 +36,13 @@ def rows_of(table: Comparison, **facts: object) -> dict[str, Row]:
     return {row.method: row for row in table.rows if all(getattr(row, name) == value for name, value in facts.items())}
 
 
-def auc_on_every_frame(dataset: Dataset, plan: Plan, folder: Path, method: str, split: str) -> list[float]:
+def auc_on_every_frame(dataset: Dataset, plan: ComparisonPlan, folder: Path, method: str, split: str) -> list[float]:
     """Micro AUC of each seed by scikit-learn, from the scores in the cells' files."""
     values = []
     for cell in plan.cells():
         if (cell.method, cell.split) == (method, split):
             scores, truth = [], []
-            for video, row in zip(plan.split(cell).test, read_cell(folder, cell).scores, strict=True):
+            for video, row in zip(plan.split(cell).test, read_cell(folder, plan, cell).array, strict=True):
                 scores.append(frame_scores(dataset, video, torch.from_numpy(row), smoothing=plan.smoothing).numpy())
                 truth.append(dataset.frame_labels(video))
             values.append(float(roc_auc_score(np.concatenate(truth), np.concatenate(scores))))
@@ -50,24 +50,26 @@ def auc_on_every_frame(dataset: Dataset, plan: Plan, folder: Path, method: str, 
 
 
 @pytest.fixture(scope="module")
-def own(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+def own(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[ComparisonPlan, Path]:
     folder = tmp_path_factory.mktemp("own")
     return compared([planted], folder, test_best=True)[0], folder
 
 
 @pytest.fixture(scope="module")
-def drawn(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path]:
+def drawn(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[ComparisonPlan, Path]:
     folder = tmp_path_factory.mktemp("drawn")
-    return compared([planted], folder, splits="resplits", count=3)[0], folder
+    return compared([planted], folder, splits=3)[0], folder
 
 
-def test_one_split_is_the_mean_over_seeds_with_an_interval_over_videos(planted: Dataset, own: tuple[Plan, Path]) -> None:
+def test_one_split_is_the_mean_over_seeds_with_an_interval_over_videos(
+    planted: Dataset, own: tuple[ComparisonPlan, Path]
+) -> None:
     plan, folder = own
     rows = rows_of(summarise(plan, [planted], folder, resamples=100))
     assert list(rows) == ["lego", "concat", "add", "nearest-neighbours", "flow-energy"]
     runs: dict[str, Any] = {method: [] for method in rows}
     for cell in plan.cells():
-        runs[cell.method].append(cell_videos(planted, plan, read_cell(folder, cell)))
+        runs[cell.method].append(cell_videos(planted, plan, read_cell(folder, plan, cell)))
     for method, row in rows.items():
         expected = auc_on_every_frame(planted, plan, folder, method, "own")
         assert len(expected) == row.cells == (2 if method in ("concat", "add") else 1)  # lego draws nothing
@@ -85,10 +87,12 @@ def test_one_split_is_the_mean_over_seeds_with_an_interval_over_videos(planted: 
             assert row.difference_low <= row.difference <= row.difference_high
 
 
-def test_the_gap_is_that_of_the_looks(planted: Dataset, own: tuple[Plan, Path], drawn: tuple[Plan, Path]) -> None:
+def test_the_gap_is_that_of_the_looks(
+    planted: Dataset, own: tuple[ComparisonPlan, Path], drawn: tuple[ComparisonPlan, Path]
+) -> None:
     plan, folder = own
     for method, row in rows_of(summarise(plan, [planted], folder, resamples=10)).items():
-        cells = [read_cell(folder, cell) for cell in plan.cells() if cell.method == method]
+        cells = [read_cell(folder, plan, cell) for cell in plan.cells() if cell.method == method]
         if row.train_seconds is None:
             assert (row.untrained, row.gap) == (None, None)
             continue
@@ -102,7 +106,7 @@ def test_the_gap_is_that_of_the_looks(planted: Dataset, own: tuple[Plan, Path], 
     assert all(row.gap is None for row in summarise(plan, [planted], folder, resamples=10).rows)  # nobody asked for it
 
 
-def test_several_splits_count_as_one_number_each(planted: Dataset, drawn: tuple[Plan, Path]) -> None:
+def test_several_splits_count_as_one_number_each(planted: Dataset, drawn: tuple[ComparisonPlan, Path]) -> None:
     plan, folder = drawn
     rows = rows_of(summarise(plan, [planted], folder, baseline="add"))
     splits = [split.name for split in plan.datasets[0].splits]
@@ -127,7 +131,7 @@ def test_several_datasets_stand_alone_and_together(planted: Dataset, write_plant
     config = tmp_path / "second" / "dataset.yaml"
     config.write_text(config.read_text().replace("name: planted", "name: second"))
     datasets = [planted, Dataset.open(tmp_path / "second")]
-    options: dict[str, Any] = {"fusions": ("lego", "concat"), "splits": "resplits", "count": 2}
+    options: dict[str, Any] = {"fusions": ("lego", "concat"), "splits": 2}
     plan, failures = compared(datasets, tmp_path / "both", **options)
     table = summarise(plan, datasets, tmp_path / "both", failures=failures)
     assert list(dict.fromkeys(row.dataset for row in table.rows)) == ["planted", "second", "all 2 datasets"]
@@ -143,7 +147,7 @@ def test_several_datasets_stand_alone_and_together(planted: Dataset, write_plant
         assert (row.micro, row.low, row.high, row.difference) == (same.micro, same.low, same.high, same.difference)
 
 
-def test_the_order_of_fusions_changes_nothing(planted: Dataset, own: tuple[Plan, Path], tmp_path: Path) -> None:
+def test_the_order_of_fusions_changes_nothing(planted: Dataset, own: tuple[ComparisonPlan, Path], tmp_path: Path) -> None:
     forth = rows_of(summarise(own[0], [planted], own[1], resamples=50))
     plan, _ = compared([planted], tmp_path, fusions=("add", "concat", "lego"), test_best=True)
     back = rows_of(summarise(plan, [planted], tmp_path, resamples=50))
@@ -153,7 +157,7 @@ def test_the_order_of_fusions_changes_nothing(planted: Dataset, own: tuple[Plan,
         assert [getattr(row, name) for name in numbers] == [getattr(back[method], name) for name in numbers]
 
 
-def test_the_best_baseline_is_chosen_among_the_others(planted: Dataset, drawn: tuple[Plan, Path]) -> None:
+def test_the_best_baseline_is_chosen_among_the_others(planted: Dataset, drawn: tuple[ComparisonPlan, Path]) -> None:
     plan, folder = drawn
     rows = rows_of(summarise(plan, [planted], folder, baseline="best"))
     best = max(("concat", "add"), key=lambda method: rows[method].micro)
@@ -208,7 +212,7 @@ def test_no_baseline_is_said(planted: Dataset, tmp_path: Path) -> None:
     assert table.notes == ("no differences: concat is not compared; name another baseline",)
 
 
-def test_every_cell_leaves_its_records(planted: Dataset, own: tuple[Plan, Path]) -> None:
+def test_every_cell_leaves_its_records(planted: Dataset, own: tuple[ComparisonPlan, Path]) -> None:
     plan, folder = own
     records = summarise(plan, [planted], folder, resamples=10).records
     for cell in plan.cells():
@@ -219,7 +223,7 @@ def test_every_cell_leaves_its_records(planted: Dataset, own: tuple[Plan, Path])
 
 
 def test_a_stopped_comparison_is_the_table_of_what_is_finished(
-    planted: Dataset, drawn: tuple[Plan, Path], tmp_path: Path
+    planted: Dataset, drawn: tuple[ComparisonPlan, Path], tmp_path: Path
 ) -> None:
     plan, done = drawn
     first, second, third = (split.name for split in plan.datasets[0].splits)
@@ -256,10 +260,10 @@ def test_a_stopped_comparison_is_the_table_of_what_is_finished(
         summarise(plan, [planted], tmp_path, resamples=50)
 
 
-def test_videos_are_measured_as_a_whole_beside_their_frames(planted: Dataset, own: tuple[Plan, Path]) -> None:
+def test_videos_are_measured_as_a_whole_beside_their_frames(planted: Dataset, own: tuple[ComparisonPlan, Path]) -> None:
     plan, folder = own
     for method, row in rows_of(summarise(plan, [planted], folder, resamples=10)).items():
-        cells = [read_cell(folder, cell) for cell in plan.cells() if cell.method == method]
+        cells = [read_cell(folder, plan, cell) for cell in plan.cells() if cell.method == method]
         scored = [cell_videos(planted, plan, cell) for cell in cells]
         assert row.video_auc == pytest.approx(statistics.fmean(map(video_auc, scored)))
         assert row.video_precision == pytest.approx(statistics.fmean(map(video_average_precision, scored)))
