@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import command_line
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.cli import app
 from lego_fusion.data.dataset import Dataset
@@ -302,19 +303,11 @@ def test_figures_are_written_for_every_video_and_the_operator(tmp_path: Path) ->
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, ["report", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.run("report", *arguments, code=code)
 
 
 def refused(*arguments: object) -> str:
-    """The one line with which a command is refused."""
-    result = run(*arguments, code=2)
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.stdout == ""
-    return line
+    return command_line.refused("report", *arguments)
 
 
 @pytest.mark.parametrize("method", ["lego", "paper", "concat", "fixed"])

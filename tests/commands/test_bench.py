@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lego_fusion.cli import app
 from lego_fusion.commands import bench as verb
 
-CHECKOUT = Path(__file__).parents[1] / "benchmarks"
+CHECKOUT = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = "import json, sys\njson.dump(sys.argv[1:], open({out!r}, 'w'))\nsys.exit({code})\n"
 
 

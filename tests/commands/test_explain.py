@@ -3,13 +3,11 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from lego_fusion.cli import app
+from command_line import refused, run
 from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
@@ -17,23 +15,6 @@ from lego_fusion.data.tables import DatasetConfig, Interval, VideoRecord
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import train_run
 from lego_fusion.scenes.render import render_scenes
-
-
-def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*arguments: object) -> str:
-    """The one line with which a command is refused; nothing on stdout."""
-    result = run(*arguments, code=2)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.stderr
-    assert result.stdout == ""
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

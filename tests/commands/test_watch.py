@@ -6,32 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from lego_fusion.cli import app
+from command_line import refused, run
 from lego_fusion.scenes.render import render_scenes
 
 for package in ("av", "cv2"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video]'")
-
-
-def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*arguments: object) -> str:
-    result = run(*arguments, code=2)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and result.stdout == "" and "Traceback" not in result.stderr
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

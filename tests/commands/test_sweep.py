@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from lego_fusion.cli import app
+import command_line
 from lego_fusion.data.dataset import write_dataset
 from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
@@ -27,20 +26,11 @@ SMALL = (*PAPER, *ORDERS, "--steps", 4, "--seeds", 2)
 
 
 def run(*arguments: object, code: int = 0, verb: str = "sweep") -> Any:
-    result = CliRunner(env={"COLUMNS": "240"}).invoke(app, [verb, *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.run(verb, *arguments, code=code, columns=240)
 
 
 def refused(*arguments: object) -> str:
-    """The one line with which a command is refused; nothing on stdout."""
-    result = run(*arguments, code=2)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.stderr
-    assert result.stdout == ""
-    return lines[0]
+    return command_line.refused("sweep", *arguments, columns=240)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from lego_fusion.cli import app
+from command_line import run
 
 NETWORK = """
 import torch
@@ -66,14 +65,6 @@ def batches():
         yield {"rgb": torch.rand(4, 3, 6, 6), "depth": torch.rand(4, 1, 6, 6)}, torch.randint(0, 2, (4, 6, 6))
 """
 QUICK = ("--resamples", 9, "--shuffles", 3, "--quantile", 0.05)
-
-
-def run(*arguments: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from lego_fusion.cli import app
+import command_line
 from lego_fusion.data.dataset import write_dataset
 from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
@@ -24,21 +23,11 @@ pytest.importorskip("matplotlib", reason="pip install 'lego-fusion[report]'")
 
 
 def run(*arguments: object, code: int = 0) -> Any:
-    """Call the command line in this process, with room for the whole table, and check the exit code."""
-    result = CliRunner(env={"COLUMNS": "240"}).invoke(app, ["compare", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.run("compare", *arguments, code=code, columns=240)
 
 
 def refused(*arguments: object) -> str:
-    """The one line with which a command is refused; nothing on stdout."""
-    result = run(*arguments, code=2)
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.stderr
-    assert result.stdout == ""
-    return lines[0]
+    return command_line.refused("compare", *arguments, columns=240)
 
 
 @pytest.fixture(scope="module")
