@@ -95,7 +95,7 @@ class Parts(Mapping[str, type[Part]]):
         found = _FILE.fullmatch(name)
         if found is not None:
             part = self._checked(getattr(self._module(name, found), found["name"], None), name)
-            copyreg.pickle(part, lambda one: (_made_again, (self.home, name, vars(one))))  # type: ignore[return-value,arg-type]
+            copyreg.pickle(part, functools.partial(_reduced, self.home, name))  # type: ignore[arg-type]
             return part
         if name in self.installed:
             return self._checked(self.installed[name].load(), name)
@@ -130,6 +130,10 @@ class Parts(Mapping[str, type[Part]]):
             raise ParameterError(f"this is no {self.what}", where=name, expected=expected, got=got)
         setattr(part, self.attribute, name)
         return part
+
+
+def _reduced(home: tuple[str, str], name: str, part: object) -> tuple[object, tuple[object, ...]]:
+    return _made_again, (home, name, part.__getstate__() or {})
 
 
 def _made_again(home: tuple[str, str], name: str, state: dict[str, object]) -> object:

@@ -227,15 +227,15 @@ def test_a_change_of_size_in_the_middle_is_bridged(texture: np.ndarray, make_fra
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"longest_side": 8}, r"'longest_side' parameter of Motion must be an int in \[32, 1024\]. Got 8"),
+        ({"longest_side": 8}, "'longest_side' parameter of Motion must be greater than or equal to 32. Got 8"),
         ({"bins": 1}, "'bins' parameter"),
         ({"rows": 0}, "'rows' parameter"),
-        ({"bands": 0}, r"'bands' parameter of Motion must be an int in \[1, 64\]. Got 0"),
+        ({"bands": 0}, "'bands' parameter of Motion must be greater than or equal to 1. Got 0"),
         ({"rows": 9}, "'rows' parameter of Motion must be a multiple of bands=4. Got 9 instead"),
         ({"rows": 4, "bands": 8}, "'rows' parameter of Motion must be a multiple of bands=8. Got 4 instead"),
         ({"dead_zone": -1.0}, "'dead_zone' parameter"),
-        ({"preset": "best"}, "must be one of 'ultrafast', 'fast', 'medium'. Got 'best'"),
-        ({"per": "minute"}, "must be one of 'second', 'frame'"),
+        ({"preset": "best"}, "must be 'ultrafast', 'fast' or 'medium'. Got 'best'"),
+        ({"per": "minute"}, "must be 'second' or 'frame'"),
     ],
 )
 def test_settings_outside_their_range_are_refused(settings: dict[str, object], message: str) -> None:

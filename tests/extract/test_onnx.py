@@ -166,7 +166,7 @@ def test_a_missing_file_and_bad_settings_are_refused(tmp_path: Path, colours: Pa
         OnnxImage(tmp_path / "none.onnx")
     with pytest.raises(ParameterError, match="'std' parameter of OnnxImage"):
         OnnxImage(colours, std=(1.0, 0.0, 1.0))
-    with pytest.raises(ParameterError, match="'mean' parameter of OnnxImage must be three numbers"):
+    with pytest.raises(ParameterError, match="'mean' parameter of OnnxImage is wrong"):
         OnnxImage(colours, mean=(1.0,))
     with pytest.raises(ParameterError, match="'layout' parameter"):
         OnnxImage(colours, layout="chw")

@@ -39,13 +39,13 @@ def crossing(texture: np.ndarray, left: int) -> np.ndarray:
 def test_a_rectangle_is_its_four_corners(text: str) -> None:
     expected = np.zeros((8, 12), dtype=bool)
     expected[4:, 3:9] = True
-    region = Region.parse(text, "Motion")
+    region = Region.parse(text)
     assert region is not None
     np.testing.assert_array_equal(region.inside(8, 12), expected)
 
 
 def test_a_triangle_holds_the_centres_below_its_edge() -> None:
-    region = Region.parse("0,0;1,1;0,1", "Motion")
+    region = Region.parse("0,0;1,1;0,1")
     assert region is not None
     y, x = (np.indices((10, 10)) + 0.5) / 10
     off_the_edge = x != y
@@ -53,15 +53,15 @@ def test_a_triangle_holds_the_centres_below_its_edge() -> None:
 
 
 def test_several_regions_are_watched_together() -> None:
-    one, other, both = (Region.parse(text, "Motion") for text in ("0,0,0.5,0.5", TRIANGLE, f"0,0,0.5,0.5 | {TRIANGLE}"))
+    one, other, both = (Region.parse(text) for text in ("0,0,0.5,0.5", TRIANGLE, f"0,0,0.5,0.5 | {TRIANGLE}"))
     assert one is not None and other is not None and both is not None
     np.testing.assert_array_equal(both.inside(30, 40), one.inside(30, 40) | other.inside(30, 40))
 
 
 @given(left=st.integers(0, 90), top=st.integers(0, 90), width=st.integers(1, 10), height=st.integers(1, 10))
 def test_the_text_of_a_manifest_gives_the_same_region_back(left: int, top: int, width: int, height: int) -> None:
-    region = Region.parse(f"{left / 100},{top / 100},{(left + width) / 100},{(top + height) / 100}", "Motion")
-    assert region is not None and Region.parse(region.text, "Motion") == region
+    region = Region.parse(f"{left / 100},{top / 100},{(left + width) / 100},{(top + height) / 100}")
+    assert region is not None and Region.parse(region.text) == region
 
 
 @pytest.mark.parametrize("text", ["0,0,1,1", "0,0;1,0;1,1;0,1", "0.2,0.2,0.3,0.3|0,0,1,1", None])
@@ -74,7 +74,7 @@ def test_the_whole_picture_is_no_region(text: str | None, texture: np.ndarray, m
 
 
 def test_what_is_seen_has_the_mean_colour_of_the_inside_outside(texture: np.ndarray) -> None:
-    region = Region.parse(RIGHT, "Motion")
+    region = Region.parse(RIGHT)
     assert region is not None
     picture = texture[:120, :180]
     seen = region.seen(picture)

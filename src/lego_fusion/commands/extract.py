@@ -29,8 +29,8 @@ def extract(
     modalities: Annotated[
         str,
         typer.Option(
-            help="Any of motion, appearance, text, audio, in finer units motion-cells, motion-frames, words, or "
-            "NAME=EXTRACTOR. Default: motion, and text where captions are."
+            help="Any of motion, appearance, text, audio, in finer units motion-cells, motion-frames, words, your own "
+            "FILE.py:Class, or NAME=EXTRACTOR. Default: motion, and text where captions are."
         ),
     ] = "",
     setting: Annotated[
@@ -55,7 +55,8 @@ def extract(
     """Describe every video by features, once; a stopped run goes on where it was.
 
     Videos that fail are left out and listed. One signal may be described in several ways: NAME=EXTRACTOR names a modality and
-    what makes it: motion, appearance (gradients and colours), onnx (the network of --onnx), text or audio.
+    what makes it: motion, appearance (gradients and colours), onnx (the network of --onnx), text, audio, FILE.py:Class, or one
+    that an installed package announces.
 
     Example: lego-fusion extract my-videos my-dataset --modalities motion,text,coarse=motion --set coarse.preset=fast
     """
@@ -96,15 +97,16 @@ def _extractors(
     kinds: dict[str, str] = {}
     for text in dict.fromkeys(wanted):
         name, equals, kind = text.partition("=")
-        if not equals and name.partition(":")[0].endswith(".py"):  # named for its class
-            name, equals, kind = name.rpartition(":")[2].lower(), "=", name
         if not equals and name not in EXTRACTORS:
             fix = "correct --modalities, or give NAME=EXTRACTOR"
             raise ParameterError(f"unknown modality '{name}'", expected=", ".join(EXTRACTORS), fix=fix)
+        if not equals:  # named as its extractor, or for its class
+            name = text.rpartition(":")[2].lower() if ":" in text else text
+            kind = "onnx" if text == "appearance" and onnx is not None else text
         if name in kinds or not Manifest.is_name(name):
             got, fix = repr(text), "name each once, with a letter first and then letters, digits, - and _"
             raise ParameterError("the modality cannot be named so", got=got, fix=fix)
-        kinds[name] = kind if equals else "onnx" if name == "appearance" and onnx is not None else name
+        kinds[name] = kind
     for option, users, value in (("--onnx", {"onnx"}, onnx), ("--text-model", {"text", "words"}, text_model)):
         if value and not users & set(kinds.values()):
             modality = "appearance" if option == "--onnx" else "text"

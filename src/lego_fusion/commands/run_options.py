@@ -13,7 +13,11 @@ _CAPTION_EXTRACTORS = ("text", "words")
 
 def reads_captions(config: RunConfig) -> bool:
     """Whether a run needs captions."""
-    return any(manifest.extractor in _CAPTION_EXTRACTORS for manifest in config.manifests.values())
+    from ..extract.base import SidecarExtractor
+    from ..extract.registry import extractor_class
+
+    kinds = [extractor_class(one.extractor, modality=name) for name, one in config.manifests.items()]
+    return any(issubclass(kind, SidecarExtractor) for kind in kinds)
 
 
 def given_networks(config: RunConfig, onnx: Path | None, text_model: Path | None) -> dict[str, Path]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
-from pydantic import JsonValue
+from pydantic import Field
 
 from ..data.manifest import Nature
 from ..data.video import Frame
-from ..errors import check_int
-from .base import FrameExtractor, Region, load_opencv, reduced_size, region_setting, sample_evenly
+from .base import RegionExtractor, RegionText, load_opencv, reduced_size, sample_evenly, with_settings
 
 _DIRECTIONS = 9
 _CLIP = 0.2  # the share of one direction in a block is limited, as in the source
 _FLAT = 0.1  # a block with less gradient in all than this is taken for flat, so that noise is not blown up
 
 
-class Appearance(FrameExtractor):
+@with_settings
+class Appearance(RegionExtractor):
     """Describe a snippet by histograms of oriented gradients and by colours, averaged over a few of its frames.
 
     The gray picture is resized to ``8 * cells`` pixels a side (so it is the same at any resolution), cut into cells of
@@ -47,34 +47,10 @@ class Appearance(FrameExtractor):
     version: ClassVar[str] = "1"
     nature: ClassVar[Nature] = "direction"
 
-    def __init__(
-        self,
-        *,
-        frames_per_snippet: int = 4,
-        cells: tuple[int, int] = (4, 6),
-        colours: tuple[int, int] = (4, 6),
-        region: str | None = None,
-    ) -> None:
-        self.frames_per_snippet = check_int(frames_per_snippet, "frames_per_snippet", "Appearance", low=1, high=256)
-        self.cells = (
-            check_int(cells[0], "cells", "Appearance", low=2, high=64),
-            check_int(cells[1], "cells", "Appearance", low=2, high=64),
-        )
-        self.colours = (
-            check_int(colours[0], "colours", "Appearance", low=1, high=64),
-            check_int(colours[1], "colours", "Appearance", low=1, high=64),
-        )
-        self.region = Region.parse(region, "Appearance")
-
-    @property
-    def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
-        return {
-            "frames_per_snippet": self.frames_per_snippet,
-            "cells": list(self.cells),
-            "colours": list(self.colours),
-            **region_setting(self.region),
-        }
+    frames_per_snippet: int = Field(default=4, ge=1, le=256)
+    cells: tuple[Annotated[int, Field(ge=2, le=64)], Annotated[int, Field(ge=2, le=64)]] = (4, 6)
+    colours: tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]] = (4, 6)
+    region: RegionText = None
 
     @property
     def width(self) -> int:
@@ -93,9 +69,7 @@ class Appearance(FrameExtractor):
 
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
         """Describe one snippet by D numbers, see the class."""
-        pictures = [frame.image for frame in sample_evenly(frames, self.frames_per_snippet)]
-        if self.region is not None:
-            pictures = [self.region.seen(picture) for picture in pictures]
+        pictures = self.pictures(sample_evenly(frames, self.frames_per_snippet))
         described = [np.concatenate([self._gradients(picture), self._colours(picture)]) for picture in pictures]
         return np.asarray(np.mean(described, axis=0), dtype=np.float32)
 

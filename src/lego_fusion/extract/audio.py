@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
-from pydantic import JsonValue
+from pydantic import Field
 from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
 from ..data.manifest import Nature
 from ..data.video import open_video
-from ..errors import DataError, VideoError, check_choice, check_int
-from .base import TrackExtractor
+from ..errors import DataError, VideoError, check_int
+from .base import TrackExtractor, with_settings
 
 # A time stamp this far from where the samples before it end is a gap or a jump; less is rounding of the container.
 _JUMP = 0.05
@@ -110,10 +110,9 @@ WINDOW = 400  # 25 ms
 _BINS = 1024  # of the Fourier transform: fine enough that the narrowest band has a bin
 _FLOOR = 1e-8  # mean square that counts as silence, -80 dB
 _SLACK = 0.1  # seconds that the track may lack at a short last snippet: encoders work in blocks
-SoundGaps = Literal["error", "silence"]
-SOUND_GAPS: tuple[SoundGaps, ...] = ("error", "silence")
 
 
+@with_settings
 class Audio(TrackExtractor):
     """Describe a snippet by the mean and the standard deviation, over its time, of the energy in mel bands, in decibels.
 
@@ -145,14 +144,8 @@ class Audio(TrackExtractor):
     version: ClassVar[str] = "1"
     nature: ClassVar[Nature] = "magnitude"  # decibels have no natural zero to take directions from
 
-    def __init__(self, *, bands: int = 64, gaps: str = "error") -> None:
-        self.bands = check_int(bands, "bands", "Audio", low=8, high=128)
-        self.gaps: SoundGaps = check_choice(gaps, "gaps", "Audio", SOUND_GAPS)
-
-    @property
-    def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
-        return {"bands": self.bands, "gaps": self.gaps}
+    bands: int = Field(default=64, ge=8, le=128)
+    gaps: Literal["error", "silence"] = "error"
 
     @property
     def width(self) -> int:

@@ -7,19 +7,22 @@ import hashlib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
-from pydantic import JsonValue
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from ..data.manifest import Manifest, Nature, UnitKind
 from ..data.video import Frame
-from ..errors import DataError, MissingExtraError, ParameterError, check_int
+from ..errors import DataError, LegoFusionError, MissingExtraError, ParameterError, check_int
 from .captions import Caption, Gaps
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,10 @@ class Features:
 
 
 class Extractor(ABC):
-    """What every extractor says about itself; its numbers change only with ``version``, ``settings`` or the weights.
+    """What every extractor says about itself; its numbers change only with version, settings, source or weights.
+
+    One of your own derives from ``FrameExtractor``, ``SidecarExtractor`` or ``TrackExtractor``; where it is a dataclass, its
+    fields are its settings.
 
     Attributes:
         name: Name of the extractor, for the manifest.
@@ -59,15 +65,18 @@ class Extractor(ABC):
         unit_kind: What a row is cut into, see Manifest; ``"none"`` where it is one vector.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[str]
-    nature: ClassVar[Nature]
+    name: ClassVar[str] = "own"
+    version: ClassVar[str] = "1"
+    nature: ClassVar[Nature] = "direction"
     unit_kind: ClassVar[UnitKind] = "none"
 
     @property
-    @abstractmethod
     def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
+        """Everything that was chosen and changes the numbers, by the name that the class takes it under."""
+        if not is_dataclass(type(self)):
+            return {}
+        settings: dict[str, JsonValue] = TypeAdapter(type(self)).dump_python(self, mode="json", by_alias=True)
+        return settings
 
     @property
     @abstractmethod
@@ -114,6 +123,45 @@ class Extractor(ABC):
             units=self.units,
             grid=self.grid,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be had again, such as an open network, behind on the way to another process."""
+        kind = type(self)
+        state = vars(self).items()
+        return {name: value for name, value in state if not isinstance(getattr(kind, name, None), functools.cached_property)}
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+def with_settings(kind: type[T]) -> type[T]:
+    """Make the annotated fields of an extractor its settings, given by name, of the very type and in their range.
+
+    Raises:
+        ParameterError: By the class that is made, if a setting is of another type, out of its range or unknown.
+    """
+    made = checked_dataclass(kw_only=True, eq=False, config=ConfigDict(strict=True, extra="forbid"))(kind)
+    set_fields = made.__init__
+
+    @functools.wraps(set_fields)
+    def initialise(self: Any, *values: Any, **settings: Any) -> None:
+        try:
+            set_fields(self, *values, **settings)
+        except ValidationError as error:
+            raise _refused_setting(error, kind.__name__) from error
+
+    made.__init__ = initialise  # type: ignore[method-assign]
+    return made  # type: ignore[return-value]
+
+
+def _refused_setting(error: ValidationError, owner: str) -> LegoFusionError:
+    fault = error.errors(include_url=False)[0]
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, LegoFusionError) and not fault["loc"]:  # of several settings together
+        return cause
+    setting = f"The '{fault['loc'][0]}' parameter of {owner}"
+    if isinstance(cause, LegoFusionError):
+        return ParameterError(f"{setting} is {cause.what}", expected=cause.expected, got=cause.got)
+    said = fault["msg"].replace("Input should", "must") if fault["msg"].startswith("Input") else f"is wrong ({fault['msg']})"
+    return ParameterError(f"{setting} {said}. Got {fault['input']!r} instead")
 
 
 class FrameExtractor(Extractor):
@@ -304,7 +352,7 @@ class Region:
         polygons: Corners of each.
 
     Example:
-        >>> left_half = Region.parse("0,0,0.5,1", "Motion")
+        >>> left_half = Region.parse("0,0,0.5,1")
         >>> left_half.inside(1, 4).tolist(), left_half.text
         ([[True, True, False, False]], '0,0;0.5,0;0.5,1;0,1')
     """
@@ -312,21 +360,20 @@ class Region:
     polygons: tuple[tuple[Point, ...], ...]
 
     @classmethod
-    def parse(cls, text: str | None, owner: str) -> Region | None:
+    def parse(cls, text: object) -> Region | None:
         """Read ``left,top,right,bottom`` or ``x,y;x,y;x,y``, several with ``|`` between; None and the whole picture are None.
-
-        Args:
-            text: What a person wrote.
-            owner: Extractor that it is a setting of, for errors.
 
         Raises:
             ParameterError: If it is no region, lies outside the picture, or has no area.
         """
         if text is None:
             return None
-        if not isinstance(text, str):
-            raise _wrong(owner, text, "not text")
-        polygons = tuple(_polygon(part, owner, text) for part in text.split("|"))
+        try:
+            if not isinstance(text, str):
+                raise ValueError("not text")
+            polygons = tuple(_polygon(part) for part in text.split("|"))
+        except ValueError as error:
+            raise ParameterError(f"no region ({error})", expected=_FORM, got=repr(text)) from None
         whole = any(len(polygon) == 4 and set(polygon) == _WHOLE for polygon in polygons)
         return None if whole else cls(polygons)
 
@@ -353,9 +400,33 @@ class Region:
         return seen
 
 
-def region_setting(region: Region | None) -> dict[str, JsonValue]:
-    """The entry of a manifest's settings; none without a region, so that such manifests are what they were."""
-    return {} if region is None else {"region": region.text}
+def _canonical(text: object) -> str | None:
+    region = Region.parse(text)
+    return None if region is None else region.text
+
+
+RegionText = Annotated[str | None, BeforeValidator(_canonical)]
+
+
+class RegionExtractor(FrameExtractor):
+    """Look at a part of the pictures."""
+
+    region: RegionText  # a setting of the classes below
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Everything that was chosen; without a region, such manifests are what they were before there were any."""
+        return {name: value for name, value in super().settings.items() if name != "region" or value is not None}
+
+    @functools.cached_property
+    def looked_at(self) -> Region | None:
+        """The part of the pictures that counts; None for the whole."""
+        return Region.parse(self.region)
+
+    def pictures(self, frames: Iterable[Frame]) -> list[UInt8[np.ndarray, "h w 3"]]:
+        """What is seen of frames: with a region, the mean colour of those inside stands for all pixels outside."""
+        images = [frame.image for frame in frames]
+        return images if self.looked_at is None else [self.looked_at.seen(image) for image in images]
 
 
 @functools.lru_cache(maxsize=16)
@@ -375,30 +446,25 @@ def _inside(region: Region, height: int, width: int) -> Bool[np.ndarray, "h w"]:
     return inside
 
 
-def _polygon(part: str, owner: str, text: str) -> tuple[Point, ...]:
+def _polygon(text: str) -> tuple[Point, ...]:
     try:
-        points = [tuple(float(number) for number in point.split(",")) for point in part.split(";")]
+        points = [tuple(float(number) for number in point.split(",")) for point in text.split(";")]
     except ValueError:
-        raise _wrong(owner, text, "not numbers") from None
+        raise ValueError("not numbers") from None
     if len(points) == 1 and len(points[0]) == 4:
         left, top, right, bottom = points[0]
         if not (left < right and top < bottom):
-            raise _wrong(owner, text, "the rectangle has no area: left < right and top < bottom are needed")
+            raise ValueError("the rectangle has no area: left < right and top < bottom are needed")
         points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    if len(points) < 3:
-        raise _wrong(owner, text, "a polygon has at least three points")
-    corners: list[Point] = []
-    for point in points:
-        if len(point) != 2:
-            raise _wrong(owner, text, "a point has two numbers")
-        if not all(0 <= number <= 1 for number in point):
-            raise _wrong(owner, text, "outside the picture")
-        corners.append((point[0], point[1]))
+    corners = [(point[0], point[1]) for point in points if len(point) == 2]
     doubled = sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(corners, corners[1:] + corners[:1], strict=True))
-    if abs(doubled) < 2 * _LEAST_AREA:
-        raise _wrong(owner, text, "the polygon has no area, or its edges cross")
+    faults = {
+        "a polygon has at least three points": len(points) < 3,
+        "a point has two numbers": len(corners) < len(points),
+        "outside the picture": not all(0 <= number <= 1 for corner in corners for number in corner),
+        "the polygon has no area, or its edges cross": abs(doubled) < 2 * _LEAST_AREA,
+    }
+    for fault, is_so in faults.items():
+        if is_so:
+            raise ValueError(fault)
     return tuple(corners)
-
-
-def _wrong(owner: str, got: object, why: str) -> ParameterError:
-    return ParameterError(f"The 'region' parameter of {owner} is no region ({why})", expected=_FORM, got=repr(got))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from pydantic import JsonValue
+from pydantic import Field
 
 from ..data.manifest import Nature, UnitKind
 from ..data.segments import cells_of_pixels, with_presence
 from ..data.video import Frame
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from .base import FrameExtractor, Region, load_opencv, reduced_size, region_setting
+from ..errors import DataError, ParameterError
+from .base import RegionExtractor, RegionText, load_opencv, reduced_size, with_settings
 
 STATISTICS = (
     "speed_rms",
@@ -26,12 +26,101 @@ STATISTICS = (
     "moving_fraction",
     "fastest_cell",
 )
-_PRESETS = ("ultrafast", "fast", "medium")
-_UNITS = ("second", "frame")
 _SMALLEST_SIDE = 32  # DIS flow fails, or crashes, on pictures whose pyramid has nothing left at the top
 
 
-class Motion(FrameExtractor):
+def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:
+    """Reduce to (width, height) gray pixels; a narrow picture is continued by its border to what DIS can work on."""
+    gray = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+    least = max(_SMALLEST_SIDE, -(-max(size) // 4))
+    right, bottom = max(0, least - size[0]), max(0, least - size[1])
+    return np.ascontiguousarray(cv2.copyMakeBorder(gray, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
+
+
+@with_settings
+class _Flow(RegionExtractor):
+    """The speed of every pixel, and how it is spread over cells and directions; settings as ``Motion`` says."""
+
+    nature: ClassVar[Nature] = "magnitude"
+
+    longest_side: int = Field(default=360, ge=_SMALLEST_SIDE, le=1024)
+    rows: int = Field(default=8, ge=1, le=64)
+    across: int = Field(default=12, ge=1, le=64, alias="columns")  # ``columns`` names what a row holds
+    bins: int = Field(default=8, ge=2, le=36)
+    preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    dead_zone: float = Field(default=0.2, ge=0.0, le=10.0)
+    per: Literal["second", "frame"] = "second"
+    region: RegionText = None
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        return self.rows, self.across
+
+    def speed(
+        self, flow: Float32[np.ndarray, "pairs h w 2"], frames: Sequence[Frame], before: Frame | None
+    ) -> Float32[np.ndarray, "pairs h w"]:
+        """Speed of every pixel in percent of the longer side per second, 0 below the dead zone and outside the region."""
+        speed: Float32[np.ndarray, "pairs h w"] = np.hypot(flow[..., 0], flow[..., 1])
+        speed[speed < self.dead_zone] = 0.0
+        if self.looked_at is not None:
+            speed *= self.looked_at.inside(*speed.shape[1:])
+        speed *= self._percent_per_unit(frames, before, max(flow.shape[1:3]))[:, None, None]
+        return speed
+
+    def flow(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, "pairs h w 2"]:
+        """Estimate (u, v) in reduced pixels per pair, u to the right and v down, for each neighbouring pair of frames."""
+        cv2 = load_opencv()
+        size = reduced_size(frames[0].image, self.longest_side)
+        grays = [_gray(picture, size, cv2) for picture in self.pictures((before, *frames) if before else frames)]
+        flow = np.zeros((len(grays) - 1, size[1], size[0], 2), dtype=np.float32)
+        estimator = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{self.preset.upper()}"))
+        for pair, (earlier, later) in enumerate(pairwise(grays)):
+            flow[pair] = estimator.calc(earlier, later, None)[: size[1], : size[0]]
+        return flow
+
+    def _percent_per_unit(
+        self, frames: Sequence[Frame], before: Frame | None, longer_side: int
+    ) -> Float32[np.ndarray, " pairs"]:
+        times = np.array([frame.time for frame in ((before, *frames) if before else frames)])
+        gaps = np.diff(times)
+        if self.per == "frame":
+            gaps = np.ones_like(gaps)
+        usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else np.inf  # no time at all: no speed
+        return (100.0 / (longer_side * np.maximum(gaps, usual / 2))).astype(np.float32)
+
+    def oriented_histograms(
+        self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
+    ) -> Float64[np.ndarray, "pairs rows columns bins"]:
+        """Mean speed of every cell, split over the directions."""
+        pairs, height, width = speed.shape
+        cells = self.cells[0] * self.cells[1]
+        pixel_cells = cells_of_pixels(height, width, *self.cells)
+        moving = np.flatnonzero(speed > 0)  # few pixels move, and only they cost time
+        pair, pixel = np.divmod(moving, height * width)
+        first = (pair * cells + pixel_cells[pixel]) * self.bins  # where the pixel's histogram starts
+        u, v = flow.reshape(-1, 2)[moving].T
+        place = np.arctan2(v, u).astype(np.float64) * (self.bins / (2 * np.pi))
+        low = np.floor(place).astype(np.int64)
+        share = place - low  # of the next direction
+        sums = np.zeros(pairs * cells * self.bins)
+        for direction, part in ((low, 1 - share), (low + 1, share)):
+            sums += np.bincount(first + direction % self.bins, speed.ravel()[moving] * part, minlength=len(sums))
+        pixels: np.ndarray = self.pixels_of_cells(height, width).reshape(*self.cells, 1)
+        means: np.ndarray = sums.reshape(pairs, *self.cells, self.bins) / np.maximum(pixels, 1)
+        return means
+
+    def pixels_of_cells(self, height: int, width: int) -> Int64[np.ndarray, " cells"]:
+        """How many pixels of a picture count in each cell, row by row."""
+        cells = cells_of_pixels(height, width, *self.cells)
+        if self.looked_at is not None:
+            cells = cells[self.looked_at.inside(height, width).ravel()]
+        counts: np.ndarray = np.bincount(cells, minlength=self.cells[0] * self.cells[1])
+        return counts
+
+
+@with_settings
+class Motion(_Flow):
     """Describe a snippet by the optical flow between its neighbouring frames, the frame before it included.
 
     Flow is estimated by OpenCV's DIS on gray pictures whose longer side has at most ``longest_side`` pixels. A pixel
@@ -79,49 +168,13 @@ class Motion(FrameExtractor):
 
     name: ClassVar[str] = "motion"
     version: ClassVar[str] = "2"
-    nature: ClassVar[Nature] = "magnitude"
 
-    def __init__(
-        self,
-        *,
-        longest_side: int = 360,
-        rows: int = 8,
-        columns: int = 12,
-        bands: int = 4,
-        bins: int = 8,
-        preset: str = "medium",
-        dead_zone: float = 0.2,
-        per: str = "second",
-        region: str | None = None,
-    ) -> None:
-        self.longest_side = check_int(longest_side, "longest_side", "Motion", low=_SMALLEST_SIDE, high=1024)
-        self.cells = (
-            check_int(rows, "rows", "Motion", low=1, high=64),
-            check_int(columns, "columns", "Motion", low=1, high=64),
-        )
-        self.bands = check_int(bands, "bands", "Motion", low=1, high=64)
-        if rows % bands:
-            raise ParameterError(f"The 'rows' parameter of Motion must be a multiple of bands={bands}. Got {rows} instead")
-        self.bins = check_int(bins, "bins", "Motion", low=2, high=36)
-        self.preset = str(check_choice(preset, "preset", "Motion", _PRESETS))
-        self.dead_zone = check_number(dead_zone, "dead_zone", "Motion", low=0.0, high=10.0)
-        self.per = str(check_choice(per, "per", "Motion", _UNITS))
-        self.region = Region.parse(region, "Motion")
+    bands: int = Field(default=4, ge=1, le=64)
 
-    @property
-    def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
-        return {
-            "longest_side": self.longest_side,
-            "rows": self.cells[0],
-            "columns": self.cells[1],
-            "bands": self.bands,
-            "bins": self.bins,
-            "preset": self.preset,
-            "dead_zone": self.dead_zone,
-            "per": self.per,
-            **region_setting(self.region),
-        }
+    def __post_init__(self) -> None:
+        if self.rows % self.bands:
+            multiple = f"must be a multiple of bands={self.bands}"
+            raise ParameterError(f"The 'rows' parameter of {type(self).__name__} {multiple}. Got {self.rows} instead")
 
     @property
     def width(self) -> int:
@@ -139,17 +192,6 @@ class Motion(FrameExtractor):
         flow = self.flow(frames, before)
         return self.describe(flow, self.speed(flow, frames, before))
 
-    def speed(
-        self, flow: Float32[np.ndarray, "pairs h w 2"], frames: Sequence[Frame], before: Frame | None
-    ) -> Float32[np.ndarray, "pairs h w"]:
-        """Speed of every pixel in percent of the longer side per second, 0 below the dead zone and outside the region."""
-        speed: Float32[np.ndarray, "pairs h w"] = np.hypot(flow[..., 0], flow[..., 1])
-        speed[speed < self.dead_zone] = 0.0
-        if self.region is not None:
-            speed *= self.region.inside(*speed.shape[1:])
-        speed *= self._percent_per_unit(frames, before, max(flow.shape[1:3]))[:, None, None]
-        return speed
-
     def describe(
         self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
     ) -> Float32[np.ndarray, " width"]:
@@ -159,10 +201,10 @@ class Motion(FrameExtractor):
         cells = self.oriented_histograms(flow, speed)  # (pairs, rows, columns, bins)
         banded = cells.reshape(len(cells), self.bands, -1, self.bins)
         means = banded.mean(axis=(0, 2))
-        if self.region is not None:
+        if self.looked_at is not None:
             counted = (self.pixels_of_cells(*speed.shape[1:]) > 0).reshape(self.bands, -1).sum(axis=1, keepdims=True)
             means *= banded.shape[2] / np.maximum(counted, 1)
-            speed = speed[:, self.region.inside(*speed.shape[1:])]
+            speed = speed[:, self.looked_at.inside(*speed.shape[1:])]
         statistics = [
             np.sqrt(np.square(speed, dtype=np.float64).mean()),
             speed.mean(dtype=np.float64),
@@ -173,72 +215,12 @@ class Motion(FrameExtractor):
         pooled = [means, banded.max(axis=2).mean(axis=0)]
         return np.concatenate([statistics, *(part.ravel() for part in pooled)]).astype(np.float32)
 
-    def flow(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, "pairs h w 2"]:
-        """Estimate (u, v) in reduced pixels per pair, u to the right and v down, for each neighbouring pair of frames."""
-        cv2 = load_opencv()
-        size = reduced_size(frames[0].image, self.longest_side)
-        pictures = [frame.image for frame in ((before, *frames) if before else frames)]
-        if self.region is not None:
-            pictures = [self.region.seen(picture) for picture in pictures]
-        grays = [_gray(picture, size, cv2) for picture in pictures]
-        flow = np.zeros((len(grays) - 1, size[1], size[0], 2), dtype=np.float32)
-        estimator = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{self.preset.upper()}"))
-        for pair, (earlier, later) in enumerate(pairwise(grays)):
-            flow[pair] = estimator.calc(earlier, later, None)[: size[1], : size[0]]
-        return flow
-
-    def _percent_per_unit(
-        self, frames: Sequence[Frame], before: Frame | None, longer_side: int
-    ) -> Float32[np.ndarray, " pairs"]:
-        times = np.array([frame.time for frame in ((before, *frames) if before else frames)])
-        gaps = np.diff(times)
-        if self.per == "frame":
-            gaps = np.ones_like(gaps)
-        usual = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else np.inf  # no time at all: no speed
-        return (100.0 / (longer_side * np.maximum(gaps, usual / 2))).astype(np.float32)
-
-    def oriented_histograms(
-        self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
-    ) -> Float64[np.ndarray, "pairs rows columns bins"]:
-        """Mean speed of every cell, split over the directions."""
-        pairs, height, width = speed.shape
-        cells = self.cells[0] * self.cells[1]
-        pixel_cells = cells_of_pixels(height, width, *self.cells)
-        moving = np.flatnonzero(speed > 0)  # few pixels move, and only they cost time
-        pair, pixel = np.divmod(moving, height * width)
-        first = (pair * cells + pixel_cells[pixel]) * self.bins  # where the pixel's histogram starts
-        u, v = flow.reshape(-1, 2)[moving].T
-        place = np.arctan2(v, u).astype(np.float64) * (self.bins / (2 * np.pi))
-        low = np.floor(place).astype(np.int64)
-        share = place - low  # of the next direction
-        sums = np.zeros(pairs * cells * self.bins)
-        for direction, part in ((low, 1 - share), (low + 1, share)):
-            sums += np.bincount(first + direction % self.bins, speed.ravel()[moving] * part, minlength=len(sums))
-        pixels: np.ndarray = self.pixels_of_cells(height, width).reshape(*self.cells, 1)
-        means: np.ndarray = sums.reshape(pairs, *self.cells, self.bins) / np.maximum(pixels, 1)
-        return means
-
-    def pixels_of_cells(self, height: int, width: int) -> Int64[np.ndarray, " cells"]:
-        """How many pixels of a picture count in each cell, row by row."""
-        cells = cells_of_pixels(height, width, *self.cells)
-        if self.region is not None:
-            cells = cells[self.region.inside(height, width).ravel()]
-        counts: np.ndarray = np.bincount(cells, minlength=self.cells[0] * self.cells[1])
-        return counts
-
-
-def _gray(image: np.ndarray, size: tuple[int, int], cv2: Any) -> np.ndarray:
-    """Reduce to (width, height) gray pixels; a narrow picture is continued by its border to what DIS can work on."""
-    gray = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-    least = max(_SMALLEST_SIDE, -(-max(size) // 4))
-    right, bottom = max(0, least - size[0]), max(0, least - size[1])
-    return np.ascontiguousarray(cv2.copyMakeBorder(gray, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
-
 
 CELL_STATISTICS = ("speed_rms", "speed_mean", "moving_fraction")
 
 
-class MotionCells(FrameExtractor):
+@with_settings
+class MotionCells(_Flow):
     """Describe each cell of the picture by how fast what moves in it over the snippet.
 
     Flow, speeds (percent of the longer side per second) and settings are those of ``Motion``. A cell has the root mean square
@@ -263,42 +245,12 @@ class MotionCells(FrameExtractor):
 
     name: ClassVar[str] = "motion-cells"
     version: ClassVar[str] = "1"
-    nature: ClassVar[Nature] = "magnitude"
     unit_kind: ClassVar[UnitKind] = "cell"
-
-    def __init__(
-        self,
-        *,
-        longest_side: int = 360,
-        rows: int = 8,
-        columns: int = 12,
-        bins: int = 8,
-        preset: str = "medium",
-        dead_zone: float = 0.2,
-        per: str = "second",
-        region: str | None = None,
-    ) -> None:
-        self._motion = Motion(
-            longest_side=longest_side,
-            rows=rows,
-            columns=columns,
-            bands=1,
-            bins=bins,
-            preset=preset,
-            dead_zone=dead_zone,
-            per=per,
-            region=region,
-        )
-
-    @property
-    def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
-        return {name: value for name, value in self._motion.settings.items() if name != "bands"}
 
     @property
     def width(self) -> int:
         """D = 3 + bins."""
-        return len(CELL_STATISTICS) + self._motion.bins
+        return len(CELL_STATISTICS) + self.bins
 
     @property
     def units(self) -> int:
@@ -308,15 +260,15 @@ class MotionCells(FrameExtractor):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of cells."""
-        return self._motion.cells
+        return self.cells
 
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, "units width_and_1"]:
         """Describe the cells of one snippet, row by row."""
-        flow = self._motion.flow(frames, before)
-        speed = self._motion.speed(flow, frames, before)
+        flow = self.flow(frames, before)
+        speed = self.speed(flow, frames, before)
         pairs, height, width = speed.shape
         cells = cells_of_pixels(height, width, *self.grid)
-        pixels = self._motion.pixels_of_cells(height, width)  # (U,)
+        pixels = self.pixels_of_cells(height, width)  # (U,)
         if pairs == 0:
             return with_presence(np.zeros((self.units, self.width)), pixels > 0)
         count = np.maximum(pixels, 1) * pairs
@@ -324,11 +276,12 @@ class MotionCells(FrameExtractor):
         sums = [np.bincount(cells, part.sum(axis=0), minlength=self.units) for part in (flat**2, flat, flat > 0)]
         statistics = np.stack(sums, axis=1) / count[:, None]  # (U, 3)
         statistics[:, 0] = np.sqrt(statistics[:, 0])
-        directions = self._motion.oriented_histograms(flow, speed).mean(axis=0).reshape(self.units, -1)
+        directions = self.oriented_histograms(flow, speed).mean(axis=0).reshape(self.units, -1)
         return with_presence(np.concatenate([statistics, directions], axis=1), pixels > 0)
 
 
-class MotionFrames(FrameExtractor):
+@with_settings
+class MotionFrames(Motion):
     """Describe each frame of a snippet by its flow from the frame before, as ``Motion`` describes a whole snippet.
 
     A last, partial snippet has fewer frames and the first frame of a video has none before it: their units are absent.
@@ -352,45 +305,9 @@ class MotionFrames(FrameExtractor):
 
     name: ClassVar[str] = "motion-frames"
     version: ClassVar[str] = "1"
-    nature: ClassVar[Nature] = "magnitude"
     unit_kind: ClassVar[UnitKind] = "frame"
 
-    def __init__(
-        self,
-        *,
-        frames: int = 16,
-        longest_side: int = 360,
-        rows: int = 8,
-        columns: int = 12,
-        bands: int = 4,
-        bins: int = 8,
-        preset: str = "medium",
-        dead_zone: float = 0.2,
-        per: str = "second",
-        region: str | None = None,
-    ) -> None:
-        self.frames = check_int(frames, "frames", "MotionFrames", low=1, high=1024)
-        self._motion = Motion(
-            longest_side=longest_side,
-            rows=rows,
-            columns=columns,
-            bands=bands,
-            bins=bins,
-            preset=preset,
-            dead_zone=dead_zone,
-            per=per,
-            region=region,
-        )
-
-    @property
-    def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
-        return {"frames": self.frames, **self._motion.settings}
-
-    @property
-    def width(self) -> int:
-        """D, as of ``Motion``."""
-        return self._motion.width
+    frames: int = Field(default=16, ge=1, le=1024)
 
     @property
     def units(self) -> int:
@@ -408,11 +325,11 @@ class MotionFrames(FrameExtractor):
             raise DataError(
                 "a snippet holds more frames than units", expected=f"at most {self.frames}", got=len(frames), fix=fix
             )
-        flow = self._motion.flow(frames, before)
-        speed = self._motion.speed(flow, frames, before)
+        flow = self.flow(frames, before)
+        speed = self.speed(flow, frames, before)
         first = len(frames) - len(flow)  # 1 at the start of a video
         values, present = np.zeros((self.frames, self.width), dtype=np.float32), np.zeros(self.frames, dtype=bool)
         for pair in range(len(flow)):
-            values[first + pair] = self._motion.describe(flow[pair : pair + 1], speed[pair : pair + 1])
+            values[first + pair] = self.describe(flow[pair : pair + 1], speed[pair : pair + 1])
         present[first : len(frames)] = True
         return with_presence(values, present)

@@ -6,23 +6,25 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from ..data.manifest import Nature
 from ..data.video import Frame
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from .base import FrameExtractor, Region, file_hash, load_opencv, load_package, reduced_size, region_setting, sample_evenly
+from ..errors import DataError
+from .base import RegionExtractor, RegionText, file_hash, load_opencv, load_package, reduced_size, sample_evenly, with_settings
 
-_LAYOUTS = ("nchw", "nhwc")
+_Side = Annotated[int, Field(ge=1, le=4096)]
+_AboveZero = Annotated[float, Field(ge=1e-12)]
 _SILENT = 4  # only fatal messages of onnxruntime; its errors are raised anyway
 _ELEMENTS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class OnnxImage(FrameExtractor):
+@with_settings
+class OnnxImage(RegionExtractor):
     """Describe a snippet by an ONNX image network, averaged over a few of its frames: ``(scale x - mean) / std``.
 
     A network that fixes its picture size gets pictures resized to it; one that leaves it open gets the picture as it
@@ -56,56 +58,26 @@ class OnnxImage(FrameExtractor):
     version: ClassVar[str] = "1"
     nature: ClassVar[Nature] = "direction"
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        input_size: tuple[int, int] | None = None,
-        longest_side: int = 640,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        scale: float = 1.0,
-        layout: str | None = None,
-        output: str | None = None,
-        frames_per_snippet: int = 4,
-        threads: int = 1,
-        region: str | None = None,
-    ) -> None:
-        self.path = Path(path)
+    path: Path = Field(kw_only=False, strict=False, exclude=True)
+    input_size: Annotated[tuple[_Side, _Side] | None, Field(strict=False)] = None
+    longest_side: int = Field(default=640, ge=8, le=4096)
+    mean: Annotated[tuple[float, float, float], Field(strict=False)] = (0.0, 0.0, 0.0)
+    std: Annotated[tuple[_AboveZero, _AboveZero, _AboveZero], Field(strict=False)] = (1.0, 1.0, 1.0)
+    scale: _AboveZero = 1.0
+    layout: Literal["nchw", "nhwc"] | None = None
+    output: str | None = None
+    frames_per_snippet: int = Field(default=4, ge=1, le=256)
+    threads: int = Field(default=1, ge=1, exclude=True)
+    region: RegionText = None
+
+    def __post_init__(self) -> None:
         if not self.path.is_file():
             raise DataError("no ONNX file", where=self.path, fix="give the path of an exported network")
-        for side in input_size or ():
-            check_int(side, "input_size", "OnnxImage", low=1, high=4096)
-        self.input_size = input_size
-        self.longest_side = check_int(longest_side, "longest_side", "OnnxImage", low=8, high=4096)
-        self.mean = _three(mean, "mean", low=-float("inf"))
-        self.std = _three(std, "std", low=1e-12)
-        self.scale = check_number(scale, "scale", "OnnxImage", low=1e-12)
-        self.layout = check_choice(layout, "layout", "OnnxImage", (None, *_LAYOUTS))
-        self.output = output
-        self.frames_per_snippet = check_int(frames_per_snippet, "frames_per_snippet", "OnnxImage", low=1, high=256)
-        self.threads = check_int(threads, "threads", "OnnxImage", low=1)
-        self.region = Region.parse(region, "OnnxImage")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the open network behind on the way to another process."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_network", "width")}
 
     @property
     def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
-        return {
-            "file": self.path.name,
-            "input_size": list(self.input_size) if self.input_size else None,
-            "longest_side": self.longest_side,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "scale": self.scale,
-            "layout": self.layout,
-            "output": self.output,
-            "frames_per_snippet": self.frames_per_snippet,
-            **region_setting(self.region),
-        }
+        """Everything that was chosen and changes the numbers; the network goes by the name of its file."""
+        return {"file": self.path.name, **super().settings}
 
     @cached_property
     def weights_hash(self) -> str:
@@ -121,9 +93,7 @@ class OnnxImage(FrameExtractor):
 
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
         """Describe one snippet by D numbers, see the class."""
-        pictures = [frame.image for frame in sample_evenly(frames, self.frames_per_snippet)]
-        if self.region is not None:
-            pictures = [self.region.seen(picture) for picture in pictures]
+        pictures = self.pictures(sample_evenly(frames, self.frames_per_snippet))
         mean = np.mean([self._embed(picture) for picture in pictures], axis=0, dtype=np.float64)
         return np.asarray(mean, dtype=np.float32)
 
@@ -242,10 +212,3 @@ class _Network:
         if output is not None and output not in names:
             raise DataError("no such output", where=self.path, expected=" or ".join(names), got=output)
         return str(output if output is not None else names[0])
-
-
-def _three(values: Sequence[float], name: str, *, low: float) -> tuple[float, float, float]:
-    if len(values) != 3:
-        raise ParameterError(f"The '{name}' parameter of OnnxImage must be three numbers. Got {values!r} instead")
-    red, green, blue = (check_number(value, name, "OnnxImage", low=low) for value in values)
-    return red, green, blue

@@ -29,11 +29,23 @@ EXTRACTORS: Parts[Extractor] = Parts(
 """Every extractor by name; one of a person's own is ``file.py:Class`` (``own_parts``)."""
 
 
+def extractor_class(name: str, *, modality: str) -> type[Extractor]:
+    """The class of an extractor by the name that a manifest has; one of a person's own only as ``own_parts`` allows.
+
+    Raises:
+        ParameterError: If there is none, or it is of another source now.
+    """
+    if name not in EXTRACTORS:
+        raise ParameterError("no such extractor", where=modality, expected=", ".join(EXTRACTORS), got=name)
+    return EXTRACTORS[name]
+
+
 def make_extractor(kind: str, settings: Mapping[str, Any], *, modality: str) -> Extractor:
     """Make an extractor from its name and settings.
 
     Args:
-        kind: Name of the extractor.
+        kind: Name of the extractor: one of lego-fusion's, one that an installed package announces by an entry point of the
+            group ``lego_fusion.extractors``, or ``FILE.py:Class``.
         settings: Arguments of its class; lists become tuples.
         modality: Name of the feature set that it is for, for the messages.
 
@@ -44,17 +56,18 @@ def make_extractor(kind: str, settings: Mapping[str, Any], *, modality: str) -> 
         >>> make_extractor("motion", {"bins": 4}, modality="coarse").width
         40
     """
-    if kind not in EXTRACTORS:
-        raise ParameterError("no such extractor", where=modality, expected=", ".join(EXTRACTORS), got=kind)
-    kind = EXTRACTORS.typed(kind)
-    arguments = inspect.signature(EXTRACTORS[kind])
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    made_by = extractor_class(EXTRACTORS.typed(kind), modality=modality)
     try:
-        arguments.bind(**given)
+        return _made(made_by, settings)
     except TypeError as error:
-        expected = ", ".join(arguments.parameters)
+        expected = ", ".join(inspect.signature(made_by).parameters)
         raise ParameterError(f"extractor '{kind}' cannot be made: {error}", where=modality, expected=expected) from error
-    return EXTRACTORS[kind](**given)
+
+
+def _made(made_by: type[Extractor], settings: Mapping[str, Any]) -> Extractor:
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    inspect.signature(made_by).bind(**given)
+    return made_by(**given)
 
 
 def column_names(manifest: Manifest) -> tuple[str, ...]:
@@ -66,9 +79,9 @@ def column_names(manifest: Manifest) -> tuple[str, ...]:
         >>> column_names(Manifest(modality="a", extractor="imported", version="1", width=2))
         ('column 0', 'column 1')
     """
-    kind, names = EXTRACTORS.ours.get(manifest.extractor), tuple[str, ...]()
-    if kind is not None and kind.columns is not Extractor.columns:
-        with contextlib.suppress(LegoFusionError):  # of another version, whose columns may mean something else
+    names = tuple[str, ...]()
+    with contextlib.suppress(LegoFusionError):  # of another version, whose columns may mean something else
+        if extractor_class(manifest.extractor, modality=manifest.modality).columns is not Extractor.columns:
             names = extractor_for(manifest).columns()
     return names or tuple(f"column {number}" for number in range(manifest.width))
 
@@ -82,22 +95,16 @@ def extractor_for(manifest: Manifest, *, model: str | Path | None = None) -> Ext
             the installed package.
 
     Raises:
-        ParameterError: The extractor is not one of lego-fusion's, or needs ``model``.
+        ParameterError: There is no such extractor, its source is another one than when the features were made, or it needs
+            ``model``.
         ManifestError: What it would write differs, for example because the network is another one.
 
     Example:
         >>> extractor_for(Motion(bins=4).manifest("flow")).settings["bins"]
         4
     """
-    kind = EXTRACTORS.get(manifest.extractor)
-    if kind is None:
-        raise ParameterError(
-            "no such extractor", where=manifest.modality, expected=", ".join(EXTRACTORS), got=manifest.extractor
-        )
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in manifest.settings.items()
-    }
-    if kind is OnnxImage:
+    kind, settings = extractor_class(manifest.extractor, modality=manifest.modality), dict[str, Any](manifest.settings)
+    if issubclass(kind, OnnxImage):
         file = settings.pop("file", None)
         if model is None:
             raise ParameterError("the extractor needs its network", where=manifest.modality, expected=f"the file {file}")
@@ -105,7 +112,7 @@ def extractor_for(manifest: Manifest, *, model: str | Path | None = None) -> Ext
     elif issubclass(kind, Text) and model is not None:
         settings["model"] = model
     try:
-        extractor = kind(**settings)
+        extractor = _made(kind, settings)
     except TypeError as error:
         raise DataError("the manifest has settings of another version", where=manifest.modality, got=error) from error
     mine = extractor.manifest(manifest.modality, manifest.snippet_frames, manifest.stride)

