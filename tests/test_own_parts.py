@@ -121,12 +121,17 @@ def test_an_own_extractor_goes_from_video_to_score(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     manifest = Dataset.open(data).modalities["coarse"]
     assert manifest.extractor.startswith(f"{mine}:Coarse@") and manifest.settings["bins"] == 3
-    trained = command("train", data, run)
+    wrong = command("extract", scenes.folder, tmp_path / "none", "--modalities", f"motion,{mine}:Missing")
+    assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1
+    assert "this is no extractor" in wrong.stderr
+    trained = command("train", data, run, "--segment-snippets", 1)
     assert trained.returncode == 0, trained.stderr
     video = scenes.folder / "videos" / f"{scenes.videos[-1].name}.mp4"
     assert command("score", video, "--model", run).returncode == 2
     scored = command("score", video, "--model", run, "--json", **{ALLOWED: str(mine)})
     assert scored.returncode == 0, scored.stderr
+    watched = command("watch", video, "--model", run, "--scores", **{ALLOWED: str(mine)})
+    assert watched.returncode == 0 and '"kind": "score"' in watched.stdout, watched.stderr
     mine.write_text(EXTRACTOR + "# changed")
     changed = command("score", video, "--model", run, **{ALLOWED: str(mine)})
     assert changed.returncode == 2

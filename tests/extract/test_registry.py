@@ -1,5 +1,6 @@
 """From a manifest back to the extractor that writes it."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from lego_fusion.extract.audio import Audio
 from lego_fusion.extract.base import Extractor, FrameExtractor
 from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
 from lego_fusion.extract.onnx import OnnxImage
-from lego_fusion.extract.registry import EXTRACTORS, extractor_for, make_extractor
+from lego_fusion.extract.registry import EXTRACTORS, column_names, extractor_for, make_extractor
 from lego_fusion.extract.text import Text
+from lego_fusion.own_parts import ALLOWED
 
 MADE = [
     Motion(bins=4, per="frame"),
@@ -65,6 +67,51 @@ def test_unknown_extractors_settings_and_versions_are_refused() -> None:
         extractor_for(manifest.model_copy(update={"settings": {"speed": 1}}))
     with pytest.raises(ManifestError, match=f"version: '0' against '{Motion.version}'"):
         extractor_for(manifest.model_copy(update={"version": "0"}))
+
+
+OWN = """
+from dataclasses import dataclass
+from functools import cached_property
+import numpy as np
+from lego_fusion.extract.base import FrameExtractor
+
+@dataclass
+class Brightness(FrameExtractor):
+    quantiles: int = 4
+    width = property(lambda self: self.quantiles)
+
+    @cached_property
+    def levels(self):
+        return (level for level in np.linspace(0, 1, self.quantiles))  # which cannot be pickled
+
+    def columns(self):
+        return tuple(f"quantile {number}" for number in range(self.quantiles))
+
+    def snippet(self, frames, before):
+        return np.quantile(frames[-1].image, list(self.levels))
+"""
+
+
+def test_an_own_extractor_is_a_dataclass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "")
+    (tmp_path / "own.py").write_text(OWN)
+    extractor = make_extractor(f"{tmp_path / 'own.py'}:Brightness", {"quantiles": 3}, modality="light")
+    manifest = extractor.manifest("light")
+    assert (manifest.settings, manifest.width, manifest.version) == ({"quantiles": 3}, 3, "1")
+    assert extractor_for(manifest).manifest("light") == manifest
+    assert column_names(manifest) == ("quantile 0", "quantile 1", "quantile 2")
+    assert extractor.levels is extractor.levels
+    sent = pickle.loads(pickle.dumps(extractor))  # noqa: S301 - as to a worker
+    row = sent.snippet([Frame(0, 0.0, np.arange(12, dtype=np.uint8).reshape(2, 2, 3))], None)
+    assert row.tolist() == [0.0, 5.5, 11.0]
+    with pytest.raises(ParameterError, match=r"unexpected keyword argument 'bins' \(light\): expected quantiles"):
+        make_extractor(manifest.extractor, {"bins": 3}, modality="light")
+    monkeypatch.setenv(ALLOWED, "")
+    assert column_names(manifest.model_copy(update={"extractor": f"{manifest.extractor[:-1]}?"})) == (
+        "column 0",
+        "column 1",
+        "column 2",
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EXTRACTORS.values() if kind in (Motion, Appearance)])
