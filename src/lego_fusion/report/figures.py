@@ -56,7 +56,7 @@ def score_curves(
 ) -> None:
     """Draw several videos' curves in one figure: (title, scores, truth or None) each, ``columns`` beside each other."""
     rows = -(-len(curves) // columns)
-    figure = new_figure(8 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows)
+    figure = new_figure(8.0 if columns == 1 else 4.2 * columns, 0.7 + 2.1 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, scores, truth) in zip(axes, curves, strict=False):
         _draw_curve(axis, title, scores, truth, fps)
