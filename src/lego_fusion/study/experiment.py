@@ -83,7 +83,6 @@ def run_cells(
     plan: Plan,
     datasets: Sequence[Dataset],
     folder: str | Path,
-    cells: Sequence[Cell] | None = None,
     *,
     mode: Mode = "auto",
     workers: int | None = None,
@@ -97,7 +96,6 @@ def run_cells(
         plan: Made from the same datasets.
         datasets: Where the features lie.
         folder: Where the plan and the cells are kept; made if it is not there.
-        cells: Of the plan; all by default.
         mode: Of a sweep: ``"together"`` trains configurations side by side on shared powers, ``"alone"`` one after the other;
             ``"auto"`` trains together what can be, if the graphs are small enough for several of them to fit in memory.
         workers: Processes, one thread each; with 1 everything happens in this one. Processes start Python anew, so a script
@@ -120,7 +118,7 @@ def run_cells(
     workers = workers if workers is None else check_int(workers, "workers", plan.verb, low=1)
     folder = Path(folder)
     ranks.first_alone(lambda: claim(folder, plan))
-    cells = plan.cells() if cells is None else cells
+    cells = plan.cells()
     missing = unfinished_cells(folder, cells)
     done, notify = len(cells) - len(missing), on_cell or (lambda done, total: None)
     notify(done, len(cells))
@@ -132,7 +130,7 @@ def run_cells(
         batches, notes = list(_comparison_batches(plan, datasets, folder, cells, cache)), []
     batches = [batch for batch in batches if missing.intersection(batch.cells)]
     ranks.first_before_others(lambda: _prepare(batches))
-    workers = workers or _sensible_workers(batches, datasets)
+    workers = workers or _sensible_workers(batches, datasets[0])
     failures: dict[Cell, str] = {}
     for batch, failure in run_jobs(measure, batches, workers, where=plan.verb, ranks=ranks):
         failures |= dict.fromkeys(batch.cells, failure) if failure else {}
@@ -166,16 +164,15 @@ def _prepare(batches: Sequence[Batch]) -> None:
             _graphs_of(batch.plan, Dataset.open(batch.root), batch.cache, batch.cells[0])
 
 
-def _sensible_workers(batches: Sequence[Batch], datasets: Sequence[Dataset]) -> int:
-    """Two processes where each has enough to do."""
+def _sensible_workers(batches: Sequence[Batch], dataset: Dataset) -> int:
+    """Two processes where each has enough to do, as in every comparison."""
     seconds = 0.0
-    for batch in batches:
-        if not isinstance(batch.plan, SweepPlan):
+    for plan, batch in ((batch.plan, batch) for batch in batches):
+        if not isinstance(plan, SweepPlan):
             return 2
-        fitted = untrained(batch.plan, datasets[0], None, batch.cells[0]).reading_head is not None
-        for settings in map(batch.plan.settings, batch.cells):
-            each = SECONDS_PER_STEP[batch.together]
-            each *= entries_of(batch.plan, datasets[0], settings.nodes) if batch.together else 1
+        fitted = untrained(plan, dataset, None, batch.cells[0]).reading_head is not None
+        for settings in map(plan.settings, batch.cells):
+            each = SECONDS_PER_STEP[batch.together] * (entries_of(plan, dataset, settings.nodes) if batch.together else 1)
             training = settings.training
             seconds += SECONDS_PER_ITERATION * training.iterations if fitted else each * training.steps
     return min(2, os.cpu_count() or 1, len(batches)) if seconds > WORTH_A_PROCESS else 1

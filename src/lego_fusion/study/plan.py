@@ -257,7 +257,7 @@ def make_sweep_plan(
 
     Args:
         dataset: With a split, and labels for the training videos.
-        grid: Values by key; ``default_grid`` by default.
+        grid: Values by key; those that the fusion names (``Fusion.usual_grid``) by default.
         modalities: Feature sets to fuse; all by default.
         method: ``"lego"``, whose trials are fitted one by one on frozen stages that they share where they can, or
             ``"lego-paper"``, whose trials are trained together on shared powers of the graphs inside the videos.
@@ -276,7 +276,7 @@ def make_sweep_plan(
     """
     names = tuple(modalities) or tuple(dataset.modalities)
     check_choice(method, "method", "sweep", METHODS)
-    given = default_grid(method, names) if grid is None else grid
+    given = FUSIONS[method].usual_grid(names) if grid is None else grid
     keys = {full_key(key, [method], where="grid"): tuple(values) for key, values in given.items()}
     if len(keys) < len(given):
         raise ParameterError("the grid has a key twice", got=", ".join(given), fix="give all its values at once")
@@ -312,16 +312,6 @@ def make_sweep_plan(
     plan = plan.model_copy(update={"default": {key: _default(plan, fusion, key) for key in keys}})
     _require_made(plan, dataset)
     return plan
-
-
-def default_grid(method: str, modalities: Sequence[str]) -> Grid:
-    """What is swept where nothing is said, as the fusion names it (``Fusion.usual_grid``).
-
-    Example:
-        >>> default_grid("lego-paper", ["motion", "text"])
-        {'fusion.order.motion': (1, 2, 3), 'fusion.order.text': (1, 2, 3)}
-    """
-    return dict(FUSIONS[check_choice(method, "method", "default_grid", METHODS)].usual_grid(modalities))
 
 
 def parse_grid(words: Sequence[str]) -> Grid:
