@@ -19,8 +19,8 @@ from lego_fusion.measure.intervals import mean_interval, paired_difference, seed
 from lego_fusion.measure.ranking import video_auc, video_average_precision
 from lego_fusion.study.cells import ComparisonPlan, read_cell
 from lego_fusion.study.experiment import cell_videos, run_cells
-from lego_fusion.study.plan import make_plan
-from lego_fusion.study.table import Comparison, Row, choose_baseline, summarise
+from lego_fusion.study.plan import choose_baseline, make_plan
+from lego_fusion.study.table import Comparison, Row, summarise
 
 QUICK = TrainingConfig(steps=8, check_every=4, learning_rate=1e-2)
 

@@ -14,8 +14,8 @@ from ..learn.settings import Settings, as_word
 from ..measure.ranking import TOP_SHARE
 from ..measure.result import pipe_table, save_results
 from ..study.cells import ComparisonPlan
-from ..study.plan import ALL_FUSIONS, SPLITS
-from ..study.table import BEST, OURS, UNFINISHED, Comparison, Row, together
+from ..study.plan import ALL_FUSIONS, BEST, OURS, SPLITS
+from ..study.table import UNFINISHED, Comparison, Row, together
 from ..writing import write_text
 from .figures import CURVE, TRUTH, new_figure, save_figure
 from .pages import environment

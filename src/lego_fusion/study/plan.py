@@ -45,6 +45,10 @@ from .cells import ComparisonPlan, DatasetPlan, SweepPlan
 ALL_FUSIONS = tuple(method for method in LEARNED if method != "mtn")
 """What ``all`` stands for; MTN takes a hundred times as long as the others and is compared where it is named."""
 SENSIBLE_FUSIONS = ("lego", "concat", "add", "mlp", "cross-attention", "score-average")
+BEST = "best"
+"""The name of the baseline that is chosen among the compared."""
+OURS = ("lego", "lego-paper")
+"""What is no baseline: the readings that are compared with them."""
 METHODS = ("lego", "lego-paper")
 """What can be swept: what trains on a frozen stage that is computed once."""
 MOST_ORDER = 32  # higher powers of a relation below 1 are zero in float32, and above it infinite
@@ -153,6 +157,16 @@ def make_plan(
         manifests = {name: datasets[0].modalities[name] for name in names}
         make_default_fusion(fusion, manifests, nodes=plan.nodes, options=plan.options[fusion])
     return plan
+
+
+def choose_baseline(plan: ComparisonPlan, baseline: str = "") -> str:
+    """The baseline asked for, or concat where it is compared, or none (``""``); ``ParameterError`` if it is not compared."""
+    methods = dict.fromkeys(cell.method for cell in plan.cells())
+    if not baseline:
+        return "concat" if "concat" in methods else ""
+    if baseline == BEST and all(method in OURS for method in plan.fusions):
+        raise ParameterError("there is no baseline to choose from", where="baseline 'best'", got=", ".join(plan.fusions))
+    return str(check_choice(baseline, "baseline", "compare", (*methods, BEST)))
 
 
 def parse_modality_sets(text: str, dataset: Dataset) -> list[tuple[str, ...]]:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from ..data.dataset import Dataset
-from ..errors import DataError, LegoFusionError, ParameterError, check_choice
+from ..errors import DataError, LegoFusionError
 from ..learn.methods import LEARNED
 from ..learn.processes import SINGLE_PROCESS, Ranks
 from ..measure.detection import METRICS, micro_auc
@@ -35,9 +35,8 @@ from .cells import (
     unfinished_cells,
 )
 from .experiment import cell_videos, run_cells
+from .plan import BEST, OURS, choose_baseline
 
-BEST = "best"
-OURS = ("lego", "lego-paper")
 UNFINISHED = "no cell is finished"
 Measure = Callable[[CellResult], float | None]
 
@@ -218,16 +217,6 @@ def summarise(
         notes.append("no differences: concat is not compared; name another baseline")
     records = tuple(record for result in results.values() for record in result.records)
     return Comparison(plan, baseline, tuple(rows), (*notes, *measure.notes), records, len(unfinished))
-
-
-def choose_baseline(plan: ComparisonPlan, baseline: str = "") -> str:
-    """The baseline asked for, or concat where it is compared, or none (``""``); ``ParameterError`` if it is not compared."""
-    methods = dict.fromkeys(cell.method for cell in plan.cells())
-    if not baseline:
-        return "concat" if "concat" in methods else ""
-    if baseline == BEST and all(method in OURS for method in plan.fusions):
-        raise ParameterError("there is no baseline to choose from", where="baseline 'best'", got=", ".join(plan.fusions))
-    return str(check_choice(baseline, "baseline", "compare", (*methods, BEST)))
 
 
 def together(plan: ComparisonPlan) -> str:
