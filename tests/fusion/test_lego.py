@@ -378,7 +378,7 @@ def test_what_is_wrong_with_a_modality_costs_that_modality_only():
     [
         ({"references": 0}, "'references' parameter of LegoFusion"),
         ({"kept": 0}, "'kept' parameter of LegoFusion"),
-        ({"orders": ()}, "must list at least one power"),
+        ({"orders": ()}, r"'orders' parameter of LegoFusion must be a list of ints in \[1, inf\)"),
         ({"orders": (0,)}, "'orders' parameter of LegoFusion"),
         ({"bandwidth_exponent": 1.5}, "'bandwidth_exponent' parameter of LegoFusion"),
         ({"pseudo_videos": -1.0}, "'pseudo_videos' parameter of LegoFusion"),

@@ -1,6 +1,7 @@
 """PaperFusion: graphs inside a video, rows and options by hand, and what it can learn that others cannot."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from lego_fusion.errors import ParameterError
-from lego_fusion.fusion.paper import ROWS, PaperFusion
-from lego_fusion.fusion.relation import RELATION_KINDS
+from lego_fusion.fusion.options import RelationKind, Rows
+from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.learn.bags import Bags, fit_frozen
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.detector import Detector
@@ -17,7 +18,9 @@ from lego_fusion.learn.train import fit, predict
 
 WIDTHS = {"motion": 4, "text": 3}
 N = 6
-every_relation = pytest.mark.parametrize("relations", [*RELATION_KINDS, {"motion": "gaussian", "text": "cosine"}], ids=str)
+every_relation = pytest.mark.parametrize(
+    "relations", [*get_args(RelationKind), {"motion": "gaussian", "text": "cosine"}], ids=str
+)
 
 
 def features(bags: int = 7, seed: int = 0, nodes: int = N) -> dict[str, Tensor]:
@@ -36,7 +39,7 @@ def fitted(given: dict[str, Tensor] | None = None, **options) -> PaperFusion:
     return fusion.eval()
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rows", get_args(Rows))
 def test_fusing_features_is_relating_and_then_fusing_graphs(rows):
     fusion, test = fitted(rows=rows), features(3, seed=1)
     mask = torch.rand(3, N, generator=torch.Generator().manual_seed(2)) > 0.3
@@ -96,7 +99,7 @@ def statistics_by_hand(row: list[float]) -> list[float]:
 def test_rows_by_hand(masked):
     test = features(2, seed=1)
     mask = torch.tensor([[True] * N, [True, True, False, True, True, False]]) if masked else None
-    for rows in ROWS:
+    for rows in get_args(Rows):
         fusion = fitted(rows=rows).double()
         given = {name: x.double() for name, x in test.items()}
         output = fusion.fuse(given, mask)

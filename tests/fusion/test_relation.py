@@ -1,15 +1,18 @@
 """One modality's relation: fitted statistics and each kind of graph against loops in double precision."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.fusion.relation import RELATION_KINDS, Relation
+from lego_fusion.fusion.options import RelationKind
+from lego_fusion.fusion.paper import PaperFusion
+from lego_fusion.fusion.relation import Relation
 
-every_kind = pytest.mark.parametrize("kind", RELATION_KINDS)
+every_kind = pytest.mark.parametrize("kind", get_args(RelationKind))
 
 
 def rows(*shape: int, seed: int = 0) -> Tensor:
@@ -105,6 +108,7 @@ def test_training_features_must_be_finite(kind, value):
         fitted(kind, train)
 
 
-def test_an_unknown_relation(unchecked_types):
+@pytest.mark.parametrize("relations", ["cosin", {"motion": "cosin"}, 3])
+def test_an_unknown_relation(relations):
     with pytest.raises(ParameterError, match="'relations' parameter of PaperFusion must be one of 'cosine', 'gaussian', 'dot'"):
-        Relation(3, "cosin")
+        PaperFusion({"motion": 3}, relations=relations)

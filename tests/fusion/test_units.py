@@ -1,6 +1,7 @@
 """Finer units: known unit by unit by the default, related to each other by the paper's reading."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.lego import LegoFusion
+from lego_fusion.fusion.options import UnitPooling
 from lego_fusion.fusion.paper import PaperFusion
 from lego_fusion.fusion.registry import make_fusion
-from lego_fusion.fusion.relation import UNIT_POOLINGS, UnitRelation, mean_over_units
+from lego_fusion.fusion.relation import UnitRelation, mean_over_units
 
 N, U, D = 5, 6, 3
 LABELS = torch.tensor([False, True, False, False, True, False])
 VIDEOS = torch.arange(6)
-every_pooling = pytest.mark.parametrize("pooling", UNIT_POOLINGS)
+every_pooling = pytest.mark.parametrize("pooling", get_args(UnitPooling))
 
 
 def units(bags: int = 6, seed: int = 0, share: float = 0.7, count: int = U) -> Tensor:

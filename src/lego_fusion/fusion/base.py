@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import DataError, ParameterError, check_int
 from ..graph.operator import check_names
 from .known import KnownNormals, KnownUnits
+from .options import FusionOptions
 from .streams import FeatureWindow, NodeStream
 
 
@@ -61,39 +62,33 @@ class Fusion(nn.Module, ABC):
 
     Args:
         modalities: Width D_m of each modality by name, in the order that orients what is not symmetric.
+        options: Those of ``Options``, by name.
     """
 
     __call__: Callable[..., FusionOutput]  # ``forward``, whose type torch does not know
     kind: ClassVar[str] = "fusion"
-    operator_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Options that are handed on to ``graph.operator.GraphOperator``, given by name, with the fusion's own defaults."""
+    Options: ClassVar[type[FusionOptions]] = FusionOptions
+    """Its options, where they are a record; a fusion with few of them has arguments instead."""
+    options: FusionOptions
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The arguments of the fusion with their defaults (``inspect.Parameter.empty`` for none), its operator's among them."""
+        """The arguments of the fusion with their defaults (``inspect.Parameter.empty`` for none), its options among them."""
         own = inspect.signature(cls).parameters.values()
-        return {one.name: one.default for one in own if one.kind is not one.VAR_KEYWORD} | dict(cls.operator_defaults)
+        found = {one.name: one.default for one in own if one.kind is not one.VAR_KEYWORD}
+        return found | {name: field.default for name, field in cls.Options.model_fields.items()}
 
     @classmethod
     def usual_grid(cls, modalities: Sequence[str]) -> dict[str, tuple[int | float, ...]]:
         """What a sweep tries where nobody says, values by setting: orders 1 to 3 of each modality."""
         return {f"fusion.order.{name}": (1, 2, 3) for name in modalities}
 
-    @classmethod
-    def operator_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of the operator, those given before the defaults; ``ParameterError`` for one that there is not."""
-        unknown = [name for name in given if name not in cls.operator_defaults]
-        if unknown:
-            expected = ", ".join(cls.defaults())
-            raise ParameterError(f"{cls.__name__} has no parameter '{unknown[0]}'", expected=expected, got=unknown[0])
-        return {**cls.operator_defaults, **given}
-
     relates_within: bool = False  # whether its graphs relate the nodes of one video to each other
     row_order: Literal["ordered", "sorted"] | None = None  # of the row of a learned operator's graph that a node hands on
     out_features: int
     units: Mapping[str, int]
 
-    def __init__(self, modalities: Mapping[str, int]) -> None:
+    def __init__(self, modalities: Mapping[str, int], **options: Any) -> None:
         super().__init__()
         if not modalities:
             raise ParameterError("a fusion needs at least one modality", where=type(self).__name__)
@@ -101,7 +96,11 @@ class Fusion(nn.Module, ABC):
         for name, width in modalities.items():
             check_int(width, f"modalities['{name}']", type(self).__name__, low=1)
         self.modalities = dict(modalities)
-        self.units = {}
+        self.options = self.Options.of(options, type(self).__name__)
+        self.units = getattr(self.options, "units", {})
+        unknown = [name for name in self.units if name not in self.modalities]
+        if unknown:
+            raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(self.modalities))
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
@@ -112,9 +111,9 @@ class Fusion(nn.Module, ABC):
             mask: True where a node exists, (B, N).
         """
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The arguments, as JSON values, that make an equal fusion: ``type(self)(**config)``."""
+        return {"modalities": self.modalities, **self.options.model_dump(mode="json")}
 
     def fit(
         self,

@@ -17,23 +17,12 @@ from ..graph.readings import bounded, degrees, inside_degrees, propagated
 from ..graph.references import choose_references, evenly_thinned, node_numbers, require_several_videos, spacings
 from .base import at_least_single, mask_nodes
 from .known import KnownNormals, KnownUnits, column_scales, normal_rows
+from .options import LegoOptions
 from .relation import mean_over_units
 
 NUMBERS_AT_ONCE = 2**23  # entries of the graphs that are held at a time
 PSEUDO_NODES = 2.0  # of the usual variance inside a video
 MOST_BAGS = 2048  # evenly spread, on which it is seen what is usual
-
-
-class Settings(NamedTuple):
-    """What ``LegoFusion`` is told of its frozen stage; see there."""
-
-    references: int
-    kept: int
-    orders: tuple[int, ...]
-    bandwidth_exponent: float
-    pseudo_videos: float
-    window: int | None
-    most_novel: int
 
 
 class Readings(NamedTuple):
@@ -71,8 +60,7 @@ class FrozenReadings(nn.Module):
 
     Args:
         modalities: Width of each.
-        units: Groups of those whose nodes hold finer units.
-        settings: See there.
+        options: Of the fusion.
     """
 
     centre: Tensor  # (M, P)
@@ -86,21 +74,20 @@ class FrozenReadings(nn.Module):
     fewest: Tensor  # columns that every training video meets at least
     reference_units: Tensor  # (K, 2): training bag and node of each column; -1 where it was added
 
-    def __init__(self, modalities: Mapping[str, int], units: Mapping[str, int], settings: Settings) -> None:
+    def __init__(self, modalities: Mapping[str, int], options: LegoOptions) -> None:
         super().__init__()
-        self.modalities, self.units, self.settings = dict(modalities), dict(units), settings
+        self.modalities, self.units, self.options = dict(modalities), options.units, options
         self.whole = [name for name in self.modalities if name not in self.units]  # of one vector per node
         self.product = GraphOperator(self.whole, 1, "rank1", start="product", noise=0.0) if self.whole else None
         if self.product is not None:  # G = prod_m R_m, whatever is learned later
             self.product.requires_grad_(False)
         self.known = nn.ModuleDict()
         for name, width in self.modalities.items():
-            groups = units.get(name)
-            fine = groups is not None
+            groups = self.units.get(name)
             self.known[name] = (
-                KnownUnits(width, groups=units[name], most_novel=settings.most_novel) if fine else KnownNormals(width)
+                KnownNormals(width) if groups is None else KnownUnits(width, groups=groups, most_novel=options.most_novel)
             )
-        count, powers = len(self.modalities), len(settings.orders)
+        count, powers = len(self.modalities), len(options.orders)
         for buffer in ("centre", "inside_centre"):
             self.register_buffer(buffer, torch.zeros(count, powers))
         for buffer in ("spread", "inside_spread"):
@@ -115,7 +102,7 @@ class FrozenReadings(nn.Module):
     @property
     def kept(self) -> int:
         """Entries of a row that a degree sees: fewer than asked for where a training video meets fewer."""
-        return min(self.settings.kept, self._fewest)
+        return min(self.options.kept, self._fewest)
 
     def of(self, name: str) -> KnownNormals:
         """What is known of a modality."""
@@ -151,15 +138,15 @@ class FrozenReadings(nn.Module):
         """
         if not bool(normal.any()):
             raise DataError("reference units come from normal videos", expected="normal training videos", got="none")
-        videos, settings = len(video_ids[normal].unique()), self.settings
+        videos, options = len(video_ids[normal].unique()), self.options
         if self.whole:
             self._fit_columns(x, normal, video_ids, mask, videos)
         else:
-            self._know_at_least(settings.kept)
-        options: dict[str, Any] = {"most": settings.references, "exponent": settings.bandwidth_exponent}
-        options |= {"pseudo_videos": settings.pseudo_videos}
+            self._know_at_least(options.kept)
+        known: dict[str, Any] = {"most": options.references, "exponent": options.bandwidth_exponent}
+        known |= {"pseudo_videos": options.pseudo_videos}
         for name in self.units:
-            self.units_of(name).fit_units(x[name], normal, video_ids, name=name, **options)
+            self.units_of(name).fit_units(x[name], normal, video_ids, name=name, **known)
         self._fit_inside(x, normal, mask)
         some = evenly_thinned(torch.arange(len(normal), device=normal.device), MOST_BAGS)
         every = len(some) == len(normal)  # else they are read again by whoever trains, a few at a time
@@ -200,7 +187,7 @@ class FrozenReadings(nn.Module):
         """Know more normal segments: new columns of every graph; the others stay as they are."""
         self._require_whole()
         for name, values in x.items():
-            self.of(name).add_references(values, videos, self.settings.bandwidth_exponent)
+            self.of(name).add_references(values, videos, self.options.bandwidth_exponent)
         nowhere = self.reference_units.new_full((len(videos), 2), -1)  # in no training bag
         self.reference_units = torch.cat([self.reference_units, nowhere])
         self._remembered = None
@@ -242,7 +229,7 @@ class FrozenReadings(nn.Module):
             departure = dict(zip(self.whole, found[len(self.whole) :], strict=True))
         for name in self.units:
             read = self.units_of(name).read(
-                x[name], self.settings.orders, self.settings.kept, own_bags=None if own is None else own.bags
+                x[name], self.options.orders, self.options.kept, own_bags=None if own is None else own.bags
             )
             degree[name], departure[name] = read.degree, read.departure
         degrees_ = torch.stack([degree[name] for name in self.modalities], dim=2)
@@ -257,7 +244,7 @@ class FrozenReadings(nn.Module):
         known = [self.of(name).references for name in rows]
         expected = propagated(product.log_entries(entries), known, len(rows))
         nearest = [entries[name].topk(self.kept, dim=-1, largest=False).values for name in rows]
-        found = [degrees(one, self.settings.orders) for one in nearest]
+        found = [degrees(one, self.options.orders) for one in nearest]
         found += [(rows[name] - middle) / self.of(name).full for name, middle in zip(rows, expected, strict=True)]
         return [one.unflatten(0, (-1, nodes)) for one in found]
 
@@ -293,7 +280,7 @@ class FrozenReadings(nn.Module):
 
     def inside(self, x: Mapping[str, Tensor], mask: Tensor | None, *, last: int | None = None) -> Float[Tensor, "b r m p"]:
         """Degrees in the graph inside each video; of so many nodes at the end only, if that is said."""
-        orders, window, found = self.settings.orders, self.settings.window, []
+        orders, window, found = self.options.orders, self.options.window, []
         for rows, there in self._comparable(x, mask):
             numbers = node_numbers(list(rows.values()), there)
             own = (self._by_own_scale(name, values, there) for name, values in rows.items())
@@ -306,14 +293,14 @@ class FrozenReadings(nn.Module):
         self, x: Mapping[str, Tensor], normal: Tensor, video_ids: Tensor, mask: Tensor | None, videos: int
     ) -> None:
         numbers = [node_numbers([rows[name] for name in self.whole], there) for rows, there in self._comparable(x, mask)]
-        self.reference_units = choose_references(torch.cat(numbers), normal, self.settings.references, mask)
+        self.reference_units = choose_references(torch.cat(numbers), normal, self.options.references, mask)
         owners = video_ids[self.reference_units[:, 0]]
         require_several_videos(owners)
         self._know_at_least(len(owners) - int(owners.unique(return_counts=True)[1].max()))
         for name in self.whole:
             known, units = self.of(name), self.reference_units
-            known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.settings.pseudo_videos))
-            known.fit_references(x[name][units[:, 0], units[:, 1]], owners, self.settings.bandwidth_exponent)
+            known.fit_scales(column_scales(normal_rows(x[name], normal, mask), videos, self.options.pseudo_videos))
+            known.fit_references(x[name][units[:, 0], units[:, 1]], owners, self.options.bandwidth_exponent)
 
     def _by_own_scale(self, name: str, x: Float[Tensor, "b n d"], mask: Tensor | None) -> Float[Tensor, "b n d"]:
         """Nodes divided by how much each column varies inside their own video: what is still elsewhere may be busy here.
@@ -322,7 +309,7 @@ class FrozenReadings(nn.Module):
         usual normal video, as two pseudo-nodes. A stream has not seen its video yet, so there it is sqrt(u_c).
         """
         within = self.of(name).within
-        if self.settings.window is not None:
+        if self.options.window is not None:
             return x / within.sqrt()
         there = torch.ones_like(x[..., 0]) if mask is None else mask.to(x)
         count = there.sum(1)[:, None, None]  # also where an export takes any number of bags and nodes
@@ -357,7 +344,7 @@ class FrozenReadings(nn.Module):
                 count = values.shape[1] if there is None else there.sum(1).clamp_min(1)[:, None, None].double()
                 shifted = values.double() - values.sum(1, keepdim=True, dtype=torch.float64) / count
                 total[name] += (mask_nodes(shifted, there).square().sum(1, keepdim=True) / count).sum((0, 1))
-        videos, pseudo = len(bags), self.settings.pseudo_videos
+        videos, pseudo = len(bags), self.options.pseudo_videos
         for name, variance in total.items():
             steadied = (variance + pseudo * variance.mean() / videos) / (videos + pseudo)
             self.of(name).within = _positive(steadied).to(self.of(name).near)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
-from ..graph.operator import FORMS, Form, GraphOperator
+from ..errors import DataError, ParameterError
+from ..graph.operator import GraphOperator
 from ..graph.readings import degrees, propagated, time_reach
 from .base import Fusion, FusionOutput, Graphs, mask_nodes
-from .frozen import FrozenReadings, Own, Readings, Settings, chunks, in_parts
+from .frozen import FrozenReadings, Own, Readings, chunks, in_parts
 from .known import KnownNormals, KnownUnits
+from .options import LegoOptions
 from .reading_head import FUSED, Layout, ReadingHead
-from .relation import unit_groups
 from .streams import NodeRing, NodeStream
-
-OperatorChoice = Literal["fixed", "learned"]
-OPERATORS: tuple[OperatorChoice, ...] = ("fixed", "learned")
 
 
 class LegoFusion(Fusion):
@@ -40,6 +37,7 @@ class LegoFusion(Fusion):
 
     Args:
         modalities: Width of each modality by name.
+        options: Those of ``options.LegoOptions``, by name, which has their defaults:
         references: Most known segments K, evenly thinned where there are more.
         kept: Largest entries of a row that its degree sees.
         orders: Powers p of the degrees.
@@ -53,8 +51,10 @@ class LegoFusion(Fusion):
         most_novel: Units that speak for a node.
         operator: ``"fixed"``: G is the product of the graphs. ``"learned"``: the coefficients of the operator are learned from
             there, and the degree of G itself is read too.
-        learned: Options of a learned operator (``graph.operator``), by name: ``order``, the highest power of each graph, 2;
-            ``form``, "joint"; ``rank`` of its joint form; ``seed`` of its start.
+        order: Highest power of each graph in a learned operator.
+        form: Form of a learned operator (``graph.operator``).
+        rank: Rank of its joint form.
+        seed: Of a learned operator's start.
 
     Source: ours, from the paper's graphs, powers, operator and degree; ``PaperFusion`` is the paper's own reading.
 
@@ -67,52 +67,22 @@ class LegoFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego"
-    operator_defaults: ClassVar[Mapping[str, Any]] = {"order": 2, "form": "joint", "rank": None, "seed": 0}
+    Options = LegoOptions
+    options: LegoOptions
     fused_centre: Tensor
 
-    def __init__(
-        self,
-        modalities: Mapping[str, int],
-        *,
-        references: int = 2048,
-        kept: int = 3,
-        orders: Sequence[int] = (1, 2),
-        bandwidth_exponent: float = 0.25,
-        pseudo_videos: float = 4.0,
-        time_context: float = 2.0,
-        window: int | None = None,
-        units: Mapping[str, int] | None = None,
-        most_novel: int = 8,
-        operator: OperatorChoice = "fixed",
-        **learned: Any,
-    ) -> None:
-        super().__init__(modalities)
-        owner = "LegoFusion"
-        self.units = unit_groups(self.modalities, units or {})
-        if not isinstance(orders, Sequence) or not orders:
-            raise ParameterError(f"The 'orders' parameter of LegoFusion must list at least one power. Got {orders!r} instead")
-        self.orders = tuple(check_int(p, "orders", owner, low=1) for p in orders)
-        settings = Settings(
-            references=check_int(references, "references", owner, low=1),
-            kept=check_int(kept, "kept", owner, low=1),
-            orders=self.orders,
-            bandwidth_exponent=check_number(bandwidth_exponent, "bandwidth_exponent", owner, low=0.0, high=1.0),
-            pseudo_videos=check_number(pseudo_videos, "pseudo_videos", owner, low=0.0),
-            window=None if window is None else check_int(window, "window", owner, low=1),
-            most_novel=check_int(most_novel, "most_novel", owner, low=1),
-        )
-        self.settings, self.window = settings, window
-        self.time_context = check_number(time_context, "time_context", owner, low=0.0, high=1e4)
-        self.operator_choice: OperatorChoice = check_choice(operator, "operator", owner, OPERATORS)
-        self._config: dict[str, Any] = {**settings._asdict(), "orders": list(self.orders), "units": self.units}
-        self._config |= {"operator": operator}
-        options = self.operator_options(learned)
-        self._learned_config = {"time_context": self.time_context, **_checked(**options)}
-        self.frozen = FrozenReadings(self.modalities, self.units, settings)
+    def __init__(self, modalities: Mapping[str, int], **options: Any) -> None:
+        super().__init__(modalities, **options)
+        chosen = self.options
+        self.frozen = FrozenReadings(self.modalities, chosen)
         if self.learns_operator and not self.whole:
             raise ParameterError("a learned operator needs a modality of whole segments", got=", ".join(self.units))
-        self.learned = GraphOperator(self.whole, **options, start="product") if self.learns_operator else None
-        self.register_buffer("fused_centre", torch.zeros(len(self.orders)))
+        self.learned: GraphOperator | None = None
+        if self.learns_operator:
+            self.learned = GraphOperator(
+                self.whole, chosen.order, chosen.form, rank=chosen.rank, start="product", seed=chosen.seed
+            )
+        self.register_buffer("fused_centre", torch.zeros(len(chosen.orders)))
 
     @property
     def whole(self) -> list[str]:
@@ -132,7 +102,7 @@ class LegoFusion(Fusion):
     @property
     def learns_operator(self) -> bool:
         """Whether the operator's coefficients are learned."""
-        return self.operator_choice == "learned"
+        return self.options.operator == "learned"
 
     @property
     def pools_crops(self) -> bool:
@@ -147,7 +117,7 @@ class LegoFusion(Fusion):
     @property
     def one_pass(self) -> bool:
         """Whether one pass over a video gives what its windows would give one by one."""
-        return self.window is not None
+        return self.options.window is not None
 
     @property
     def draws_at_random(self) -> bool:
@@ -168,7 +138,7 @@ class LegoFusion(Fusion):
     def layout(self) -> Layout:
         """What a node's vector holds."""
         rows = (*self.modalities, *((FUSED,) if self.learns_operator else ()))
-        return Layout(rows, tuple(self.modalities), self.orders, self.modalities)
+        return Layout(rows, tuple(self.modalities), self.options.orders, self.modalities)
 
     @property
     def out_features(self) -> int:  # type: ignore[override]
@@ -177,15 +147,11 @@ class LegoFusion(Fusion):
 
     def make_head(self) -> ReadingHead:
         """The head that reads a node's vector."""
-        return ReadingHead(self.layout, time_deviation=self.time_context, causal=self.window is not None)
-
-    def config(self) -> dict[str, Any]:
-        """Arguments that make an equal fusion."""
-        return {"modalities": self.modalities, **self._config, **self._learned_config}
+        return ReadingHead(self.layout, time_deviation=self.options.time_context, causal=self.options.window is not None)
 
     def frozen_config(self) -> dict[str, Any]:
         """All of it but the head's and what a learned operator is; ``operator`` says what the inputs are."""
-        return dict(self._config)
+        return self.options.model_dump(mode="json", exclude={"time_context", "order", "form", "rank", "seed"})
 
     @classmethod
     def usual_grid(cls, modalities: Sequence[str]) -> dict[str, tuple[int | float, ...]]:
@@ -196,7 +162,7 @@ class LegoFusion(Fusion):
         """What an operator is, where none is learned."""
         if not self.learns_operator:
             return ("order", "form", "rank")
-        return () if self._learned_config["form"] == "joint" else ("rank",)
+        return () if self.options.form == "joint" else ("rank",)
 
     def known_normals(self, name: str) -> KnownNormals:
         """What is known of a modality."""
@@ -256,7 +222,7 @@ class LegoFusion(Fusion):
         """Put the readings of the modalities side by side; fuse their graphs first, where the operator is learned."""
         if self.learns_operator:
             return self._learned(inputs, mask)
-        powers = len(self.orders)
+        powers = len(self.options.orders)
         for name, width in self.modalities.items():
             if name not in inputs or inputs[name].shape[-1] != 2 * powers + width:
                 got = tuple(inputs[name].shape) if name in inputs else ", ".join(inputs)
@@ -273,9 +239,11 @@ class LegoFusion(Fusion):
 
         With ``inside`` the features of the window stay too. A fusion that sees what comes after a node meets windows.
         """
-        if self.window is None:
+        if self.options.window is None:
             return super().stream(window, inside=inside)
-        return NodeRing(self._last_node, window=self.window if inside else 1, reach=time_reach(self.time_context))
+        return NodeRing(
+            self._last_node, window=self.options.window if inside else 1, reach=time_reach(self.options.time_context)
+        )
 
     def _last_node(self, features: Mapping[str, Tensor]) -> Tensor:
         """Vector of the last of some segments in a row, (1, 1, F)."""
@@ -444,10 +412,10 @@ class LegoFusion(Fusion):
         return self.operator.log_entries(surprises)
 
     def _fused_degree(self, log_graph: Tensor) -> Tensor:
-        return degrees(-log_graph.topk(self.frozen.kept, dim=-1).values, self.orders)
+        return degrees(-log_graph.topk(self.frozen.kept, dim=-1).values, self.options.orders)
 
     def _learned(self, inputs: Mapping[str, Tensor], mask: Tensor | None) -> FusionOutput:
-        powers, columns, frozen = len(self.orders), self.columns, self.frozen
+        powers, columns, frozen = len(self.options.orders), self.columns, self.frozen
         log_graph = self._log_graph({name: inputs[name][..., :columns] for name in self.whole})
         fused = (self._fused_degree(log_graph) - self.fused_centre) / frozen.spread
         known = [frozen.of(name).references for name in self.whole]
@@ -463,10 +431,3 @@ class LegoFusion(Fusion):
         degree, inside = zip(*beside, strict=True)
         nodes = torch.cat([*degree, fused, *inside, *departure], dim=-1)
         return FusionOutput(mask_nodes(nodes, mask), mask_nodes(log_graph.exp(), mask))
-
-
-def _checked(order: int, form: Form, rank: int | None, seed: int) -> dict[str, Any]:
-    """What a learned operator is, also where none is."""
-    check_choice(form, "form", "LegoFusion", FORMS)
-    most = None if rank is None else check_int(rank, "rank", "LegoFusion", low=1)
-    return {"order": check_int(order, "order", "LegoFusion", low=0), "form": form, "rank": most, "seed": seed}

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..errors import ParameterError, check_bool, check_choice, check_int
+from ..errors import ParameterError
 from ..graph.operator import GraphOperator
 from ..graph.relationship import k_nearest
 from ..graph.streaming import TILE_ABOVE, propagate
 from .base import Fusion, FusionOutput, Graphs, mask_nodes
-from .relation import UNIT_POOLINGS, Relation, RelationKind, UnitPooling, UnitRelation, relation_kinds, unit_groups
+from .options import PaperOptions
+from .relation import Relation, UnitRelation, relation_kinds
 from .streams import GraphWindow, NodeStream
 
 STATISTICS = ("mean", "standard deviation", "minimum", "lower quartile", "median", "upper quartile", "maximum", "entropy")
@@ -42,8 +43,7 @@ def _descending_quantile(values: Tensor, count: Tensor, q: float) -> Tensor:
     return values.gather(-1, below) * (1 - weight) + values.gather(-1, above) * weight
 
 
-Rows = Literal["ordered", "sorted", "statistics", "propagate"]
-ROWS: tuple[Rows, ...] = ("ordered", "sorted", "statistics", "propagate")
+OPERATOR_OPTIONS = ("order", "form", "rank", "expansion", "zero_order", "normalisation", "symmetric", "seed")
 MOST_ORDERED = 1024  # columns of rows in fixed order, whose head grows with their square
 BAGS_AT_ONCE = 8  # related together: small enough to stay in the processor's cache
 
@@ -57,6 +57,7 @@ class PaperFusion(Fusion):
 
     Args:
         modalities: Width of each modality by name; the order orients A.
+        options: Those of ``options.PaperOptions``, by name, which has their defaults:
         nodes: N, needed for the number of outputs.
         relations: Relation of each modality, ``"cosine"``, ``"gaussian"`` or ``"dot"``; one for all, or by name.
         centre: Subtract the training mean before cosines and dot products.
@@ -70,10 +71,14 @@ class PaperFusion(Fusion):
         units: Modalities whose nodes hold finer units, (B, N, U, D + 1) with presence, and the number of groups that their
             units come in; their *relations* are pooled (``units.UnitRelation``).
         unit_pooling: ``"mean"`` or ``"max"`` over pairs of units.
-        operator: Options of the operator (``graph.operator``), by name: ``order`` P, for all graphs or by name; ``form``, None
-            for ``"full"`` and, with more than two modalities, ``"random-pair"``; ``rank`` of the joint form; ``expansion``;
-            ``zero_order``; ``normalisation`` of graphs before matrix powers; ``symmetric``; ``seed``. Defaults:
-            ``operator_defaults``.
+        order: Highest power P, for all graphs or by name.
+        form: Form of the operator (``graph.operator``); None takes ``"full"``, for more than two modalities ``"random-pair"``.
+        rank: Rank of the joint form.
+        expansion: ``"hadamard"`` or ``"matrix"``.
+        zero_order: ``"identity"`` or ``"ones"``.
+        normalisation: Of graphs before matrix powers.
+        symmetric: Use (A + A^T) / 2.
+        seed: Seed of the operator's start.
 
     Source: the paper; sorted rows, statistics, propagation and the joint form are ours.
 
@@ -85,93 +90,44 @@ class PaperFusion(Fusion):
     """
 
     kind: ClassVar[str] = "lego-paper"
-    operator_defaults: ClassVar[Mapping[str, Any]] = {
-        "order": 2,
-        "form": None,
-        "rank": None,
-        "expansion": "hadamard",
-        "zero_order": "identity",
-        "normalisation": "row",
-        "symmetric": False,
-        "seed": 0,
-    }
+    Options = PaperOptions
+    options: PaperOptions
     relates_within = True
 
-    def __init__(
-        self,
-        modalities: Mapping[str, int],
-        *,
-        nodes: int = 32,
-        relations: RelationKind | Mapping[str, RelationKind] = "cosine",
-        centre: bool = False,
-        unit_range: bool = False,
-        nearest: int | None = None,
-        rows: Rows = "ordered",
-        own_features: bool = False,
-        units: Mapping[str, int] | None = None,
-        unit_pooling: UnitPooling = "mean",
-        **operator: Any,
-    ) -> None:
-        super().__init__(modalities)
-        options = self.operator_options(operator)
-        order, rank = options.pop("order"), options["rank"]
-        self.units = unit_groups(self.modalities, units or {})
-        self.nodes = check_int(nodes, "nodes", "PaperFusion", low=1)
-        self.rows: Rows = check_choice(rows, "rows", "PaperFusion", ROWS)
-        self.own_features = check_bool(own_features, "own_features", "PaperFusion")
+    def __init__(self, modalities: Mapping[str, int], **options: Any) -> None:
+        super().__init__(modalities, **options)
         self._check_rows()
-        self.nearest = None if nearest is None else check_int(nearest, "nearest", "PaperFusion", low=1)
-        kinds = relation_kinds(self.modalities, relations)
-        check_choice(unit_pooling, "unit_pooling", "PaperFusion", UNIT_POOLINGS)
-        for name, value in (("centre", centre), ("unit_range", unit_range), ("symmetric", options["symmetric"])):
-            check_bool(value, name, "PaperFusion")
-        if rank is not None:
-            check_int(rank, "rank", "PaperFusion", low=1)
-        orders: int | dict[str, int]
-        orders = dict(order) if isinstance(order, Mapping) else check_int(order, "order", "PaperFusion", low=0)
-        if options["form"] is None:
-            options["form"] = "full" if len(self.modalities) <= 2 else "random-pair"
-        self._config: dict[str, Any] = {
-            "nodes": nodes,
-            "relations": kinds,
-            "centre": centre,
-            "unit_range": unit_range,
-            "rows": rows,
-        }
-        self._config |= {"own_features": self.own_features, "nearest": nearest}
-        self._config |= {"units": self.units, "unit_pooling": unit_pooling}
-        self._config |= {"order": orders, **options}
+        kinds = relation_kinds(self.modalities, self.options.relations)
+        form = self.options.form or ("full" if len(self.modalities) <= 2 else "random-pair")
+        chosen = self.options = self.options.model_copy(update={"relations": kinds, "form": form})
         self.relation = nn.ModuleDict()
-        shared: dict[str, Any] = {"centre": centre, "unit_range": unit_range}
+        shared: dict[str, Any] = {"centre": chosen.centre, "unit_range": chosen.unit_range}
         for name, width in self.modalities.items():
             self.relation[name] = (
-                UnitRelation(width, kinds[name], pooling=unit_pooling, **shared)
+                UnitRelation(width, kinds[name], pooling=chosen.unit_pooling, **shared)
                 if name in self.units
                 else Relation(width, kinds[name], **shared)
             )
-        self.operator = GraphOperator(list(self.modalities), orders, **options)
+        of_operator = chosen.model_dump(include=set(OPERATOR_OPTIONS))
+        self.operator = GraphOperator(list(self.modalities), **of_operator)
 
     def _check_rows(self) -> None:
-        if self.rows == "ordered" and self.nodes > MOST_ORDERED:
+        if self.options.rows == "ordered" and self.options.nodes > MOST_ORDERED:
             raise ParameterError(
                 "rows in fixed order are for small graphs: a head on them has about as many parameters as the graph entries",
                 where="rows='ordered'",
                 expected=f"at most {MOST_ORDERED} nodes",
-                got=self.nodes,
+                got=self.options.nodes,
                 fix="use rows='statistics' or rows='propagate', whose width does not grow with the graph",
             )
         if self.units and self.needs_features:
-            option = "own_features=True" if self.own_features else "rows='propagate'"
+            option = "own_features=True" if self.options.own_features else "rows='propagate'"
             raise ParameterError(f"{option} needs one vector per node", got=f"units of {', '.join(self.units)}")
-
-    def config(self) -> dict[str, Any]:
-        """Arguments that make an equal fusion."""
-        return {"modalities": self.modalities, **self._config}
 
     def frozen_config(self) -> dict[str, Any]:
         """What changes the relations."""
-        names = ("nodes", "relations", "centre", "unit_range", "nearest", "units", "unit_pooling")
-        return {name: self._config[name] for name in names}
+        names = {"nodes", "relations", "centre", "unit_range", "nearest", "units", "unit_pooling"}
+        return self.options.model_dump(mode="json", include=names)
 
     def idle_options(self) -> tuple[str, ...]:
         """The rank of a form that has none, and the scale of graphs whose powers need none."""
@@ -181,8 +137,8 @@ class PaperFusion(Fusion):
     @property
     def knows_training(self) -> bool:
         """Whether the relations learn a centre or a scale."""
-        plain = set(self._config["relations"].values()) == {"cosine"} and not self._config["centre"]
-        return not plain or bool(self.units)
+        kinds = relation_kinds(self.modalities, self.options.relations)
+        return set(kinds.values()) != {"cosine"} or self.options.centre or bool(self.units)
 
     @property
     def has_frozen_stage(self) -> bool:
@@ -193,18 +149,18 @@ class PaperFusion(Fusion):
     def out_features(self) -> int:  # type: ignore[override]
         """F, numbers per node."""
         widths = sum(self.modalities.values())
-        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.rows, self.nodes)
-        return count + widths if self.own_features else count
+        count = {"statistics": len(STATISTICS), "propagate": widths}.get(self.options.rows, self.options.nodes)
+        return count + widths if self.options.own_features else count
 
     @property
     def needs_features(self) -> bool:
         """Whether the nodes are made of features beside the relations."""
-        return self.rows == "propagate" or self.own_features
+        return self.options.rows == "propagate" or self.options.own_features
 
     @property
     def row_order(self) -> Literal["ordered", "sorted"] | None:  # type: ignore[override]
         """In which order the head sees a node's row of G; None where it sees something else."""
-        return self.rows if self.rows in ("ordered", "sorted") and not self.own_features else None
+        return self.options.rows if self.options.rows in ("ordered", "sorted") and not self.options.own_features else None
 
     @torch.no_grad()
     def graphs(
@@ -258,7 +214,7 @@ class PaperFusion(Fusion):
         if self.needs_features or self.units:
             return super().stream(window, inside=inside)
         relations = {name: self._relation(name) for name in self.modalities}
-        return GraphWindow(self, relations, window, self.nearest)
+        return GraphWindow(self, relations, window, self.options.nearest)
 
     def forward(self, inputs: Mapping[str, Float[Tensor, "b n ..."]], mask: Bool[Tensor, "b n"] | None = None) -> FusionOutput:
         """Expand and fuse the graphs, and hand on what ``rows`` says.
@@ -273,13 +229,13 @@ class PaperFusion(Fusion):
         return FusionOutput(mask_nodes(nodes, mask), graph)
 
     def _with_own(self, nodes: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        if not self.own_features:
+        if not self.options.own_features:
             return nodes
         own = zip(self.modalities, self.select(features), strict=True)
         return torch.cat([nodes, *(self._relation(name).centred_features(x) for name, x in own)], dim=-1)
 
     def _in_tiles(self, features: Mapping[str, Tensor]) -> bool:
-        if self.rows != "propagate" or self.nearest is not None or self.operator.expansion != "hadamard":
+        if self.options.rows != "propagate" or self.options.nearest is not None or self.operator.expansion != "hadamard":
             return False
         return self.select(features)[0].shape[1] > TILE_ABOVE
 
@@ -293,16 +249,16 @@ class PaperFusion(Fusion):
         return FusionOutput(mask_nodes(self._with_own(nodes, features), mask), None)
 
     def _rows(self, graph: Tensor, mask: Tensor | None, features: Mapping[str, Tensor]) -> Tensor:
-        if self.rows == "propagate":
+        if self.options.rows == "propagate":
             values = torch.cat(self.select(features), dim=-1)
             degree = graph.abs().sum(-1, keepdim=True)
             return (graph @ values) / torch.where(degree > 0, degree, torch.ones_like(degree))
-        if self.rows == "ordered":
+        if self.options.rows == "ordered":
             return graph
         if mask is not None:
             graph = graph.masked_fill(~mask[:, None, :], float("-inf"))  # masked columns sort last and count for nothing
         ranked = graph.sort(dim=-1, descending=True).values
-        if self.rows == "statistics":
+        if self.options.rows == "statistics":
             return row_statistics(ranked)
         return ranked.masked_fill(ranked == float("-inf"), 0.0)
 
@@ -310,9 +266,9 @@ class PaperFusion(Fusion):
         if mask is None and not torch.compiler.is_exporting() and len(x) > BAGS_AT_ONCE:
             return torch.cat([self._graph(name, part, None) for part in x.split(BAGS_AT_ONCE)])
         graph: Tensor = self._relation(name)(x, mask)
-        if self.nearest is None:
+        if self.options.nearest is None:
             return graph
-        return k_nearest(graph, min(self.nearest, graph.shape[-1]), mask=mask, square=True)
+        return k_nearest(graph, min(self.options.nearest, graph.shape[-1]), mask=mask, square=True)
 
     def _relation(self, name: str) -> Relation:
         relation = self.relation[name]

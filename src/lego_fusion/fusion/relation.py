@@ -7,13 +7,12 @@ where it is not. An absent unit relates to nothing and counts nowhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..errors import DataError, ParameterError, check_choice, check_int
+from ..errors import DataError, ParameterError
 from ..graph.relation_vectors import RelationVectors, cosine_vectors, dot_vectors, gaussian_vectors
 from ..graph.relationship import (
     apply_mask,
@@ -25,9 +24,7 @@ from ..graph.relationship import (
     pool_relations,
     to_unit_range,
 )
-
-RelationKind = Literal["cosine", "gaussian", "dot"]
-RELATION_KINDS: tuple[RelationKind, ...] = ("cosine", "gaussian", "dot")
+from .options import RelationKind, UnitPooling
 
 
 class Relation(nn.Module):
@@ -46,7 +43,7 @@ class Relation(nn.Module):
 
     def __init__(self, width: int, kind: RelationKind, *, centre: bool = False, unit_range: bool = False) -> None:
         super().__init__()
-        self.kind: RelationKind = check_choice(kind, "relations", "PaperFusion", RELATION_KINDS)
+        self.kind: RelationKind = kind
         self.centred, self.unit_range = centre, unit_range
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
@@ -94,10 +91,6 @@ class Relation(nn.Module):
         return x - self.centre
 
 
-UnitPooling = Literal["mean", "max"]
-UNIT_POOLINGS: tuple[UnitPooling, ...] = ("mean", "max")
-
-
 def mean_over_units(x: Float[Tensor, "b n u d_and_1"]) -> Float[Tensor, "b n d"]:
     """Mean of a node's present units; zero where there is none. What a fusion sees that reads no units.
 
@@ -127,7 +120,7 @@ class UnitRelation(Relation):
         self, width: int, kind: RelationKind, *, pooling: UnitPooling = "mean", centre: bool = False, unit_range: bool = False
     ) -> None:
         super().__init__(width, kind, centre=centre, unit_range=unit_range)
-        self.pooling: UnitPooling = check_choice(pooling, "unit_pooling", "PaperFusion", UNIT_POOLINGS)
+        self.pooling: UnitPooling = pooling
 
     def fit(self, features: Float[Tensor, "v n u d_and_1"]) -> None:
         """Fit centre and scale on the different units of the training bags."""
@@ -157,19 +150,7 @@ def relation_kinds(
     """The relation of each modality."""
     if isinstance(relations, str):
         return dict.fromkeys(modalities, relations)
-    given: object = relations
-    if not isinstance(given, Mapping):
-        what = f"The 'relations' parameter of PaperFusion must be a relation, or one by modality. Got {relations!r} instead"
-        raise ParameterError(what)
     missing = [name for name in modalities if name not in relations]
     if missing:
         raise ParameterError(f"no relation is given for modality '{missing[0]}'", got=", ".join(relations) or "none")
     return {name: relations[name] for name in modalities}
-
-
-def unit_groups(modalities: Mapping[str, int], units: Mapping[str, int]) -> dict[str, int]:
-    """Groups of units of each fine modality."""
-    unknown = [name for name in units if name not in modalities]
-    if unknown:
-        raise ParameterError(f"units names '{unknown[0]}', which is no modality", expected=", ".join(modalities))
-    return {name: check_int(groups, f"units['{name}']", "fusion", low=1) for name, groups in units.items()}
