@@ -23,6 +23,22 @@ class Halved(Concat):
         found = super().forward(features, mask)
         return found._replace(nodes=found.nodes / 2)
 
+class Frozen(Concat):
+    has_frozen_stage = True
+
+    def __init__(self, modalities, *, factor=1.0):
+        super().__init__(modalities)
+        self.factor = factor
+
+    def config(self):
+        return {"modalities": self.modalities, "factor": self.factor}
+
+    def frozen_config(self):
+        return {"factor": self.factor}
+
+    def transform(self, features, mask=None, *, video_ids=None, crops=1, inside=True):
+        return {name: self.factor * features[name] for name in self.modalities}
+
 class Other:
     pass
 """
@@ -72,6 +88,29 @@ def test_an_own_fusion_is_compared_by_several_workers(mine: Path, planted: Datas
     done = command(*words, "--json")
     assert done.returncode == 0, done.stderr
     assert ":Halved@" in done.stdout
+
+
+def test_options_of_an_own_fusion_are_set_by_its_name(mine: Path, planted: Dataset, tmp_path: Path) -> None:
+    words = ("compare", planted.root, "--fusions", f"concat,{mine}:Frozen", "--seeds", 1, "--steps", 2, "--workers", 1)
+    done = command(*words, "--out", tmp_path / "c", "--set", f"{mine}:Frozen.factor=2.0", "--json")
+    assert done.returncode == 0, done.stderr
+    wrong = command(*words, "--out", tmp_path / "d", "--set", f"{mine}:Frozen.factr=2.0")
+    assert wrong.returncode == 2
+    assert "unknown key" in wrong.stderr
+
+
+def test_an_own_fusion_with_a_frozen_stage_is_swept_and_refused_where_its_source_changed(
+    mine: Path, planted: Dataset, tmp_path: Path
+) -> None:
+    words = ("sweep", planted.root, tmp_path / "s", "--fusion", f"{mine}:Frozen", "--validation", 0.4, "--steps", 2)
+    grid = ("--grid", "fusion.factor=1.0,2.0")
+    done = command(*words, *grid)
+    assert done.returncode == 0, done.stderr
+    assert "the grid is empty" in command(*words[:2], tmp_path / "t", *words[3:]).stderr, "it names none of its own"
+    mine.write_text(FUSION + "# changed")
+    changed = command(*words, *grid)
+    assert changed.returncode == 2
+    assert "method" in changed.stderr
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_mistakes_are_one_line(data: Path, tmp_path: Path) -> None:
     assert "changes nothing beside the others" in refused(data, out, "--grid", "fusion.order=1..4")
     assert "one training is the answer" in refused(data, out, "--seeds", 3)
     assert "write 'fusion.references'" in refused(data, out, "--set", "fusion.refrences=3")
-    assert "The 'fusion' parameter of sweep must be one of 'lego', 'lego-paper'" in refused(data, out, "--fusion", "mlp")
+    assert "a sweep trains on what a frozen stage makes of features" in refused(data, out, "--fusion", "mlp", "--grid", "k=1,3")
     assert "a sweep chooses by validation videos" in refused(data, out, "--validation", 0)
     assert "The 'mode' parameter of sweep" in refused(data, out, *SMALL, "--mode", "fast")
     assert "The 'cache_type' parameter" in refused(data, out, *SMALL, "--cache-type", "int8")

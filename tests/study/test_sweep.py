@@ -337,7 +337,7 @@ def test_the_pick_is_the_lowest_mean_then_the_smallest(planted: Dataset) -> None
         ({"k": (1,), "training.k": (2,)}, "the grid has a key twice"),
         ({"learning_rate": (-1.0,)}, "wrong value of 'learning_rate'"),
         ({"fusion.rows": ("diagonal",)}, "'rows' parameter of PaperFusion"),
-        ({"fusion.rows": ("sorted", "propagate")}, "a sweep trains on graphs.*rows=propagate"),
+        ({"fusion.rows": ("sorted", "propagate")}, "a sweep trains on what a frozen stage makes.*rows=propagate"),
         ({"fusion.rank": (2, 3)}, "the option 'rank' of lego-paper changes nothing"),
         ({"nodes": (0, 8)}, r"'nodes' parameter of the settings must be an int in \[1, inf\)"),
         ({"k": tuple(range(1, 400)), "degree_k": tuple(range(1, 400))}, "the grid is too large"),
@@ -369,8 +369,8 @@ def test_what_the_default_cannot_sweep_is_refused(planted: Dataset, grid: dict |
 def test_wrong_settings_are_refused(planted: Dataset) -> None:
     with pytest.raises(DataError, match="a sweep chooses by validation videos"):
         plan_of(planted, validation=0.0)
-    with pytest.raises(ParameterError, match="'method' parameter of sweep"):
-        plan_of(planted, method="concat")
+    with pytest.raises(ParameterError, match="a sweep trains on what a frozen stage makes of features"):
+        plan_of(planted, {"k": (1, 3)}, method="concat")
     with pytest.raises(ParameterError, match="'rows' parameter of PaperFusion"):
         plan_of(planted, options={"lego-paper": {"rows": "diagonal"}})
     with pytest.raises(ParameterError, match="fusion 'lego-paper' has no option 'nodes'"):

@@ -87,6 +87,7 @@ def compare(
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
     from ..errors import DataError, MissingExtraError, check_choice
+    from ..fusion.registry import FUSIONS
     from ..learn.processes import process_group
     from ..learn.settings import read_settings
     from ..report.comparison_files import FIGURE_FILE, FIGURE_KINDS, comparison_figure, save_comparison
@@ -97,6 +98,7 @@ def compare(
     datasets = [group_videos(Dataset.open(path), group_by) for path in data]
     wanted = [name for word in names(fusions) for name in (ALL_FUSIONS if word == "all" else (word,))]
     compared = list(dict.fromkeys(wanted)) or list(SENSIBLE_FUSIONS)
+    compared = [FUSIONS.typed(check_choice(name, "fusions", "compare", FUSIONS)) for name in compared]
     settings = read_settings(config, setting or [], chosen(steps=steps, smoothing=smoothing), fusions=compared)
     plan = make_plan(
         datasets,

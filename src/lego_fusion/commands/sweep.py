@@ -86,17 +86,18 @@ def sweep(
     from ..data.dataset import Dataset
     from ..data.grouping import group_videos
     from ..errors import ParameterError, check_choice
+    from ..fusion.registry import FUSIONS
     from ..learn.processes import process_group
     from ..learn.settings import read_settings
     from ..learn.splits import division_warnings, training_split
     from ..study.batched import MODES
     from ..study.experiment import measurable, measure_on_test, run_sweep, save_trained
-    from ..study.plan import METHODS, make_sweep_plan, parse_grid, parse_space
+    from ..study.plan import make_sweep_plan, parse_grid, parse_space
     from ..study.search import run_search
     from ..study.table import tabulate
 
     data = group_videos(Dataset.open(dataset), group_by)
-    check_choice(fusion, "fusion", "sweep", METHODS)
+    fusion = FUSIONS.typed(check_choice(fusion, "fusion", "sweep", FUSIONS))
     check_choice(mode, "mode", "sweep", MODES)
     if search and test:
         raise ParameterError("--test goes with a grid", fix="leave it out: the pick is measured on the test videos anyway")

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_int
-from ..graph.operator import check_names
+from ..graph.operator import GraphOperator, check_names
 from .known import KnownNormals, KnownUnits
 from .options import FusionOptions
+from .reading_head import ReadingHead
 from .streams import FeatureWindow, NodeStream
 
 
@@ -80,13 +81,14 @@ class Fusion(nn.Module, ABC):
 
     @classmethod
     def usual_grid(cls, modalities: Sequence[str]) -> dict[str, tuple[int | float, ...]]:
-        """What a sweep tries where nobody says, values by setting: orders 1 to 3 of each modality."""
-        return {f"fusion.order.{name}": (1, 2, 3) for name in modalities}
+        """What a sweep tries where nobody says, values by setting (``learn.settings``); by default nothing."""
+        return {}
 
     relates_within: bool = False  # whether its graphs relate the nodes of one video to each other
     row_order: Literal["ordered", "sorted"] | None = None  # of the row of a learned operator's graph that a node hands on
     out_features: int
     units: Mapping[str, int]
+    operator: GraphOperator | None  # what fuses its graphs, where it has some
 
     def __init__(self, modalities: Mapping[str, int], **options: Any) -> None:
         super().__init__()
@@ -96,6 +98,7 @@ class Fusion(nn.Module, ABC):
         for name, width in modalities.items():
             check_int(width, f"modalities['{name}']", type(self).__name__, low=1)
         self.modalities = dict(modalities)
+        self.register_module("operator", None)
         self.options = self.Options.of(options, type(self).__name__)
         self.units = getattr(self.options, "units", {})
         unknown = [name for name in self.units if name not in self.modalities]
@@ -206,6 +209,16 @@ class Fusion(nn.Module, ABC):
         return False
 
     @property
+    def learns_operator(self) -> bool:
+        """Whether there is an operator whose coefficients are learned."""
+        return self.operator is not None and any(one.requires_grad for one in self.operator.parameters())
+
+    @property
+    def reference_units(self) -> Int[Tensor, "k two"]:
+        """Training bag and node of each column, so that it can be shown; -1 where it was added."""
+        return torch.zeros(0, 2, dtype=torch.long)
+
+    @property
     def columns(self) -> int:
         """Known normal segments that nodes are related to."""
         return 0
@@ -278,8 +291,8 @@ class Fusion(nn.Module, ABC):
             "units are not related to known normal ones", where=f"modality '{name}'", got=got, fix="use 'lego'"
         )
 
-    def make_head(self) -> nn.Module | None:
-        """A head of this fusion's own; None leaves it to the detector."""
+    def make_head(self) -> ReadingHead | None:
+        """A head that is a sum of readable parts with priors on its weights; None leaves the head to the detector."""
         return None
 
     def select(self, features: Mapping[str, Tensor]) -> list[Tensor]:

@@ -90,7 +90,7 @@ class LegoFusion(Fusion):
         return self.frozen.whole
 
     @property
-    def operator(self) -> GraphOperator | None:
+    def operator(self) -> GraphOperator | None:  # type: ignore[override]
         """What fuses the graphs of whole segments; it starts as their product, G = prod_m R_m, and stays it if it is fixed."""
         return self.frozen.product if self.learned is None else self.learned
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -93,6 +93,7 @@ class PaperFusion(Fusion):
     Options = PaperOptions
     options: PaperOptions
     relates_within = True
+    operator: GraphOperator
 
     def __init__(self, modalities: Mapping[str, int], **options: Any) -> None:
         super().__init__(modalities, **options)
@@ -110,6 +111,11 @@ class PaperFusion(Fusion):
             )
         of_operator = chosen.model_dump(include=set(OPERATOR_OPTIONS))
         self.operator = GraphOperator(list(self.modalities), **of_operator)
+
+    @classmethod
+    def usual_grid(cls, modalities: Sequence[str]) -> dict[str, tuple[int | float, ...]]:
+        """Orders 1 to 3 of each modality."""
+        return {f"fusion.order.{name}": (1, 2, 3) for name in modalities}
 
     def _check_rows(self) -> None:
         if self.options.rows == "ordered" and self.options.nodes > MOST_ORDERED:

@@ -61,7 +61,7 @@ class Detector(nn.Module):
         seed: Of the head's start.
     """
 
-    head: nn.Module
+    head: NodeHead | ReadingHead
 
     def __init__(self, fusion: Fusion, *, hidden: int = 32, dropout: float = 0.0, seed: int = 0) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Detector(nn.Module):
     @property
     def reading_head(self) -> ReadingHead | None:
         """The head that is a sum of readable parts, where it is one."""
-        return self.head if isinstance(self.head, ReadingHead) else None
+        return None if isinstance(self.head, NodeHead) else self.head
 
     @property
     def own_world(self) -> bool | None:

@@ -280,12 +280,9 @@ def _describe_references(
     detector: Detector, train: Bags, dataset: Dataset, nodes: int, segment_snippets: int | None
 ) -> list[dict[str, JsonValue]]:
     """Video and frames of each known segment, so that it can be shown."""
-    places = getattr(detector.fusion, "reference_units", None)
-    if places is None:
-        return []
     described: list[dict[str, JsonValue]] = []
     crops = max(dataset.modalities[name].crops for name in detector.fusion.modalities)  # frozen inputs may be one bag a video
-    for bag, node in places.tolist():
+    for bag, node in detector.fusion.reference_units.tolist():
         video = train.videos[bag // crops]
         start, end = dataset_segment(dataset, video, node, nodes, segment_snippets)
         described.append({"video": video, "start_frame": start, "end_frame": end})

@@ -40,6 +40,7 @@ from .configuration import TrainingConfig
 ACCELERATORS = ("cpu", "cuda", "gpu", "mps", "auto")
 RUN_SETTINGS = ("nodes", "hidden", "smoothing")
 COMMAND_LINE = "settings"
+_OWN = re.compile(r"(.+\.py:[A-Za-z_]\w*(?:@[0-9a-f]{12})?)\.(.+)")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # a number that YAML 1.1 takes for a word
 
 
@@ -102,7 +103,7 @@ def settings_of(values: Mapping[str, Any], fusions: Sequence[str], *, where: obj
     run: dict[str, Any] = {}
     training: dict[str, Any] = {}
     for key, value in values.items():
-        section, _, name = key.partition(".")
+        section, name = _split(key, fusions)
         if not name:
             check = check_smoothing(value, "the settings") if section == "smoothing" else None
             run[section] = check_int(value, section, "the settings", low=1) if check is None else check
@@ -123,7 +124,7 @@ def full_key(key: str, fusions: Sequence[str], *, where: object = COMMAND_LINE) 
         >>> full_key("k", ["lego"]), full_key("lego.kept", ["lego"]), full_key("lego.kept", ["lego", "mlp"])
         ('training.k', 'fusion.kept', 'lego.kept')
     """
-    section, _, rest = str(key).partition(".")
+    section, rest = _split(str(key), fusions)
     name, _, modality = rest.partition(".")
     if not rest and section in RUN_SETTINGS:
         return section
@@ -136,6 +137,15 @@ def full_key(key: str, fusions: Sequence[str], *, where: object = COMMAND_LINE) 
     if fusion in fusions and name in options_of(fusion) and not rest.endswith("."):
         return f"{'fusion' if alone else fusion}.{name}" + (f".{modality}" if modality else "")
     raise _unknown(str(key), fusions, where)
+
+
+def _split(key: str, fusions: Sequence[str]) -> tuple[str, str]:
+    """Section and rest of a key; the name of a fusion of one's own has points, ``mine.py:MyFusion.width``."""
+    own = _OWN.fullmatch(key)
+    if own is None:
+        section, _, rest = key.partition(".")
+        return section, rest
+    return own[1] if own[1] in fusions else FUSIONS.typed(own[1]), own[2]
 
 
 def parse_value(text: str, where: object = COMMAND_LINE) -> Any:
@@ -283,7 +293,7 @@ def _training(fields: dict[str, Any], where: object) -> TrainingConfig:
 
 def _unknown(key: str, fusions: Sequence[str], where: object) -> ParameterError:
     """What to say of a key that is none: the nearest one, and those of its section."""
-    section = key.partition(".")[0]
+    section = _split(key, fusions)[0]
     if section in FUSIONS and section not in fusions:
         fix = f"leave it out, or name {section} too"
         return ParameterError(f"'{key}' is of another fusion", where=where, expected=" or ".join(fusions), got=section, fix=fix)

@@ -228,8 +228,7 @@ class OperatorPrior:
     """Normal prior of a learned operator's coefficients around their start, with the deviation of the orders' weights."""
 
     def __init__(self, fusion: Fusion, deviation: float) -> None:
-        operator = getattr(fusion, "operator", None)
-        everything = [] if operator is None else list(operator.parameters())
+        everything = [] if fusion.operator is None else list(fusion.operator.parameters())
         self.parameters = [parameter for parameter in everything if parameter.requires_grad]
         self.starts = [parameter.detach().clone() for parameter in self.parameters]
         self.deviation = deviation
@@ -322,16 +321,14 @@ def _regularised_operator(detector: Detector, config: TrainingConfig) -> GraphOp
     chosen = [name for name in settings if getattr(config, name)]
     if not chosen:
         return None
-    operator = getattr(detector.fusion, "operator", None)
-    if operator is None or not any(parameter.requires_grad for parameter in operator.parameters()):
+    if not detector.fusion.learns_operator:
         raise ParameterError(
             f"{chosen[0]} is about the coefficients of a learned operator",
             expected="method 'lego-paper', or 'lego' with operator 'learned'",
             got=f"'{detector.fusion.kind}', which learns none",
             fix="leave it out",
         )
-    found: GraphOperator = operator
-    return found
+    return detector.fusion.operator
 
 
 def _operator_loss(operator: GraphOperator, config: TrainingConfig) -> Tensor:

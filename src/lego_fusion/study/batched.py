@@ -45,11 +45,11 @@ _SHARED = ("steps", "batch_size", "pooling", "selection", "check_every")
 def why_alone(detector: Detector, config: TrainingConfig) -> str | None:
     """Why a configuration cannot be trained together with others; None where it can."""
     fusion = detector.fusion
-    operator, rows = getattr(fusion, "operator", None), getattr(fusion, "rows", None)
+    operator, rows = fusion.operator, fusion.config().get("rows")
     if operator is None or rows is None:
         return f"the fusion '{fusion.kind}' hands on no rows of graphs"
     reasons = {
-        f"rows='{rows}'": not fusion.has_frozen_stage or rows not in ("ordered", "sorted"),
+        f"rows='{rows}'": not fusion.has_frozen_stage or fusion.row_order is None,
         f"form='{operator.form}'": operator.form not in (*JOINT_FORMS, "full"),
         "a symmetric operator": operator.symmetric,
         "dropout of the head": detector.head_config["dropout"] > 0,
@@ -261,7 +261,7 @@ class _Model:
     def __init__(self, detectors: Sequence[Detector], parameters: _Parameters) -> None:
         operators: list[Any] = [detector.fusion.operator for detector in detectors]
         self.operator = operators[0]
-        self.sorted = getattr(detectors[0].fusion, "rows", None) == "sorted"
+        self.sorted = detectors[0].fusion.row_order == "sorted"
         self.orders = [max(operator.orders[m] for operator in operators) for m in range(len(self.operator.names))]
         self.names = _operator_names(parameters)
         terms = math.prod(order + 1 for order in self.orders)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -304,7 +304,7 @@ class SweepPlan(_Plan):
     hash: str
     files: str
     manifests: dict[str, str]
-    method: Literal["lego", "lego-paper"]
+    method: str
     options: dict[str, JsonValue]
     split: Split
     grid: dict[str, tuple[JsonValue, ...]]

@@ -49,8 +49,6 @@ BEST = "best"
 """The name of the baseline that is chosen among the compared."""
 OURS = ("lego", "lego-paper")
 """What is no baseline: the readings that are compared with them."""
-METHODS = ("lego", "lego-paper")
-"""What can be swept: what trains on a frozen stage that is computed once."""
 MOST_ORDER = 32  # higher powers of a relation below 1 are zero in float32, and above it infinite
 MOST_CONFIGURATIONS = 10_000
 FITTED = ("iterations", "prior_departure", "prior_orders", "prior_bias", "own_world_gain")  # of a head with priors alone
@@ -289,7 +287,7 @@ def make_sweep_plan(
         DataError: If there are no validation videos, or data are missing.
     """
     names = tuple(modalities) or tuple(dataset.modalities)
-    check_choice(method, "method", "sweep", METHODS)
+    method = FUSIONS.typed(check_choice(method, "method", "sweep", FUSIONS))
     given = FUSIONS[method].usual_grid(names) if grid is None else grid
     keys = {full_key(key, [method], where="grid"): tuple(values) for key, values in given.items()}
     if len(keys) < len(given):
@@ -308,7 +306,7 @@ def make_sweep_plan(
         hash=dataset.hash,
         files=state_of_files(dataset, names, (*split.train, *split.validation)),
         manifests={name: dataset.modalities[name].hash for name in names},
-        method=cast(Any, method),
+        method=method,
         options=json.loads(json.dumps(settings.options_of(method))),
         split=split,
         nodes=settings.nodes,
@@ -430,7 +428,8 @@ def _require_made(plan: SweepPlan, dataset: Dataset) -> None:
         fusion, options = plan.fusion(dataset, cell), plan.settings(cell).options_of(plan.method)
         if not fusion.has_frozen_stage:
             got = ", ".join(f"{name}={value}" for name, value in options.items())
-            raise ParameterError("a sweep trains on graphs, which this reading does not suffice with", where="sweep", got=got)
+            what = "a sweep trains on what a frozen stage makes of features"
+            raise ParameterError(what, where=plan.method, got=got or "none")
         random = fusion.make_head() is None or any(parameter.requires_grad for parameter in fusion.parameters())
         if plan.seeds > 1 and not random:
             got, fix = f"{plan.seeds} seeds", "leave --seeds out"

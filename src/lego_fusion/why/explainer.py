@@ -236,7 +236,7 @@ class Explainer:
     def _check_removal(self, removal: Removal) -> None:
         check_choice(removal, "removal", "explain", REMOVALS)
         if removal == "drop-term" and not self.has_parts:
-            rows = getattr(self.detector.fusion, "rows", None)
+            rows = self.detector.fusion.config().get("rows")
             raise ParameterError(
                 "only a logit that is a sum of parts has terms to drop",
                 where=self.folder,

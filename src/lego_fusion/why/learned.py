@@ -224,14 +224,12 @@ def _some_graphs(fusion: Fusion, config: RunConfig, dataset: Dataset) -> dict[st
 
 
 def _readable(fusion: Fusion, folder: Path) -> Fusion:
-    operator = getattr(fusion, "operator", None)
-    learned = operator is not None and any(parameter.requires_grad for parameter in operator.parameters())
-    if not learned or not fusion.has_frozen_stage:
+    if not fusion.learns_operator or not fusion.has_frozen_stage:
         raise ParameterError(
             "the model has no learned operator whose terms can be read",
             where=folder,
             expected="method lego-paper (any rows but 'propagate'), or lego with operator 'learned'",
-            got=fusion.kind + (" with a fixed one" if operator is not None and not learned else ""),
+            got=fusion.kind + (" with a fixed one" if fusion.operator is not None and not fusion.learns_operator else ""),
             fix="explain videos with it instead: lego-fusion explain RUN VIDEO",
         )
     return fusion

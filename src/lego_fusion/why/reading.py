@@ -17,7 +17,6 @@ from ..alarm.events import EventRule
 from ..data.dataset import Dataset
 from ..errors import LegoFusionError
 from ..explain.terms import explain_nodes
-from ..graph.operator import GraphOperator
 from ..learn.bags import Bags, mean_over_crops, scoring_inputs, seen_by
 from ..learn.checkpoint import load_detector
 from ..learn.detector import Detector
@@ -236,8 +235,8 @@ def coefficient_tables(detector: Detector) -> list[CoefficientTable]:
         >>> [(one.rows, one.columns, one.values.shape) for one in coefficient_tables(Detector(fusion))]
         [('motion', 'text', (3, 3))]
     """
-    operator = getattr(detector.fusion, "operator", None)
-    if not isinstance(operator, GraphOperator) or not any(one.requires_grad for one in operator.parameters()):
+    operator = detector.fusion.operator
+    if operator is None or not detector.fusion.learns_operator:
         return []
     with torch.no_grad():
         dense = operator.dense_coefficients().cpu().numpy()
