@@ -136,7 +136,7 @@ def test_statistics_do_not_depend_on_the_order_of_the_mapping(case):
     labels = torch.tensor([False] * 4 + [True] * 2)
     fusion = CASES[case](widths_of(3), N, 0)
     fusion.fit(dict(reversed(features.items())), labels, torch.arange(6))
-    assert_same(fusion.eval().fuse(features_of(3)), fitted(case, 3)(features_of(3)), exact=True)
+    assert_same(fusion.eval().fuse(features_of(3)), fitted(case, 3).fuse(features_of(3)), exact=True)
 
 
 @every_fusion
@@ -155,7 +155,7 @@ def test_a_missing_modality_is_named(case):
     features = features_of()
     del features["text"]
     with pytest.raises(DataError, match=r"modality 'text' is missing: expected motion, text, got motion\. What to do"):
-        fitted(case)(features)
+        fitted(case).fuse(features)
 
 
 @every_fusion
@@ -163,7 +163,7 @@ def test_a_missing_modality_is_named(case):
 def test_a_wrong_shape_is_named(case, shape, got):
     features = features_of() | {"text": torch.zeros(shape)}
     with pytest.raises(DataError) as error:
-        fitted(case)(features)
+        fitted(case).fuse(features)
     assert str(error.value) == f"features have another shape (modality 'text'): expected (3, {N}, 3), got {got}"
 
 
