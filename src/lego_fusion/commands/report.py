@@ -54,7 +54,7 @@ def report(
     check_place(out)
     plotly_script()  # before anything long runs
     if figures is not None:
-        new_figure(1, 1)
+        new_figure(1.0, 1.0)
     dataset = _dataset(data, video, videos, videos_in)
     if video is None:
         assert dataset is not None  # noqa: S101 - narrows the type for mypy

@@ -87,7 +87,7 @@ def coefficient_bars(path: str | Path, coefficients: Mapping[str, float], *, mos
     if others:
         shown[f"{len(others)} others"] = sum(share for _, share in others)
     colours = [TRUTH if " * " in name else CURVE for name in shown]
-    figure = new_figure(7, 0.9 + 0.28 * len(shown))
+    figure = new_figure(7.0, 0.9 + 0.28 * len(shown))
     axis = figure.subplots()
     axis.barh(list(shown), [100 * share for share in shown.values()], color=colours)
     axis.invert_yaxis()
@@ -118,7 +118,7 @@ def share_lines(path: str | Path, steps: Sequence[int], shares: Mapping[str, Seq
             expected=f"{len(steps)} shares",
             got=len(shares[wrong[0]]) if wrong else "none",
         )
-    figure = new_figure(8, 3.6)
+    figure = new_figure(8.0, 3.6)
     axis = figure.subplots()
     axis.axhline(0, color="0.8", lw=0.8)
     for number, (name, line) in enumerate(shares.items()):
@@ -247,7 +247,7 @@ def save_report_figures(
 def video_figure(reading: VideoReading) -> Any:
     """The curve of one video in logits with events and ground truth, above the graphs with the rows of its highest moment."""
     graphs = {**reading.graphs, **({"fused graph": reading.fused} if reading.fused is not None else {})}
-    figure = new_figure(9, 5.2 if graphs else 2.8)
+    figure = new_figure(9.0, 5.2 if graphs else 2.8)
     parts = figure.subfigures(2, 1, height_ratios=[1, 1.05]) if graphs else [figure]
     moments = moments_of(reading)
     peak = moments[peak_moments(reading, moments)[0]]
