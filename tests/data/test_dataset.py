@@ -364,7 +364,7 @@ def test_pickles_and_archives_are_refused(dataset):
 
 
 def test_missing_names_and_files_are_named(dataset):
-    with pytest.raises(DataError, match=r"no modality 'audio'.*expected one of 'motion', 'clip'"):
+    with pytest.raises(DataError, match=r"modality 'audio' is missing \(dataset 'doors'\): expected audio, got motion, clip"):
         dataset.features("audio", "v02")
     with pytest.raises(DataError, match=r"no video 'v99'.*expected one of 'v02', 'v01'"):
         dataset.features("motion", "v99")

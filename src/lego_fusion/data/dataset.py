@@ -62,6 +62,7 @@ class Dataset:
 
     Example:
         >>> import tempfile
+        >>> from lego_fusion.data.features import write_features
         >>> motion = Manifest(modality="motion", extractor="motion", version="1", width=2)
         >>> config = DatasetConfig(name="doors", modalities={"motion": motion})
         >>> records = [VideoRecord("v01", "abnormal", frames=40, fps=10.0, split="test")]

@@ -178,7 +178,7 @@ def run_method(
         cache: Folder to keep graphs in, for methods and conditions that train on graphs of the features as they are.
         on_step: Called with step and loss.
     """
-    check_choice(method, "method", "run_method", UNLEARNED if method in UNLEARNED else LEARNED)
+    check_choice(method, "method", "run_method", LEARNED if method in LEARNED else (*LEARNED, *UNLEARNED))
     shape = shape or ModelShape()
     bags = bags.with_modalities(modalities)
     train, test = bags.named(split.train), bags.named(split.test)
