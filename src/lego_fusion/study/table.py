@@ -58,7 +58,7 @@ class Row:
         deviation: Standard deviation over splits (or datasets), where there are several.
         abnormal: Mean AUC of the abnormal videos alone.
         average_precision: Mean average precision of the frames.
-        video_auc: Mean AUC of whole videos (``measure.video_level``).
+        video_auc: Mean AUC of whole videos (``measure.ranking``).
         video_precision: Mean average precision of whole videos.
         baseline: What the difference is taken to; empty where there is none.
         difference: Mean micro AUC minus that of the baseline.
