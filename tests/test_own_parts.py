@@ -166,12 +166,12 @@ def test_an_own_extractor_goes_from_video_to_score(tmp_path: Path) -> None:
     trained = command("train", data, run, "--segment-snippets", 1)
     assert trained.returncode == 0, trained.stderr
     video = scenes.folder / "videos" / f"{scenes.videos[-1].name}.mp4"
-    assert command("score", video, "--model", run).returncode == 2
-    scored = command("score", video, "--model", run, "--json", **{ALLOWED: str(mine)})
+    assert command("score", video, "--out", tmp_path / "scores", "--model", run).returncode == 2
+    scored = command("score", video, "--out", tmp_path / "scores", "--model", run, "--json", **{ALLOWED: str(mine)})
     assert scored.returncode == 0, scored.stderr
     watched = command("watch", video, "--model", run, "--scores", **{ALLOWED: str(mine)})
     assert watched.returncode == 0 and '"kind": "score"' in watched.stdout, watched.stderr
     mine.write_text(EXTRACTOR + "# changed")
-    changed = command("score", video, "--model", run, **{ALLOWED: str(mine)})
+    changed = command("score", video, "--out", tmp_path / "scores", "--model", run, **{ALLOWED: str(mine)})
     assert changed.returncode == 2
     assert "of another source" in changed.stderr
