@@ -63,7 +63,7 @@ def train_run(
         cache: Graphs are kept for the next run: ``"auto"`` in the dataset folder, or in a folder; a ``.safetensors`` file must
             fit. Fusions that have none read features. The weights are the same with and without.
         on_step: Called with the step and the loss.
-        ranks: Processes that all make this call and train together (``ranks.process_group``); the first writes the folder.
+        ranks: Processes that all make this call and train together (``processes.process_group``); the first writes the folder.
         changes: Fields of the configuration by name, such as ``modalities=["motion"]`` or ``nodes=16``.
 
     Raises:
