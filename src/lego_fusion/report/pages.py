@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -20,7 +20,7 @@ def environment() -> Environment:
     """Templates of this package; a value that a template asks for and nobody gave is an error."""
     return Environment(
         loader=PackageLoader(__name__.rpartition(".")[0]),
-        autoescape=True,
+        autoescape=select_autoescape(disabled_extensions=("txt",), default=True),  # Markdown is no HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
