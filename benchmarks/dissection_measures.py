@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from known_answers.scenes import CLASSES, LABELS, SEEN_BY, PlantedScenes
-from lego_fusion.dissection.ablation import ablate, class_iou, excess_over_random, unit_groups, unit_labels
+from known_answers.silenced_classes import class_iou, excess_over_random
+from lego_fusion.dissection.ablation import ablate, unit_groups, unit_labels
 from lego_fusion.dissection.alignment import UnitAlignment, align
 from lego_fusion.dissection.collaboration import LevelCollaboration, Streams, collaboration
-from lego_fusion.dissection.concepts import Concepts, ConceptSets, by_region, concept_sets
+from lego_fusion.dissection.concepts import Concepts, LevelConcepts, by_region
 from lego_fusion.dissection.recorder import Recorder, Recording
 from lego_fusion.dissection.variance import bootstrap, semantic_variance, share_statistics, unit_permutation_null
 from lego_fusion.explain.batch_information import batch_partial_information
@@ -84,13 +85,13 @@ def aligned(recording: Recording, planted: PlantedScenes, concepts: Concepts) ->
     return {m: {n: over_objects(recording[m, n], planted, concepts) for n in recording.levels(m)} for m in recording.modalities}
 
 
-def concept_record(sets: ConceptSets) -> dict[str, Any]:
+def concept_record(sets: LevelConcepts) -> dict[str, Any]:
     """J, U and their concepts, and those that a modality cannot see."""
-    first, second = sets.shared | sets.only_first, sets.shared | sets.only_second
+    first, second = sets.detected["rgb"], sets.detected["depth"]
     unseen = [f"rgb: {name}" for name in first if "rgb" not in SEEN_BY[name]]
     unseen += [f"depth: {name}" for name in second if "depth" not in SEEN_BY[name]]
-    numbers = {"J": sets.joint, "U rgb": sets.unique_first, "U depth": sets.unique_second}
-    names = {"shared": sorted(sets.shared), "rgb": sorted(sets.only_first), "depth": sorted(sets.only_second)}
+    numbers = {"J": sets.joint, "U rgb": sets.unique("rgb"), "U depth": sets.unique("depth")}
+    names = {"shared": sorted(sets.shared), "rgb": sorted(sets.special("rgb")), "depth": sorted(sets.special("depth"))}
     return {name: round(value, 3) for name, value in numbers.items()} | names | {"not visible": sorted(unseen)}
 
 
@@ -100,8 +101,9 @@ def consistency(objects: Aligned, recordings: Mapping[str, Recording], concepts:
     for level in objects["rgb"]:
         pixels = {m: align(recordings[m][m, level], concepts, auroc_pixels=0) for m in CHANNELS}
         for name, reading in READINGS.items():
-            pair = [(pixels[m] if name.startswith("pixels") else objects[m][level]).detected(**reading) for m in CHANNELS]
-            found[name][level] = concept_record(concept_sets(*pair))
+            read = {m: pixels[m] if name.startswith("pixels") else objects[m][level] for m in CHANNELS}
+            detected = {m: one.detected(**reading) for m, one in read.items()}
+            found[name][level] = concept_record(LevelConcepts(level, detected))
         for m in CHANNELS:
             units = objects[m][level].detects("auroc").any(axis=1)
             found.setdefault("units that detect", {}).setdefault(m, {})[level] = [int(units.sum()), len(units)]
@@ -300,12 +302,11 @@ def collaboration_record(found: LevelCollaboration) -> dict[str, Any]:
 def ablations(network: TwoStream, objects: Aligned, batches: Batches, *, seed: int) -> dict[str, Any]:
     """What classes lose, in IoU, without the units of level 3 that stand for a kind of concept; and random units beside."""
     found: dict[str, Any] = {}
-    sets = concept_sets(*(objects[m]["3"].detected("auroc") for m in CHANNELS))
+    sets = LevelConcepts("3", {m: objects[m]["3"].detected("auroc") for m in CHANNELS})
     for m in CHANNELS:
         labels = unit_labels(objects[m]["3"], "auroc")
-        alone = sets.only_first if m == "rgb" else sets.only_second
         groups = unit_groups(
-            labels, {"shared": sets.shared, "special": alone} | {k: n for k, n in KINDS.items() if k != "outline"}
+            labels, {"shared": sets.shared, "special": sets.special(m)} | {k: n for k, n in KINDS.items() if k != "outline"}
         )
         layer = f"encoders.{m}.{ENCODER['3']}"
         rows = ablate(

@@ -42,7 +42,7 @@ from dissection_measures import (
 )
 from known_answers.scenes import PlantedScenes, plant_scenes
 from lego_fusion.dissection.collaboration import Streams, collaboration
-from lego_fusion.dissection.concepts import concept_sets
+from lego_fusion.dissection.concepts import LevelConcepts
 from lego_fusion.dissection.recorder import Recording
 from lego_fusion.explain.similarity import cka
 from measuring import store
@@ -151,7 +151,7 @@ def evolution(snapshots: Mapping[str, Mapping[int, TwoStream]], planted: Planted
             layer = {m: {m: {"3": f"encoders.{m}.{ENCODER['3']}"}} for m in CHANNELS}
             recordings = {m: record(by_modality[m], layer[m], planted) for m in CHANNELS}
             objects = {m: aligned(recordings[m], planted, concepts)[m]["3"] for m in CHANNELS}
-            sets = concept_sets(*(objects[m].detected("auroc") for m in CHANNELS))
+            sets = LevelConcepts("3", {m: objects[m].detected("auroc") for m in CHANNELS})
             found[name][step] = concept_record(sets) | {
                 "units that detect": {m: int(objects[m].detects("auroc").any(axis=1).sum()) for m in CHANNELS},
                 "similarity": round(cka(*(recordings[m].pooled()[f"{m} 3"] for m in CHANNELS)), 3),

@@ -6,7 +6,7 @@ Every message is one line that answers five questions: what is wrong, where, wha
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 
@@ -70,12 +70,31 @@ class MissingExtraError(LegoFusionError, ImportError):
 
 
 def with_changes(settings: Any, changes: Mapping[str, Any], owner: str) -> Any:
-    """Frozen settings with some fields changed; ``ParameterError`` that lists them for a name that is no field."""
-    names = [one.name for one in fields(settings)]
+    """Frozen settings, a dataclass or a pydantic model, with some fields changed.
+
+    Raises:
+        ParameterError: For a name that is no field, which lists them, and for what a model does not allow.
+    """
+    model = not is_dataclass(settings)
+    names = list(type(settings).model_fields) if model else [one.name for one in fields(settings)]
     for name in changes:
         if name not in names:
             raise ParameterError(f"{owner} has no parameter '{name}'", expected=", ".join(names), got=name)
-    return replace(settings, **changes)
+    return _checked_model(settings, changes, owner) if model else replace(settings, **changes)
+
+
+def _checked_model(settings: Any, changes: Mapping[str, Any], owner: str) -> Any:
+    """A pydantic model with some fields changed and all checked, in the wording of the checks below."""
+    from pydantic import ValidationError
+
+    try:
+        return type(settings)(**{**dict(settings), **changes})
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        wanted = fault["msg"].removeprefix("Input should be ")
+        raise ParameterError(
+            f"The '{fault['loc'][0]}' parameter of {owner} must be {wanted}. Got {fault['input']!r} instead"
+        ) from error
 
 
 def check_int(value: object, name: str, owner: str, *, low: int, high: int | None = None) -> int:

@@ -5,12 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from known_answers.silenced_classes import class_iou, excess_over_random
 from lego_fusion.dissection.ablation import (
-    Ablation,
     ImageMetric,
     ablate,
-    class_iou,
-    excess_over_random,
     mean_metric,
     silenced,
     unit_groups,
@@ -18,6 +16,7 @@ from lego_fusion.dissection.ablation import (
 )
 from lego_fusion.dissection.alignment import align
 from lego_fusion.dissection.concepts import Concepts
+from lego_fusion.dissection.records import Ablation
 from lego_fusion.errors import DataError, ParameterError
 
 WEIGHTS = torch.tensor([1.0, -2.0, 4.0, 0.0])

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from lego_fusion.dissection.alignment import UnitAlignment, align
-from lego_fusion.dissection.collaboration import Streams, collaboration, feature_similarity, on_one_grid
+from lego_fusion.dissection.collaboration import Streams, collaboration
 from lego_fusion.dissection.concepts import Concepts
 from lego_fusion.dissection.recorder import Recorder, Recording
 from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.explain.similarity import cka
+from lego_fusion.explain.similarity import cka, similarity_matrix
 
 NAMES = tuple("abcdef")
 MASKS = np.random.default_rng(100).random((20, 6, 8, 8)) < 0.15
@@ -35,7 +35,7 @@ def streams(first: str, second: str, seed: int = 0) -> Streams:
     maps = {("rgb", "late"): detector_maps(first, seed), ("depth", "late"): detector_maps(second, seed + 1)}
     alignments = {key[0]: {"late": align(values, CONCEPTS, quantile=0.05)} for key, values in maps.items()}
     arrays = {key: values.astype(np.float32) for key, values in maps.items()}
-    return Streams(Recording(arrays, {key: key[0] for key in maps}, "spatial", (8, 8)), alignments)
+    return Streams(Recording(arrays, {key: key[0] for key in maps}, "spatial"), alignments)
 
 
 @pytest.mark.parametrize(
@@ -70,35 +70,17 @@ def test_verdicts_follow_what_was_planted(
 def test_the_same_training_twice_changes_nothing() -> None:
     side = streams("abcd", "cdef")
     (found,) = collaboration(side, side)
-    assert (found.similarity_change, found.joint_change) == (0, 0)
+    assert (found.similarity_joint, found.joint) == (found.similarity_apart, found.apart)
     assert found.kept_by_training == pytest.approx({"rgb": 1.0, "depth": 1.0})
     assert found.verdict == "undecided"
 
 
 def test_similarities_are_those_of_the_measure() -> None:
     recording = streams("abcd", "cdef").recording
-    matrix = feature_similarity(recording, permutations=5)
+    matrix = similarity_matrix(recording.pooled(), recording.pooled())
     assert matrix.names_a == ("rgb late", "depth late")
     rgb, depth = (recording[modality, "late"] for modality in ("rgb", "depth"))
     assert matrix.values[0, 1] == pytest.approx(cka(rgb.mean((2, 3)), depth.mean((2, 3))), abs=1e-6)
-    places = feature_similarity(recording, over="places", permutations=5)
-    rows = [values.transpose(0, 2, 3, 1).reshape(-1, values.shape[1]) for values in (rgb, depth)]
-    assert places.values[0, 1] == pytest.approx(cka(*rows), abs=1e-5)
-    np.testing.assert_allclose(np.diag(places.values), 1, atol=1e-6)
-    assert places.floor is not None
-    assert places.values[0, 1] > places.floor[0, 1]  # both see c and d
-
-
-def test_a_finer_grid_is_averaged_to_the_coarser() -> None:
-    coarse = torch.arange(16.0).reshape(1, 1, 4, 4)
-    fine = coarse.repeat_interleave(2, 2).repeat_interleave(3, 3)
-    x, y = on_one_grid(fine, coarse)
-    assert torch.equal(x, coarse)
-    assert torch.equal(y, coarse)
-    noise = np.random.default_rng(0).normal(size=(10, 3, 4, 4)).astype(np.float32)
-    arrays = {("m", "fine"): noise.repeat(2, 2).repeat(2, 3), ("m", "coarse"): noise}
-    matrix = feature_similarity(Recording(arrays, {}, "spatial"), over="places", permutations=0)
-    np.testing.assert_allclose(matrix.values, 1, atol=1e-5)
 
 
 def test_from_a_network_to_the_sets(tmp_path: Path) -> None:
@@ -110,9 +92,10 @@ def test_from_a_network_to_the_sets(tmp_path: Path) -> None:
     recorder = Recorder(nn.Sequential(model).eval(), {"rgb": {"late": "0"}})
     for folder in (None, tmp_path / "recording"):
         recording = recorder.record(images.split(7), "spatial", folder=folder)
-        found = align(recording["rgb", "late"], CONCEPTS, quantile=0.05, image_size=recording.image_size)
+        found = align(recording["rgb", "late"], CONCEPTS, quantile=0.05)
         assert found.detected() == set("abc")
-        assert feature_similarity(recorder.record(images.split(7), folder=None)).values.tolist() == [[pytest.approx(1)]]
+        pooled = recorder.record(images.split(7)).pooled()
+        assert similarity_matrix(pooled, pooled).values.tolist() == [[pytest.approx(1)]]
 
 
 def test_streams_that_cannot_be_compared_are_refused() -> None:
@@ -126,14 +109,11 @@ def test_streams_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(DataError, match="differ in modalities or levels"):
         collaboration(side, Streams(side.recording, {"rgb": {"late": row}, "depth": {"early": row}}))
     uneven = Streams(side.recording, {"rgb": {"late": row}, "depth": {"late": row, "later": row}})
-    with pytest.raises(ParameterError, match=r"different numbers of levels: expected as many in each.*got 1 and 2"):
+    with pytest.raises(ParameterError, match=r"different numbers of levels: expected as many in each.*got rgb 1, depth 2"):
         collaboration(uneven, uneven)
     other = Streams(side.recording, {"rgb": {"last": row}, "depth": {"last": row}})
     with pytest.raises(DataError, match="nothing was recorded for rgb last"):
         collaboration(other, other)
-    pooled = Recording({("m", "l"): np.zeros((5, 2))}, {}, "pooled")
-    with pytest.raises(DataError, match=r"no spatial extent \(m l\): expected kind 'spatial', got kind 'pooled'"):
-        feature_similarity(pooled, over="places")
     short = Recording({key: values[:9] for key, values in side.recording.arrays.items()}, {}, "spatial")
-    with pytest.raises(DataError, match="different numbers of samples"):
-        feature_similarity(side.recording, short, over="places", permutations=0)
+    with pytest.raises(DataError, match="samples"):
+        collaboration(side, Streams(short, side.alignments))

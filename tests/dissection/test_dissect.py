@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lego_fusion.dissection.dissect import dissect
-from lego_fusion.dissection.findings import Dissection
-from lego_fusion.dissection.reading import chosen_layers
+from lego_fusion.dissection.read_network import chosen_layers
+from lego_fusion.dissection.records import Dissection
 from lego_fusion.errors import CheckpointError, DataError, LegoFusionError, ParameterError
 
 NAMES = ("red", "tall", "any")

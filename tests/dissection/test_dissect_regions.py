@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from known_answers.scenes import OUTLINES, SEEN_BY, plant_scenes
 from lego_fusion.dissection.ablation import causal_check, mean_metric
 from lego_fusion.dissection.dissect import dissect
-from lego_fusion.dissection.findings import Dissection
+from lego_fusion.dissection.records import Dissection
 from lego_fusion.errors import DataError, LegoFusionError, ParameterError
 from lego_fusion.report.dissection_page import dissection_page
 from lego_fusion.report.dissection_words import consistency_words, reading_words

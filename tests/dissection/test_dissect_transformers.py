@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lego_fusion.dissection.dissect import dissect
-from lego_fusion.dissection.findings import Dissection
+from lego_fusion.dissection.records import Dissection
 from lego_fusion.errors import DataError
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lego-fusion[text]'")

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from known_answers.scenes import CLASSES, LABELS, OUTLINES, SEEN_BY, plant_scenes
-from lego_fusion.dissection.ablation import ablate, class_iou, unit_groups, unit_labels
+from known_answers.silenced_classes import class_iou
+from lego_fusion.dissection.ablation import ablate, unit_groups, unit_labels
 from lego_fusion.dissection.alignment import align
 from lego_fusion.dissection.collaboration import Streams, collaboration
-from lego_fusion.dissection.concepts import Concepts, by_region, concept_sets
+from lego_fusion.dissection.concepts import Concepts, LevelConcepts, by_region
 from lego_fusion.dissection.recorder import Recorder
 from lego_fusion.dissection.variance import semantic_variance
 from lego_fusion.explain.contributions import ModelValue
@@ -84,9 +85,9 @@ def test_every_unit_gets_its_name() -> None:
 @pytest.mark.parametrize("mode", ["auroc", "normalised"])
 def test_sets_are_those_planted(mode: str) -> None:
     cut = {"auroc": 0.9, "normalised": 0.5}[mode]
-    sets = concept_sets(*(ALIGNED[m]["late"].detected(mode, cut) for m in ("rgb", "depth")))
-    assert (sets.shared, sets.only_first, sets.only_second) == (SHARED, COLOURS, HEIGHTS)
-    assert (sets.joint, sets.unique_first, sets.unique_second) == pytest.approx((5 / 9, 2 / 9, 2 / 9))
+    sets = LevelConcepts("late", {m: ALIGNED[m]["late"].detected(mode, cut) for m in ("rgb", "depth")})
+    assert (sets.shared, sets.special("rgb"), sets.special("depth")) == (SHARED, COLOURS, HEIGHTS)
+    assert (sets.joint, sets.unique("rgb"), sets.unique("depth")) == pytest.approx((5 / 9, 2 / 9, 2 / 9))
 
 
 def test_read_over_pixels_each_stream_seems_to_hold_what_it_cannot_see() -> None:

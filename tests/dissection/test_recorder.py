@@ -59,7 +59,6 @@ def test_what_is_recorded_is_what_the_layer_gives_before_a_later_layer_works_in_
     assert (recording["rgb", "early"] < 0).any()
     assert recording.modalities == ("rgb", "depth")
     assert recording.levels("rgb") == ("early", "late")
-    assert recording.image_size == (12, 10)
 
 
 @pytest.mark.parametrize("kind", ["pooled", "spatial", "tokens"])
@@ -76,7 +75,6 @@ def test_batch_size_and_place_change_nothing_but_rounding(model: TwoStream, tmp_
         assert isinstance(disk[key], np.memmap)
         np.testing.assert_allclose(disk[key].astype(np.float32), values, rtol=2**-10, atol=1e-5)
     assert disk.layers == whole.layers
-    assert disk.image_size == (12, 10)
     assert not list(tmp_path.glob(".*"))
 
 

@@ -9,7 +9,7 @@ from known_answers.scenes import SEEN_BY, plant_scenes
 from lego_fusion.dissection.alignment import align, align_regions
 from lego_fusion.dissection.concepts import Concepts, Regions, by_region, found_regions, given_regions, region_means
 from lego_fusion.dissection.overlap import RankedRegions
-from lego_fusion.dissection.reading import untrained_copy
+from lego_fusion.dissection.read_network import untrained_copy
 from lego_fusion.dissection.variance import bootstrap, overlaps_of, relabelled_null
 from lego_fusion.errors import DataError, ParameterError
 

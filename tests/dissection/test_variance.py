@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_fusion.dissection.alignment import UnitAlignment, align
-from lego_fusion.dissection.concepts import Concepts, concept_sets
+from lego_fusion.dissection.concepts import Concepts, LevelConcepts
 from lego_fusion.dissection.overlap import UnitOverlap
 from lego_fusion.dissection.variance import (
     SemanticVariance,
@@ -116,8 +116,9 @@ def test_identical_streams_have_no_variance_across_modalities() -> None:
     assert found.shares.speciality == pytest.approx(0, abs=1e-20)
     assert found.shares.own_evolution == pytest.approx(0, abs=1e-20)
     assert found.shares.consistency + found.shares.common_evolution == pytest.approx(1)
-    sets = concept_sets(*(layers["rgb"]["late"].detected("normalised", 0.02),) * 2)
-    assert (sets.joint, sets.unique_first, sets.unique_second) == (1, 0, 0)
+    detected = layers["rgb"]["late"].detected("normalised", 0.02)
+    sets = LevelConcepts("late", {"rgb": detected, "copy": detected})
+    assert (sets.joint, sets.unique("rgb"), sets.unique("copy")) == (1, 0, 0)
 
 
 def test_concepts_that_never_occur_are_left_out() -> None:
@@ -198,12 +199,12 @@ def test_profiles_and_images_must_fit() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.sets(st.sampled_from("abcdef")), st.sets(st.sampled_from("abcdef")))
 def test_the_sets_split_the_union(first: set[str], second: set[str]) -> None:
-    sets, turned = concept_sets(first, second), concept_sets(second, first)
-    assert sets.joint + sets.unique_first + sets.unique_second == pytest.approx(1)
-    assert (turned.unique_first, turned.unique_second) == (sets.unique_second, sets.unique_first)
+    one, two = frozenset(first), frozenset(second)
+    sets, turned = LevelConcepts("l", {"a": one, "b": two}), LevelConcepts("l", {"a": two, "b": one})
+    assert sets.joint + sets.unique("a") + sets.unique("b") == pytest.approx(1)
+    assert (turned.unique("a"), turned.unique("b")) == (sets.unique("b"), sets.unique("a"))
     assert sets.union == first | second
-    assert sets.empty == (not first and not second)
-    if sets.empty:
+    if not sets.union:
         assert sets.joint == 1
     else:
         assert sets.joint == pytest.approx(len(first & second) / len(first | second))

@@ -2,7 +2,7 @@
 
 import base64
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lego_fusion.dissection.concepts import LevelConcepts
 from lego_fusion.dissection.dissect import dissect
-from lego_fusion.dissection.findings import AblationReading, Dissection, LevelConcepts
+from lego_fusion.dissection.records import Ablation, Dissection
 from lego_fusion.report.dissection_files import dissection_document, save_dissection
 from lego_fusion.report.dissection_page import dissection_page, gallery_uri, outline, png_uri
 from lego_fusion.report.dissection_words import collaboration_words, consistency_words, evolution_words
@@ -27,17 +28,7 @@ class Streams(nn.Module):
         return [self.a(a), self.b(b), self.c(c)]
 
 
-@dataclass(frozen=True)
-class Check:
-    level: str = "level 1"
-    modality: str = "a"
-    group: str = "shared"
-    units: tuple[int, ...] = (1, 2)
-    before: float = 0.8
-    after: float = 0.5
-    change: float = -0.3
-    low: float = -0.35
-    high: float = -0.25
+CHECK = Ablation("level 1", "a", "shared", (1, 2), 0.8, 0.5, -0.3, -0.35, -0.25)
 
 
 def made(modalities: str = "ab", levels: int = 2, **settings: Any) -> Dissection:
@@ -100,8 +91,7 @@ def test_every_size_has_a_page_and_tables(tmp_path: Path, modalities: str, level
 
 def test_causal_checks_are_shown_where_there_are_any(found: Dissection) -> None:
     assert "Causal check" not in dissection_page(found)
-    assert isinstance(Check(), AblationReading)
-    one = replace(found, ablation=(Check(), Check(group="random", change=-0.01)))
+    one = replace(found, ablation=(CHECK, replace(CHECK, group="random", change=-0.01)))
     page = dissection_page(one)
     assert "Causal check" in page
     assert "shared units of a at level 1 −0.300" in collaboration_words(one)[-1]

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError, ParameterError
+from ..errors import DataError, ParameterError, check_choice, with_changes
 from .terminal import as_text, one_line_errors, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..dissection.findings import Dissection
+    from ..dissection.records import Dissection
+    from ..dissection.settings import DissectSettings
 
 
 def named_function(name: str, option: str) -> Callable[..., Any]:
@@ -170,13 +171,27 @@ def dissect(
     """
     from ..dissection.dissect import dissect as run
     from ..dissection.dissect import load_state
-    from ..errors import check_choice
+    from ..dissection.settings import DissectSettings
     from ..report.dissection_files import save_dissection
 
     check_choice(inputs, "inputs", "dissect", ("keywords", "mapping"))
-    check_choice(kind, "kind", "dissect", ("spatial", "tokens", "pooled"))
-    check_choice(read, "read", "dissect", ("auto", "regions", "pixels"))
-    check_choice(unlabelled, "unlabelled", "dissect", ("refuse", "drop"))
+    options: dict[str, Any] = {
+        "kind": kind,
+        "grid": _grid(grid),
+        "call": _as_mapping if inputs == "mapping" else None,
+        "read": read,
+        "quantile": quantile,
+        "mode": mode,
+        "cut": cut,
+        "unlabelled": unlabelled,
+        "resamples": resamples,
+        "shuffles": shuffles,
+        "untrained": untrained,
+        "seed": seed,
+        "device": device,
+        "gallery": (0, 0) if no_images else (4, 4),
+    }
+    settings: DissectSettings = with_changes(DissectSettings(), options, "dissect")
     network, given = named_network(model)
     if weights is not None:
         load_state(network, weights, str(weights))
@@ -196,44 +211,25 @@ def dissect(
             fused=None if fused is None else _row(fused),
             apart=None if apart is None else named_networks(apart, "--apart"),
             checkpoints=checkpoint or (),
-            kind=kind,
-            grid=_grid(grid),
-            call=_as_mapping if inputs == "mapping" else None,
-            read=read,
-            quantile=quantile,
-            mode=mode,
-            cut=cut,
-            unlabelled=unlabelled,
-            resamples=resamples,
-            shuffles=shuffles,
-            untrained=untrained,
-            seed=seed,
-            device=device,
-            gallery=(0, 0) if no_images else (4, 4),
+            settings=settings,
             on_step=step,
         )
         if ablate is not None:
             step("silencing units")
-            found = replace(found, ablation=_silenced(network, found, source, ablate, inputs, seed))
+            found = replace(found, ablation=_silenced(network, found, source, ablate, settings))
     files = save_dissection(out, found, title=f"Dissection of {model.rpartition(':')[2]}", images=not no_images)
     _say(found, files, json=json)
 
 
-def _silenced(network: Any, found: Dissection, source: Any, name: str, inputs: str, seed: int) -> Any:
+def _silenced(network: Any, found: Dissection, source: Any, name: str, settings: DissectSettings) -> Any:
     """The causal check with a person's own metric."""
     from ..dissection.ablation import causal_check, mean_metric
-    from ..errors import ParameterError
 
     function = named_function(name, "--ablate")
-
-    def rows(outputs: Any, labels: Any) -> Any:
-        try:
-            return function(outputs, labels)
-        except Exception as error:  # whatever a person's own code may raise
-            raise ParameterError("--ablate fails", where=name, got=f"{type(error).__name__}: {error}") from error
-
-    metric = mean_metric(name.rpartition(":")[2], rows)
-    return causal_check(network, found, source, metric, call=_as_mapping if inputs == "mapping" else None, seed=seed)
+    metric = mean_metric(
+        name.rpartition(":")[2], lambda outputs, labels: called(lambda: function(outputs, labels), name, "--ablate")
+    )
+    return causal_check(network, found, source, metric, call=settings.call, seed=settings.seed)
 
 
 def _say(found: Dissection, files: dict[str, Path], *, json: bool) -> None:
@@ -268,8 +264,6 @@ def _source(data: str) -> Any:
 
 
 def _layers(options: Sequence[str] | None, given: Any) -> dict[str, Any]:
-    from ..errors import ParameterError
-
     if not options:
         if isinstance(given, dict):
             return given
@@ -296,8 +290,6 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _grid(text: str | None) -> tuple[int, int] | None:
-    from ..errors import ParameterError
-
     if text is None:
         return None
     height, _, width = text.partition("x")

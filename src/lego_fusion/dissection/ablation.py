@@ -17,70 +17,18 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ..errors import DataError, ParameterError, check_choice, check_int, check_number
+from ..errors import DataError, ParameterError, with_changes
 from .alignment import UnitAlignment
-from .findings import Dissection
 from .labelled_data import LabelledData, Pairs
 from .overlap import Mode
 from .recorder import Call, Key, Recorder
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """One metric before and after some units of a layer are silenced, on the same images.
-
-    Args:
-        level: Of the layer.
-        modality: Of the layer.
-        group: What the units have in common: "shared" and "special" concepts, or "random" units of the same number.
-        units: Positions of the units that were silenced.
-        before: The metric of the network as it is.
-        after: With the units silenced.
-        change: after - before.
-        low: Lower end of the interval of the change, over resampled images.
-        high: Upper end.
-        metric: Name of the metric, for example of a class whose IoU it is.
-        matched: Of random units: the group that they match in number; elsewhere "".
-    """
-
-    level: str
-    modality: str
-    group: str
-    units: tuple[int, ...]
-    before: float
-    after: float
-    change: float
-    low: float
-    high: float
-    metric: str = ""
-    matched: str = ""
-
-
-def excess_over_random(found: Iterable[Ablation]) -> dict[tuple[str, str], float]:
-    """Change by (group, metric) minus the mean change of the random units that match the group.
-
-    A layer may depend on how many units it has left, whatever they stand for: what a group does beyond that is its own.
-    Groups without random units are left out.
-
-    Example:
-        >>> own = Ablation("late", "rgb", "special", (0, 1), 0.9, 0.3, -0.6, -0.7, -0.5, "disc")
-        >>> other = Ablation("late", "rgb", "random", (2, 3), 0.9, 0.8, -0.1, -0.2, 0.0, "disc", matched="special")
-        >>> excess_over_random([own, other])
-        {('special', 'disc'): -0.5}
-    """
-    rows = list(found)
-    excess = {}
-    for row in rows:
-        chance = [other.change for other in rows if other.matched == row.group and other.metric == row.metric]
-        if row.group != "random" and chance:
-            excess[row.group, row.metric] = row.change - sum(chance) / len(chance)
-    return excess
-
+from .records import Ablation, Dissection
+from .variance import finite_interval
 
 Array = NDArray[Any]
-By = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
@@ -113,42 +61,6 @@ def mean_metric(name: str, rows: Callable[[Any, Any], Any]) -> ImageMetric:
     return ImageMetric(rows, lambda values: {name: float(np.mean(values))})
 
 
-def class_iou(classes: Mapping[str, int], groups: Mapping[str, Collection[str]] | None = None) -> ImageMetric:
-    """IoU of classes in a segmentation: the sum over images of |told & true| over that of |told | true|.
-
-    Args:
-        classes: Label of each class, by name. Outputs are logits (b, L, H, W), targets labels (b, H, W).
-        groups: Names of the classes of which a mean is taken, by name of the mean; None: each class, and "mean" of all.
-
-    Raises:
-        ParameterError: If a group names a class that is not there.
-
-    Example:
-        >>> metric = class_iou({"plane": 0, "disc": 1})
-        >>> logits = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # told: plane, disc
-        >>> metric.values(metric.rows(logits, torch.tensor([[[1, 1]]])).numpy())
-        {'plane': 0.0, 'disc': 0.5, 'mean': 0.25}
-    """
-    wanted = {name: (name,) for name in classes} | {"mean": tuple(classes)} if groups is None else groups
-    unknown = sorted({name for names in wanted.values() for name in names} - set(classes))
-    if unknown:
-        raise ParameterError(f"no class '{unknown[0]}' to take the IoU of", expected=", ".join(classes))
-    labels = torch.tensor(list(classes.values()))
-    places = {name: [list(classes).index(one) for one in names] for name, names in wanted.items()}
-
-    def rows(outputs: Tensor, targets: Tensor) -> Tensor:
-        told = outputs.argmax(1)[:, None] == labels.to(outputs.device)[:, None, None]  # (b, C, H, W)
-        true = targets[:, None] == labels.to(targets.device)[:, None, None]
-        return torch.stack([(told & true).sum((2, 3)), (told | true).sum((2, 3))], 1)  # (b, 2, C)
-
-    def values(counts: Array) -> dict[str, float]:
-        both, either = counts.sum(axis=0, dtype=np.float64)
-        iou = np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
-        return {name: float(iou[chosen].mean()) for name, chosen in places.items()}
-
-    return ImageMetric(rows, values)
-
-
 def unit_labels(alignment: UnitAlignment, mode: Mode = "normalised", cut: float | None = None) -> tuple[str | None, ...]:
     """The concept that each unit stands for: of those it detects the one it aligns with best; None if it detects none."""
     detects = alignment.detects(mode, cut)
@@ -162,7 +74,7 @@ def unit_groups(labels: Sequence[str | None], concepts: Mapping[str, Collection[
 
     Args:
         labels: As ``unit_labels`` gives them.
-        concepts: Of each group, for example ``{"shared": sets.shared, "special": sets.only_first}``.
+        concepts: Of each group, for example ``{"shared": sets.shared, "special": sets.special("rgb")}``.
 
     Example:
         >>> unit_groups(["disc", "red", None, "red"], {"shared": ["disc"], "special": ["red"], "other": ["tall"]})
@@ -221,6 +133,29 @@ def silenced(
         handle.remove()
 
 
+class AblateSettings(BaseModel):
+    """How units are silenced, and what it is compared with.
+
+    Args:
+        by: "zero", or "mean": the mean of each unit over these images and all places.
+        draws: How often random units are drawn for each group, from the units outside it; fewer than the group has where
+            there are not as many.
+        call: As for ``Recorder``.
+        resamples: For the interval of the change: images are drawn again, before and after alike.
+        confidence: Of the interval, in (0, 1).
+        seed: Of random units and resamples.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    by: Literal["zero", "mean"] = "zero"
+    draws: int = Field(default=5, ge=0)
+    call: Call | None = None
+    resamples: int = Field(default=500, ge=1)
+    confidence: float = Field(default=0.95, ge=0, le=1)
+    seed: int = Field(default=0, ge=0)
+
+
 def ablate(
     model: nn.Module,
     layer: str,
@@ -229,12 +164,8 @@ def ablate(
     metric: ImageMetric,
     *,
     key: Key = ("", ""),
-    by: By = "zero",
-    draws: int = 5,
-    call: Call | None = None,
-    resamples: int = 500,
-    confidence: float = 0.95,
-    seed: int = 0,
+    settings: AblateSettings | None = None,
+    **changes: Any,
 ) -> tuple[Ablation, ...]:
     """Silence each group of units, and as many other units at random, and read the metric before and after.
 
@@ -245,13 +176,8 @@ def ablate(
         batches: Pairs of what ``call`` takes and targets, in a form that can be read again and again, such as a list.
         metric: What is read.
         key: Modality and level, for the record.
-        by: "zero", or "mean": the mean of each unit over these images and all places.
-        draws: How often random units are drawn for each group, from the units outside it; fewer than the group has where
-            there are not as many.
-        call: As for ``Recorder``.
-        resamples: For the interval of the change: images are drawn again, before and after alike.
-        confidence: Of the interval, in (0, 1).
-        seed: Of random units and resamples.
+        settings: How; its defaults where there are none.
+        changes: Fields of the settings by name, such as ``by="mean"``.
 
     Returns:
         For every group and every number of the metric one record, then those of the random units that match the group.
@@ -260,27 +186,24 @@ def ablate(
         ParameterError: If the network is in training mode, a layer, unit or group is wrong, or batches can be read once only.
         DataError: If there are no images, or the metric gives not one row for each.
     """
-    check_choice(by, "by", "ablate", ("zero", "mean"))
-    check_int(draws, "draws", "ablate", low=0)
-    check_int(resamples, "resamples", "ablate", low=1)
-    check_number(confidence, "confidence", "ablate", low=0.0, high=1.0)
+    how: AblateSettings = with_changes(settings or AblateSettings(), changes, "ablate")
     if iter(batches) is batches:
         raise ParameterError("batches can be read once only", where="ablate", fix="give a list or a DataLoader")
-    recorder = Recorder(model, {key[0]: {key[1]: layer}}, call=call)
+    recorder = Recorder(model, {key[0]: {key[1]: layer}}, call=how.call)
     means = _unit_means(recorder, batches)
     chosen = {name: _checked(units, name, len(means), layer) for name, units in groups.items()}
-    generator = np.random.default_rng(check_int(seed, "seed", "ablate", low=0))
+    generator = np.random.default_rng(how.seed)
     before = _rows(recorder, batches, metric)
-    draw = generator.integers(0, len(before), size=(resamples, len(before)))
+    draw = generator.integers(0, len(before), size=(how.resamples, len(before)))
     found = []
     for name, units in chosen.items():
         others = np.setdiff1d(np.arange(len(means)), units)
-        random = [generator.permutation(others)[: len(units)] for _ in range(draws if len(others) else 0)]
+        random = [generator.permutation(others)[: len(units)] for _ in range(how.draws if len(others) else 0)]
         trials = [(name, "", units), *(("random", name, tuple(sorted(map(int, row)))) for row in random)]
         for group, matched, some in trials:
-            with silenced(model, layer, some, means if by == "mean" else None):
+            with silenced(model, layer, some, means if how.by == "mean" else None):
                 after = _rows(recorder, batches, metric)
-            for metric_name, numbers in _changes(before, after, draw, metric, confidence).items():
+            for metric_name, numbers in _changes(before, after, draw, metric, how.confidence).items():
                 found.append(Ablation(key[1], key[0], group, some, *numbers, metric_name, matched))
     return tuple(found)
 
@@ -316,11 +239,9 @@ def _changes(
     drawn = [(metric.values(before[rows]), metric.values(after[rows])) for rows in draw]
     found = {}
     for name in values[0]:
-        changes = np.array([new[name] - old[name] for old, new in drawn])
-        changes = changes[np.isfinite(changes)]
-        ends = np.quantile(changes, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(changes) else (np.nan, np.nan)
+        low, high = finite_interval([changed[name] - kept[name] for kept, changed in drawn], confidence)
         old, new = values[0][name], values[1][name]
-        found[name] = (old, new, new - old, float(ends[0]), float(ends[1]))
+        found[name] = (old, new, new - old, low, high)
     return found
 
 
@@ -344,12 +265,9 @@ def causal_check(
     metric: ImageMetric,
     *,
     levels: Sequence[str] | None = None,
-    by: By = "mean",
-    draws: int = 3,
-    call: Call | None = None,
-    resamples: int = 200,
     batch_size: int = 8,
-    seed: int = 0,
+    settings: AblateSettings | None = None,
+    **changes: Any,
 ) -> tuple[Ablation, ...]:
     """Silence the units of each stream that stand for shared and for special concepts, and as many others at random.
 
@@ -359,12 +277,9 @@ def causal_check(
         data: What it was dissected on, or other images with labels, as for ``dissect``.
         metric: Read from the outputs of the network and the labels as the data gives them; a folder gives masks.
         levels: Of which units are silenced; the last one by default.
-        by: As ``ablate``.
-        draws: As ``ablate``.
-        call: As for ``dissect``.
-        resamples: As ``ablate``.
         batch_size: Of a folder.
-        seed: Of random units and resamples.
+        settings: How; by the mean, with 3 draws and 200 resamples, where there are none.
+        changes: Fields of the settings by name, such as ``seed=1``.
 
     Returns:
         The records, as ``dissect(..., ablation=)`` and the page take them.
@@ -373,6 +288,7 @@ def causal_check(
         ParameterError: If a level is unknown, or the data can be read once only.
         DataError: As ``ablate``.
     """
+    how = with_changes(settings or AblateSettings(by="mean", draws=3, resamples=200), changes, "causal_check")
     source = LabelledData(data, found.concepts, batch_size)
     if not source.again:
         raise ParameterError("the data can be read once only", fix="hand in a list, a loader, or a function that returns one")
@@ -387,6 +303,5 @@ def causal_check(
             groups = unit_groups(labels, {"shared": one.shared, "special": one.special(modality)})
             if one.level in wanted and groups:
                 layer = found.layers[modality, level]
-                options: dict[str, Any] = {"by": by, "draws": draws, "call": call, "resamples": resamples, "seed": seed}
-                rows += ablate(model, layer, groups, source, metric, key=(modality, level), **options)
+                rows += ablate(model, layer, groups, source, metric, key=(modality, level), settings=how)
     return tuple(rows)

@@ -7,7 +7,7 @@ of pixels above it shows, the unit is done again without one. The guess thus cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,11 +128,8 @@ def active_pixels(
     parts = [_select(part, thresholds, done) for part in parts]
     if again:
         rest = replace(layer, units=layer.units[again])
-        top = TopValues(len(again), kept + 1)
-        for _, rows in rest.batches():
-            for piece in rows:
-                top.add(rest.upsampled(piece)[None])
-        thresholds[again] = top.smallest()
+        pieces = (rest.upsampled(maps).flatten(1) for _, rows in rest.batches() for maps in rows)
+        thresholds[again] = nth_largest(pieces, kept + 1)
         places = torch.tensor(again)
         parts += [replace(part, units=places[part.units]) for part in _above(rest, thresholds[again])]
     return thresholds, parts
@@ -145,65 +142,34 @@ def guessed_bounds(sample: Float[Tensor, "k s"], share: float) -> Float[Tensor, 
     return sample.topk(above, dim=1, sorted=False).values.amin(1)
 
 
-class TopValues:
-    """The largest values of each unit in a stream, exactly: a bound that only rises lets almost all values be skipped.
+def nth_largest(parts: Iterable[Float[Tensor, "k p"]], kept: int) -> Float[Tensor, " k"]:
+    """The ``kept``-th largest value of each unit in a stream, exactly, or the smallest where fewer were seen.
+
+    A bound that only rises lets almost all values be skipped; what is kept is pruned when it has doubled.
 
     Args:
-        units: Number of units.
+        parts: Values of every unit, part by part.
         kept: How many values of each are kept.
 
+    Raises:
+        DataError: If there are no values.
+
     Example:
-        >>> top = TopValues(units=1, kept=2)
-        >>> for batch in torch.tensor([[3.0, 1.0], [5.0, 4.0]]):
-        ...     top.add(batch.reshape(1, 1, 1, 2))
-        >>> top.smallest().tolist()
+        >>> nth_largest([torch.tensor([[3.0, 1.0]]), torch.tensor([[5.0, 4.0]])], 2).tolist()
         [4.0]
     """
-
-    def __init__(self, units: int, kept: int) -> None:
-        self.kept = kept
-        self._filled = [0] * units
-        self._bounds: list[Tensor | None] = [None] * units
-        self._room: Tensor | None = None  # one block for all, so that memory is not torn into pieces
-
-    def add(self, maps: Float[Tensor, "b k h w"]) -> None:
-        """See more values of every unit."""
-        room = self._make_room(maps)
-        for unit, bound in enumerate(self._bounds):
-            values = maps[:, unit].reshape(-1)
-            values = values if bound is None else values[values > bound]
-            if self._filled[unit] + len(values) > room.shape[1]:
-                self._prune(unit, room)
-            end = self._filled[unit] + len(values)
-            room[unit, self._filled[unit] : end] = values
-            self._filled[unit] = end
-
-    def smallest(self) -> Float[Tensor, " k"]:
-        """The ``kept``-th largest value of each unit, or the smallest where fewer were seen."""
-        if self._room is None:
-            raise DataError("no values were seen", expected="at least one")
-        for unit in range(len(self._filled)):
-            self._prune(unit, self._room)
-        return torch.stack([self._room[unit, :filled].min() for unit, filled in enumerate(self._filled)])
-
-    def _make_room(self, maps: Tensor) -> Tensor:
-        """Twice what is kept, and a batch."""
-        columns = 2 * self.kept + maps[:, 0].numel()
-        if self._room is None:
-            self._room = maps.new_empty(len(self._filled), columns)
-        elif self._room.shape[1] < columns:
-            larger = self._room.new_empty(len(self._filled), columns)
-            larger[:, : self._room.shape[1]] = self._room
-            self._room = larger
-        return self._room
-
-    def _prune(self, unit: int, room: Tensor) -> None:
-        filled = self._filled[unit]
-        if filled < self.kept:
-            return
-        values = room[unit, :filled].topk(self.kept, sorted=False).values
-        room[unit, : self.kept] = values
-        self._filled[unit], self._bounds[unit] = self.kept, values.min()
+    seen: dict[int, Tensor] = {}
+    bounds: dict[int, float] = {}
+    for part in parts:
+        for unit, values in enumerate(part):
+            large = values[values > bounds.get(unit, -torch.inf)]
+            seen[unit] = torch.cat([seen[unit], large]) if unit in seen else large
+            if len(seen[unit]) > 2 * kept:
+                seen[unit] = seen[unit].topk(kept, sorted=False).values
+                bounds[unit] = float(seen[unit].min())
+    if not seen:
+        raise DataError("no values were seen", expected="at least one")
+    return torch.stack([values.topk(min(kept, len(values)), sorted=False).values.min() for values in seen.values()])
 
 
 def _above(layer: Layer, bounds: Tensor) -> Iterator[Active]:

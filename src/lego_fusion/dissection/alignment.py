@@ -99,7 +99,6 @@ def align(
     concepts: Concepts,
     *,
     quantile: float = 0.005,
-    image_size: tuple[int, int] | None = None,
     unlabelled: Literal["refuse", "drop"] = "refuse",
     auroc_pixels: int = 256,
     shuffles: int = 0,
@@ -117,7 +116,6 @@ def align(
         maps: Activations (N, K, h, w), array (memory-mapped too) or tensor; half precision is read as float32.
         concepts: Of the same N images.
         quantile: Share of the pixels where a unit counts as active, in (0, 1).
-        image_size: Height and width of the images, if the labels are to be held to it.
         unlabelled: What happens to images in which no concept is: "refuse" them, or "drop" them, noting how many.
         auroc_pixels: At most so many pixels of each image, on an even lattice, are ranked for the area under the ROC
             curve, which is exact on these; 0 leaves it out. Memory: 4 N auroc_pixels bytes for each of 64 units.
@@ -143,7 +141,7 @@ def align(
         >>> found.overlap.iou.tolist(), found.overlap.ceiling.tolist(), found.auroc.tolist()
         ([[1.0]], [[1.0]], [[1.0]])
     """
-    _check(maps, concepts, image_size, where)
+    _check(maps, concepts, where)
     share = check_number(quantile, "quantile", "align", low=0.0, high=1.0)
     check_int(auroc_pixels, "auroc_pixels", "align", low=0)
     check_int(shuffles, "shuffles", "align", low=0)
@@ -242,19 +240,11 @@ def _stride(wanted: int, height: int, width: int) -> int:
     return max(1, int(np.ceil(np.sqrt(height * width / wanted) - 1e-9)))
 
 
-def _check(maps: Any, concepts: Concepts, image_size: tuple[int, int] | None, where: str) -> None:
+def _check(maps: Any, concepts: Concepts, where: str) -> None:
     if maps.ndim != 4 or 0 in maps.shape:
         raise DataError("activations have no spatial extent", where=where, expected="(N, K, h, w)", got=tuple(maps.shape))
     if len(maps) != len(concepts):
         raise DataError("labels are of other images", where=where, expected=f"{len(maps)} images", got=len(concepts))
-    if image_size is not None and concepts.size != tuple(image_size):
-        raise DataError(
-            "labels have another size than the images",
-            where=where,
-            expected=tuple(image_size),
-            got=concepts.size,
-            fix="resize the labels to the images, taking the nearest label",
-        )
 
 
 def labelled_images(concepts: Concepts, unlabelled: str) -> tuple[Concepts, Int[np.ndarray, " n"], list[str]]:

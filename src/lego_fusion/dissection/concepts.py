@@ -10,7 +10,7 @@ over regions, one number for each object, such a unit is at chance for every att
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,7 +131,7 @@ class ConceptCollector:
             raise DataError("masks of another number of concepts", expected=len(self.names), got=masks.shape[1])
         if self._parts and masks.shape[2:] != self._parts[0].shape[1:]:
             raise DataError("labels change their size", expected=self._parts[0].shape[1:], got=masks.shape[2:])
-        self._parts.append(_small(np.stack([self._coded(image) for image in masks])))
+        self._parts.append(smallest_type(np.stack([self._coded(image) for image in masks])))
 
     def _coded(self, masks: Bool[np.ndarray, "c h w"]) -> Array:
         packed = np.packbits(masks.reshape(len(masks), -1), axis=0).T  # (h w, bytes)
@@ -156,7 +156,7 @@ class ConceptCollector:
         return Concepts(self.names, pixels, members, np.arange(len(pixels)))
 
 
-def _small(numbers: Array) -> Array:
+def smallest_type(numbers: Array) -> Array:
     """The same in the smallest type that holds them."""
     return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
@@ -168,62 +168,68 @@ def _checked(names: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class ConceptSets:
-    """The concepts of two layers, split without a remainder: J + U_1 + U_2 = 1.
+class LevelConcepts:
+    """Which concepts each modality detects at one level, and what the fused layer there keeps of them.
 
-    J = |D_1 & D_2| / |D_1 | D_2|, U_1 = |D_1 - D_2| / |D_1 | D_2|, U_2 likewise. Definitions are ours: consistency is what
-    both detect, speciality what one alone detects.
+    With D_m the concepts that m detects, J = |all detect| / |any detects| and U_m = |m alone detects| / |any detects|; of two
+    modalities J + U_1 + U_2 = 1. Definitions are ours: consistency is what all detect, speciality what one alone detects.
 
     Args:
-        shared: D_1 & D_2.
-        only_first: D_1 - D_2.
-        only_second: D_2 - D_1.
+        level: Its name.
+        detected: D of each modality, as ``UnitAlignment.detected`` gives it.
+        fused: D of the fused layer at this level; None if there is none.
+
+    Example:
+        >>> sets = LevelConcepts("late", {"rgb": frozenset({"sky", "road"}), "depth": frozenset({"road", "wall", "car"})})
+        >>> sets.joint, sets.unique("rgb"), sets.unique("depth")
+        (0.25, 0.25, 0.5)
     """
 
-    shared: frozenset[str]
-    only_first: frozenset[str]
-    only_second: frozenset[str]
-
-    @property
-    def empty(self) -> bool:
-        """Whether neither layer detects anything: J = 1 then says nothing."""
-        return not (self.shared or self.only_first or self.only_second)
+    level: str
+    detected: dict[str, frozenset[str]]
+    fused: frozenset[str] | None = None
 
     @property
     def union(self) -> frozenset[str]:
-        """D_1 | D_2."""
-        return self.shared | self.only_first | self.only_second
+        """What any modality detects."""
+        return frozenset().union(*self.detected.values())
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """What all modalities detect."""
+        return frozenset.intersection(*self.detected.values())
+
+    def special(self, modality: str) -> frozenset[str]:
+        """What one modality alone detects."""
+        others = [found for name, found in self.detected.items() if name != modality]
+        return self.detected[modality].difference(*others)
+
+    @property
+    def all_special(self) -> frozenset[str]:
+        """What is special to any modality."""
+        return frozenset().union(*(self.special(name) for name in self.detected))
 
     @property
     def joint(self) -> float:
-        """J, in [0, 1]; 1 where both are ``empty``."""
-        return 1.0 if self.empty else len(self.shared) / len(self.union)
+        """J, in [0, 1]; 1 where nothing is detected, which then says nothing."""
+        return len(self.shared) / len(self.union) if self.union else 1.0
+
+    def unique(self, modality: str) -> float:
+        """U of a modality, in [0, 1]."""
+        return len(self.special(modality)) / max(len(self.union), 1)
 
     @property
-    def unique_first(self) -> float:
-        """U_1, in [0, 1]."""
-        return len(self.only_first) / max(len(self.union), 1)
+    def shared_kept(self) -> float | None:
+        """Share of the shared concepts that the fused layer detects; None without either."""
+        return self._kept(self.shared)
 
     @property
-    def unique_second(self) -> float:
-        """U_2, in [0, 1]."""
-        return len(self.only_second) / max(len(self.union), 1)
+    def special_kept(self) -> float | None:
+        """Share of the concepts of one modality alone that the fused layer detects; None without either."""
+        return self._kept(self.all_special)
 
-
-def concept_sets(first: Collection[str], second: Collection[str]) -> ConceptSets:
-    """Split the concepts that two layers detect.
-
-    Args:
-        first: D_1, as ``UnitAlignment.detected`` gives it.
-        second: D_2.
-
-    Example:
-        >>> sets = concept_sets({"sky", "road"}, {"road", "wall", "car"})
-        >>> sets.joint, sets.unique_first, sets.unique_second, sets.empty
-        (0.25, 0.25, 0.5, False)
-    """
-    one, two = frozenset(first), frozenset(second)
-    return ConceptSets(one & two, one - two, two - one)
+    def _kept(self, wanted: frozenset[str]) -> float | None:
+        return None if self.fused is None or not wanted else len(wanted & self.fused) / len(wanted)
 
 
 MOST_FOUND, MOST_GIVEN = 64, 1000  # regions of one image

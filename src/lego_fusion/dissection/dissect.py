@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,38 +28,41 @@ from ..errors import CheckpointError, DataError, ParameterError, with_changes
 from ..explain.similarity import cka, similarity_matrix
 from .alignment import UnitAlignment
 from .collaboration import LevelCollaboration, Streams, collaboration
-from .findings import FUSED, AblationReading, DetectorCount, Dissection, Gallery, LevelConcepts, Snapshot, UnitRow, best_units
+from .concepts import LevelConcepts
 from .labelled_data import LabelledData, Pairs, named_pictures
 from .overlap import Mode
-from .reading import ChosenSettings, DissectSettings, Reading, StepCallback, chosen_layers, read_network, untrained_copy
-from .recorder import Key, Recording
+from .read_network import NetworkReader, Reading, chosen_layers, untrained_copy
+from .recorder import LayerNames, Recording
+from .records import FUSED, Ablation, DetectorCount, Dissection, Gallery, Snapshot, best_units
+from .settings import DissectSettings
+from .variance import Layers as Overlaps
 from .variance import (
-    AgainstChance,
     Profile,
+    against_chance,
     bootstrap,
     relabelled_null,
     semantic_variance,
     share_statistics,
     unit_permutation_null,
 )
-from .variance import Layers as Overlaps
 
 Networks = nn.Module | Mapping[str, nn.Module]
+Checkpoints = Sequence[str | Path] | Mapping[str, Mapping[str, Tensor]]
 _FLOOR_PERMUTATIONS = 20
+_NOT_SAID = {"call", "scratch", "device", "gallery", "untrained", "on_step"}  # settings that say nothing of the result
 
 
 def dissect(
     model: nn.Module,
-    layers: Mapping[str, Mapping[str, str] | Sequence[str] | str],
+    layers: Mapping[str, LayerNames],
     data: str | Path | Pairs | Callable[[], Pairs],
     concepts: Sequence[str] | None = None,
     *,
-    fused: Mapping[str, str] | Sequence[str] | str | None = None,
+    fused: LayerNames | None = None,
     apart: Networks | None = None,
-    checkpoints: Sequence[str | Path] | Mapping[str, Mapping[str, Tensor]] = (),
-    ablation: Iterable[AblationReading] | None = None,
+    checkpoints: Checkpoints = (),
+    ablation: Iterable[Ablation] | None = None,
     settings: DissectSettings | None = None,
-    on_step: StepCallback | None = None,
     **changes: Any,
 ) -> Dissection:
     """Record, align and compare the layers of a network, modality by modality and level by level.
@@ -81,7 +84,6 @@ def dissect(
         checkpoints: State dicts of earlier steps of the training, files (safetensors) or tensors by name, in order.
         ablation: Results of causal checks, which are handed on.
         settings: How it is read; its defaults where there are none.
-        on_step: Called with the name of each step.
         changes: Fields of the settings by name, such as ``kind="tokens"`` or ``seed=1``.
 
     Returns:
@@ -105,167 +107,117 @@ def dissect(
         >>> found.levels, found.images, sorted(found.variance.shares.parts) == sorted(["M", "L", "C", "ML", "MC", "LC", "MLC"])
         (('level 1',), 8, True)
     """
-    settings = with_changes(settings or DissectSettings(), changes, "dissect")
-    chosen = chosen_layers(model, layers, fused)
-    modalities, levels = tuple(name for name in chosen if name != FUSED), tuple(next(iter(chosen.values())))
-    source = LabelledData(data, None if concepts is None else tuple(concepts), settings.batch_size)
+    asked: DissectSettings = with_changes(settings or DissectSettings(), changes, "dissect")
+    source = LabelledData(data, None if concepts is None else tuple(concepts), asked.batch_size)
+    reader = NetworkReader(chosen_layers(model, layers, fused), source, asked)
     if not source.again and (apart is not None or checkpoints):
         raise ParameterError("the data can be read once only", fix="hand in a list, a loader, or a function that returns one")
-    reading = read_network(model, chosen, source, modalities, settings, galleries=settings.gallery, notify=on_step)
-    asked = reading.settings
-    quick = replace(asked, shuffles=0, auroc_pixels=settings.auroc_pixels if asked.mode == "auroc" else 0)
-    together = None
-    if apart is not None:
-        separate = _read_apart(apart, chosen, source, modalities, quick, on_step)
-        _same_order(reading, separate)
-        together = _collaborating(reading, separate, asked.mode, asked.cut)
+    reading = reader.read(model)
+    used = reading.settings
+    ranked = used.auroc_pixels if used.mode == "auroc" else 0
+    quick = replace(reader, settings=used.model_copy(update={"shuffles": 0, "auroc_pixels": ranked, "gallery": (0, 0)}))
+    together = None if apart is None else _collaborating(reading, _read_apart(apart, quick, reading.digest))
     notes = list(_notes(reading))
-    never = _untrained(model, chosen, source, modalities, quick, asked.untrained, notes, on_step)
-    snapshots = _snapshots(model, checkpoints, chosen, source, modalities, quick, reading, on_step)
-    galleries = _with_pictures(reading.galleries, source, modalities)
-    if on_step is not None:
-        on_step("intervals and nulls")
-    pooled = reading.pooled.pooled()
-    profile: Profile = "best" if reading.regions else "mean"
-    unsaid = ("call", "scratch", "device", "gallery", "untrained")
-    said = {key: value for key, value in asdict(asked).items() if key not in unsaid}
-    said |= {"fused": bool(fused), "apart": apart is not None, "untrained copies": asked.untrained}
+    never = _untrained(model, quick, used.untrained, notes)
+    snapshots = _snapshots(model, checkpoints, quick, reading.digest)
+    galleries = _with_pictures(reading.galleries, source, reader.modalities)
+    asked.step("intervals and nulls")
+    pooled, profile = reading.pooled.pooled(), reading.profile
+    statistics = _statistics(used.mode, used.cut, profile)
+    permuted = unit_permutation_null(reading.alignments, permutations=used.permutations, seed=used.seed, profile=profile)
+    said = {"fused": bool(fused), "apart": apart is not None, "untrained copies": used.untrained, "profile": profile}
     return Dissection(
-        modalities,
-        levels,
-        source.concept_names(),
-        dict(reading.pooled.layers),
-        reading.alignments,
-        reading.fused,
-        semantic_variance(reading.alignments, profile),
-        bootstrap(reading.alignments, _statistics(asked.mode, asked.cut, profile), resamples=asked.resamples, seed=asked.seed),
-        unit_permutation_null(reading.alignments, permutations=asked.permutations, seed=asked.seed, profile=profile),
-        _sets(reading, levels),
-        _detectors(reading, asked.mode, asked.cut),
-        _units(reading, asked.mode, asked.cut),
-        galleries,
-        similarity_matrix(pooled, pooled, permutations=_FLOOR_PERMUTATIONS, seed=asked.seed),
-        together,
-        snapshots,
-        None if ablation is None else tuple(ablation),
-        tuple(notes),
-        said | {"profile": profile},
-        reading.vague,
-        reading.over,
-        reading.regions,
-        relabelled_null(reading.alignments, profile),
-        never,
+        modalities=reader.modalities,
+        levels=reader.levels,
+        concepts=source.concept_names(),
+        layers=dict(reading.pooled.layers),
+        alignments=reading.alignments,
+        fused=reading.fused,
+        variance=semantic_variance(reading.alignments, profile),
+        intervals=bootstrap(reading.alignments, statistics, resamples=used.resamples, seed=used.seed),
+        chance=permuted,
+        sets=reading.sets(),
+        detectors={key: _detector_count(one, used.mode, used.cut) for key, one in reading.layers.items()},
+        units=tuple(row for key, one in reading.layers.items() for row in best_units(one, key, used.mode, used.cut)),
+        galleries=galleries,
+        similarity=similarity_matrix(pooled, pooled, permutations=_FLOOR_PERMUTATIONS, seed=used.seed),
+        collaboration=together,
+        snapshots=snapshots,
+        ablation=None if ablation is None else tuple(ablation),
+        notes=tuple(notes),
+        settings={**used.model_dump(exclude=_NOT_SAID), **said},
+        vague=reading.vague,
+        over=reading.over,
+        regions=reading.regions,
+        relabelled=relabelled_null(reading.alignments, profile),
+        untrained=never,
     )
 
 
-def _untrained(
-    model: nn.Module,
-    layers: Mapping[str, Mapping[str, str]],
-    data: LabelledData,
-    modalities: tuple[str, ...],
-    settings: ChosenSettings,
-    copies: int,
-    notes: list[str],
-    notify: StepCallback | None,
-) -> tuple[LevelConcepts, ...] | None:
+def _untrained(model: nn.Module, reader: NetworkReader, copies: int, notes: list[str]) -> tuple[LevelConcepts, ...] | None:
     """Concepts that any copy detects that was never trained; None, and a note, where that cannot be read."""
-    if copies and not data.again:
+    if copies and not reader.data.again:
         notes.append("copies that were never trained are not read: the data can be read once only")
         return None
-    levels = tuple(next(iter(layers.values())))
-    found: list[tuple[LevelConcepts, ...]] = []
-    for copied in range(copies):
-        drawn = untrained_copy(model, settings.seed + copied)
-        try:
-            found.append(_sets(read_network(drawn, layers, data, modalities, settings, notify=notify), levels))
-        except DataError as error:
-            notes.append(f"copies that were never trained are not read: {error}")
-            return None
-    return (
-        tuple(
-            LevelConcepts(row[0].level, {name: frozenset().union(*(one.detected[name] for one in row)) for name in modalities})
-            for row in zip(*found, strict=True)
-        )
-        or None
-    )
+    try:
+        found = [reader.read(untrained_copy(model, reader.settings.seed + copied)).sets() for copied in range(copies)]
+    except DataError as error:
+        notes.append(f"copies that were never trained are not read: {error}")
+        return None
+    levels = []
+    for rows in zip(*found, strict=True):
+        detected = {name: frozenset().union(*(row.detected[name] for row in rows)) for name in reader.modalities}
+        levels.append(LevelConcepts(rows[0].level, detected))
+    return tuple(levels) or None
 
 
-def _read_apart(
-    apart: Networks,
-    layers: Mapping[str, Mapping[str, str]],
-    data: LabelledData,
-    modalities: tuple[str, ...],
-    settings: ChosenSettings,
-    notify: StepCallback | None,
-) -> Reading:
+def _read_apart(apart: Networks, reader: NetworkReader, digest: bytes) -> Reading:
+    """Every modality from its own network, or all from one, as one reading."""
+    modalities = reader.modalities
     networks = apart if isinstance(apart, Mapping) else dict.fromkeys(modalities, apart)
     if set(networks) != set(modalities):
         raise ParameterError("networks trained apart", expected=f"one for each of {', '.join(modalities)}", got=list(networks))
     if len(modalities) != 2:
         raise ParameterError("collaboration is between two modalities", expected=2, got=len(modalities), fix="choose a pair")
-    readings = [
-        read_network(network, {name: layers[name] for name in names}, data, modalities, settings, notify=notify)
-        for network, names in _by_network(networks, modalities)
-    ]
+    same = networks[modalities[0]] is networks[modalities[1]]
+    readings = [reader.read(networks[names[0]], names) for names in ([modalities] if same else [(one,) for one in modalities])]
+    for reading in readings:
+        _check_order(reading, digest)
     alignments = {name: row for reading in readings for name, row in reading.alignments.items()}
     arrays = {key: array for reading in readings for key, array in reading.pooled.arrays.items()}
-    ordered = {name: alignments[name] for name in modalities}
-    pooled = Recording({key: arrays[key] for name in modalities for key in arrays if key[0] == name}, {}, "pooled")
-    return replace(readings[0], alignments=ordered, fused={}, pooled=pooled, galleries=())
+    return replace(readings[0], alignments=alignments, pooled=Recording(arrays, {}, "pooled"))
 
 
-def _by_network(networks: Mapping[str, nn.Module], modalities: Sequence[str]) -> list[tuple[nn.Module, list[str]]]:
-    found: list[tuple[nn.Module, list[str]]] = []
-    for name in modalities:
-        known = next((names for network, names in found if network is networks[name]), None)
-        if known is None:
-            found.append((networks[name], [name]))
-        else:
-            known.append(name)
-    return found
-
-
-def _same_order(first: Reading, second: Reading) -> None:
-    if first.digest != second.digest:
+def _check_order(reading: Reading, digest: bytes) -> None:
+    if reading.digest != digest:
         raise DataError("the data came in another order the second time", fix="do not shuffle")
 
 
-def _collaborating(joint: Reading, apart: Reading, mode: Mode, cut: float | None) -> tuple[LevelCollaboration, ...]:
+def _collaborating(joint: Reading, apart: Reading) -> tuple[LevelCollaboration, ...]:
     arrays = {key: array for key, array in joint.pooled.arrays.items() if key[0] != FUSED}
     streams = Streams(Recording(arrays, {}, "pooled"), joint.alignments), Streams(apart.pooled, apart.alignments)
-    return collaboration(*streams, joint.fused, mode=mode, cut=cut)
+    return collaboration(*streams, joint.fused, mode=joint.settings.mode, cut=joint.settings.cut)
 
 
-def _snapshots(
-    model: nn.Module,
-    checkpoints: Sequence[str | Path] | Mapping[str, Mapping[str, Tensor]],
-    layers: Mapping[str, Mapping[str, str]],
-    data: LabelledData,
-    modalities: tuple[str, ...],
-    settings: ChosenSettings,
-    now: Reading,
-    notify: StepCallback | None,
-) -> tuple[Snapshot, ...]:
+def _snapshots(model: nn.Module, checkpoints: Checkpoints, reader: NetworkReader, digest: bytes) -> tuple[Snapshot, ...]:
     states = checkpoints if isinstance(checkpoints, Mapping) else {_name(path, checkpoints): path for path in checkpoints}
-    levels = tuple(next(iter(layers.values())))
     readings: dict[str, Reading] = {}
     for name, state in states.items():
-        network = load_state(copy.deepcopy(model), state, name)
-        readings[name] = read_network(network, layers, data, modalities, settings, notify=notify)
-        _same_order(now, readings[name])
-        readings[name] = replace(readings[name], alignments=_without_counts(readings[name].alignments))
-    last = list(readings.values())[-1].pooled if readings else None
+        reading = reader.read(load_state(copy.deepcopy(model), state, name))
+        _check_order(reading, digest)
+        readings[name] = replace(reading, alignments=_without_counts(reading.alignments))
     found: list[Snapshot] = []
     for name, reading in readings.items():
-        rows = reading.pooled.arrays
+        rows, last = reading.pooled.arrays, list(readings.values())[-1].pooled.arrays
         between = [
-            float(np.mean([cka(rows[first, level], rows[second, level]) for first, second in combinations(modalities, 2)]))
-            for level in levels
+            float(
+                np.mean([cka(rows[first, level], rows[second, level]) for first, second in combinations(reader.modalities, 2)])
+            )
+            for level in reader.levels
         ]
-        to_last = {key: cka(rows[key], last.arrays[key]) for key in rows} if last is not None else {}
-        sets = _sets(reading, levels)
-        variance = semantic_variance(reading.alignments, "best" if reading.regions else "mean")
-        found.append(Snapshot(name, sets, variance, np.array(between), to_last))
+        to_last = {key: cka(rows[key], last[key]) for key in rows}
+        variance = semantic_variance(reading.alignments, reading.profile)
+        found.append(Snapshot(name, reading.sets(), variance, np.array(between), to_last))
     return tuple(found)
 
 
@@ -325,39 +277,15 @@ def _statistics(mode: Mode, cut: float | None, profile: Profile) -> Callable[[Ov
     return statistics
 
 
-def _sets(reading: Reading, levels: tuple[str, ...]) -> tuple[LevelConcepts, ...]:
-    found, (mode, cut) = [], (reading.settings.mode, reading.settings.cut)
-    for level in levels:
-        detected = {modality: row[level].detected(mode, cut) for modality, row in reading.alignments.items()}
-        fused = reading.fused[level].detected(mode, cut) if level in reading.fused else None
-        found.append(LevelConcepts(level, detected, fused))
-    return tuple(found)
-
-
-def _all(reading: Reading) -> dict[Key, UnitAlignment]:
-    rows = {**reading.alignments, **({FUSED: reading.fused} if reading.fused else {})}
-    return {(modality, level): one for modality, row in rows.items() for level, one in row.items()}
-
-
-def _detectors(reading: Reading, mode: Mode, cut: float | None) -> dict[Key, DetectorCount]:
-    return {key: _detector_count(one, mode, cut) for key, one in _all(reading).items()}
-
-
 def _detector_count(alignment: UnitAlignment, mode: Mode, cut: float | None) -> DetectorCount:
     found = alignment.detects(mode, cut)
     names, units = alignment.detected(mode, cut), int(found.any(axis=1).sum())
     if alignment.shuffled is None or not len(alignment.shuffled) or (mode == "auroc" and alignment.shuffled_auroc is None):
         return DetectorCount(names, units, len(found))
     shuffled = np.array([one.detects(mode, cut).any(axis=0) for one in alignment.by_chance()])  # (S, C)
-    drawn, value = shuffled.sum(axis=1), len(names)
-    p_value = (1 + int((drawn >= value).sum())) / (1 + len(drawn))
-    chance = AgainstChance(float(value), float(drawn.mean()), float(np.quantile(drawn, 0.95)), p_value)
+    chance = against_chance(float(len(names)), shuffled.sum(axis=1))
     often = {name for name, share in zip(alignment.concepts, shuffled.mean(axis=0), strict=True) if share > 0.05}
     return DetectorCount(names, units, len(found), chance, frozenset(names & often))
-
-
-def _units(reading: Reading, mode: Mode, cut: float | None) -> tuple[UnitRow, ...]:
-    return tuple(row for key, one in _all(reading).items() for row in best_units(one, key, mode, cut))
 
 
 def _with_pictures(galleries: Sequence[Gallery], data: LabelledData, modalities: tuple[str, ...]) -> tuple[Gallery, ...]:
@@ -395,8 +323,8 @@ def _picture(tensor: Tensor) -> NDArray[Any]:
 def _notes(reading: Reading) -> tuple[str, ...]:
     """Remarks of the layers, those that all share once."""
     noted: dict[str, list[str]] = {}
-    for key, one in _all(reading).items():
+    for key, one in reading.layers.items():
         for note in one.notes:
             noted.setdefault(note, []).append(" ".join(key))
-    total = len(_all(reading))
+    total = len(reading.layers)
     return tuple(note if len(keys) == total else f"{', '.join(keys)}: {note}" for note, keys in noted.items())

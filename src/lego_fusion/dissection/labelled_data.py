@@ -26,10 +26,10 @@ from jaxtyping import Bool, Float32, Integer
 from torch import Tensor
 
 from ..data.files import check_name, read_table
-from ..errors import DataError, MissingExtraError, ParameterError, check_choice
-from .concepts import ConceptCollector, Concepts, Regions, found_regions, given_regions
-from .findings import FUSED
+from ..errors import DataError, MissingExtraError, ParameterError
+from .concepts import ConceptCollector, Concepts, Regions, found_regions, given_regions, smallest_type
 from .recorder import Kind
+from .records import FUSED
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LABELS, LABEL_TABLE, REGIONS = "labels", "labels.csv", "regions"
@@ -83,7 +83,7 @@ class DissectionFolder:
         if _MASKS in endings and len(endings) > 1:
             raise DataError("labels of two kinds", where=root / LABELS, expected="label maps, or masks", got=sorted(endings))
         values = _label_table(root / LABEL_TABLE) if (root / LABEL_TABLE).is_file() or _MASKS not in endings else {}
-        concepts = tuple(values) or tuple(sorted({name for path in labels.values() for name in _array_names(path)}))
+        concepts = tuple(values) or tuple(sorted({name for path in labels.values() for name in _loaded(path, names=True)}))
         return cls(root, tuple(sorted(labels)), modalities, values, concepts, REGIONS in folders)
 
     def __len__(self) -> int:
@@ -187,24 +187,23 @@ def _label_table(path: Path) -> dict[str, int]:
     return values
 
 
-def _array_names(path: Path) -> list[str]:
+def _loaded(path: Path, *, names: bool = False) -> Any:
+    """The array of a ``.npy`` file; of a ``.npz`` file its arrays by name, or their names alone."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return list(arrays.files)
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found as arrays:
+            return list(arrays.files) if names else dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"not a .npz file: {error}", where=path) from error
+        raise DataError(f"not a {path.suffix} file: {error}", where=path) from error
 
 
 def _class_masks(path: Path, concepts: tuple[str, ...]) -> Array:
-    names = _array_names(path)
-    unknown = sorted(set(names) - set(concepts))
+    found = _loaded(path)
+    unknown = sorted(set(found) - set(concepts))
     if unknown:
         raise DataError("a mask of an unknown concept", where=path, expected=", ".join(concepts), got=unknown[0])
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"not a .npz file of masks: {error}", where=path) from error
     shapes = {mask.shape for mask in found.values()}
     if len(shapes) != 1 or any(mask.ndim != 2 or mask.dtype != np.bool_ for mask in found.values()):
         got = ", ".join(f"{name} {mask.dtype} {mask.shape}" for name, mask in found.items()) or "nothing"
@@ -215,11 +214,7 @@ def _class_masks(path: Path, concepts: tuple[str, ...]) -> Array:
 
 def _read(path: Path) -> Array:
     if path.suffix == ".npy":
-        try:
-            array: Array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"not an array file: {error}", where=path) from error
-        return array
+        return np.asarray(_loaded(path))
     try:
         opencv = importlib.import_module("cv2")
     except ImportError as error:
@@ -351,7 +346,6 @@ class Labels:
         Raises:
             DataError: If regions are asked for and there are none, or only some batches have them.
         """
-        check_choice(read, "read", "dissect", ("auto", "regions", "pixels"))
         if self.kind != "spatial":
             if read == "regions":
                 raise DataError("regions are parts of pictures", expected="kind='spatial'", got=f"kind='{self.kind}'")
@@ -367,7 +361,7 @@ class Labels:
         reason = "modalities have labels of their own"
         if len(self.collectors) == 1:
             concepts = next(iter(self.collectors.values())).concepts()
-            regions = Regions(_small(np.concatenate(parts)), given=True) if parts else found_regions(concepts)
+            regions = Regions(smallest_type(np.concatenate(parts)), given=True) if parts else found_regions(concepts)
             reason = _unfit(regions, concepts)
             if not reason:
                 return regions, "objects that came with the labels" if parts else "objects found in the labels"
@@ -415,10 +409,6 @@ def _unfit(regions: Regions, concepts: Concepts) -> str:
     if not regions.given and (labelled & inside).sum() < _ON_OBJECTS * labelled.sum():
         return "most labelled pixels do not lie on connected areas"
     return ""
-
-
-def _small(numbers: Array) -> Array:
-    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
 def named_pictures(inputs: Any, modalities: Sequence[str]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from ..errors import ParameterError, check_choice, check_number
 
@@ -37,27 +38,13 @@ def rank_auroc(
     pixels, combinations = codes.size, codes.ravel()
     weights = members.astype(np.float64)
     inside = np.bincount(combinations, minlength=len(members)) @ weights
-    sums = np.stack([rank_sums(maps[:, unit].ravel(), combinations, len(members)) for unit in range(maps.shape[1])]) @ weights
+    ranks = [rankdata(maps[:, unit].ravel()) for unit in range(maps.shape[1])]
+    sums = np.stack([np.bincount(combinations, weights=row, minlength=len(members)) for row in ranks]) @ weights
     room = inside * (pixels - inside)
     found: Float64[np.ndarray, "k c"] = np.divide(
         sums - inside * (inside + 1) / 2, room, out=np.full(sums.shape, np.nan), where=room > 0
     )
     return found
-
-
-def rank_sums(values: NDArray[Any], groups: NDArray[Any], count: int) -> Float64[np.ndarray, " v"]:
-    """Sum of the ranks of each group, 1 for the smallest value, ties at their mean.
-
-    Example:
-        >>> rank_sums(np.array([3.0, 1.0, 3.0, 2.0]), np.array([0, 0, 1, 1]), 2).tolist()
-        [4.5, 5.5]
-    """
-    order = np.argsort(values)
-    ranked = values[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    ends = np.append(starts[1:], len(values))
-    ranks = np.repeat((starts + ends + 1) / 2, ends - starts)
-    return np.bincount(groups[order], weights=ranks, minlength=count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import io
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import DataError, ParameterError, check_choice
-from ..writing import written_whole
+from ..writing import write_text
 
 Key = tuple[str, str]  # modality, level
+LayerNames = Mapping[str, str] | Sequence[str] | str  # by level, in order, or a pattern
 FLOATS = ("float16", "float32")
 INDEX = "recording.json"
 
@@ -35,13 +35,11 @@ class Recording:
         arrays: (N, K), (N, K, h, w) or (N, K, T, 1) by (modality, level).
         layers: Name of the layer of each.
         kind: "pooled", "spatial" or "tokens".
-        image_size: Height and width of what the network was given, where that was an image.
     """
 
     arrays: dict[Key, NDArray[Any]]
     layers: dict[Key, str]
     kind: str
-    image_size: tuple[int, int] | None = None
 
     def __getitem__(self, key: Key) -> NDArray[Any]:
         """Activations of (modality, level)."""
@@ -76,15 +74,11 @@ class Recording:
         folder = Path(folder)
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            rows = index["arrays"]
-            keys = [(row["modality"], row["level"]) for row in rows]
-            arrays = [np.load(folder / row["file"], mmap_mode="r", allow_pickle=False) for row in rows]
-            size = index["image_size"]
-            layers = {key: row["layer"] for key, row in zip(keys, rows, strict=True)}
-            kind = index["kind"]
+            rows = {(row["modality"], row["level"]): row for row in index["arrays"]}
+            arrays = {key: np.load(folder / row["file"], mmap_mode="r", allow_pickle=False) for key, row in rows.items()}
+            return cls(arrays, {key: row["layer"] for key, row in rows.items()}, index["kind"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError("not a recording", where=folder, expected=f"{INDEX} and its .npy files", got=error) from error
-        return cls(dict(zip(keys, arrays, strict=True)), layers, kind, (size[0], size[1]) if size else None)
 
 
 def place_means(array: NDArray[Any], samples: int = 32) -> NDArray[Any]:
@@ -96,36 +90,10 @@ def place_means(array: NDArray[Any], samples: int = 32) -> NDArray[Any]:
     return torch.cat(parts).numpy()
 
 
-def append_rows(file: BinaryIO, rows: NDArray[Any], *, new: bool) -> None:
-    """Write rows to an open ``.npy`` file whose header is completed by ``finish_rows``."""
-    if new:
-        file.write(_header((0, *rows.shape[1:]), str(rows.dtype)))
-    file.write(np.ascontiguousarray(rows).data)
-
-
-def finish_rows(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
-    """Put the number of rows into the header."""
-    file.seek(0)
-    file.write(_header(shape, dtype))
-
-
-def _header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """A header whose length does not depend on the number of rows: the format leaves room for the first axis to grow."""
-    buffer = io.BytesIO()
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
+    """Begin an ``.npy`` file; its length does not depend on the number of rows, so that it can be written again."""
     description = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(buffer, {"descr": description, "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
-
-
-def write_index(folder: Path, layers: Mapping[Key, str], kind: str, image_size: tuple[int, int] | None) -> None:
-    """Say which file holds which layer."""
-    rows = [
-        {"modality": modality, "level": level, "layer": layer, "file": f"{place:03d}.npy"}
-        for place, ((modality, level), layer) in enumerate(layers.items())
-    ]
-    text = json.dumps({"kind": kind, "image_size": image_size, "arrays": rows}, indent=1)
-    with written_whole(folder / INDEX) as file:
-        file.write(text.encode())
+    np.lib.format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": shape})
 
 
 Kind = Literal["pooled", "spatial", "tokens"]
@@ -143,7 +111,7 @@ class Recorder:
 
     Args:
         model: The network, in evaluation mode.
-        layers: For each modality the layer of each level, in order; or one pattern.
+        layers: For each modality the layer of each level, in order, by the name of the level or as a list; or one pattern.
         call: Runs the network on a batch. None: a mapping is handed on as keywords, a tuple or list as arguments, all else
             as the one argument.
         grid: Height and width of the tokens, for layers whose tokens are patches; tokens before the last height x width
@@ -162,7 +130,7 @@ class Recorder:
     def __init__(
         self,
         model: nn.Module,
-        layers: Mapping[str, Mapping[str, str] | str],
+        layers: Mapping[str, LayerNames],
         *,
         call: Call | None = None,
         grid: tuple[int, int] | None = None,
@@ -223,42 +191,51 @@ class Recorder:
         folder = Path(folder)
         if folder.exists():
             raise DataError("the folder is there already", where=folder, fix="remove it, or choose another")
-        beside = folder.with_name(f".{secrets.token_hex(8)}.partial")
-        beside.mkdir(parents=True)
+        partial = folder.with_name(f".{secrets.token_hex(8)}.partial")
+        partial.mkdir(parents=True)
         try:
-            self._on_disk(batches, kind, kept, beside)
-            beside.replace(folder)
+            self._on_disk(batches, kind, kept, partial)
+            partial.replace(folder)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
         return Recording.open(folder)
 
     def _in_memory(self, batches: Iterable[Any], kind: Kind, dtype: str) -> Recording:
         parts: dict[Key, list[NDArray[Any]]] = {key: [] for key in self.layers}
-        images: list[tuple[int, int] | None] = []
-        for rows in self.stream(_noting_size(batches, images), kind):
-            for key, value in rows.items():
-                parts[key].append(self._kept(value, key, dtype, parts[key][0].shape[1:] if parts[key] else None))
-        _refuse_nothing(images)
-        arrays = {key: np.concatenate(values) for key, values in parts.items()}
-        return Recording(arrays, dict(self.layers), kind, images[0])
+        for key, rows in self._rows(batches, kind, dtype):
+            parts[key].append(rows)
+        return Recording({key: np.concatenate(rows) for key, rows in parts.items()}, dict(self.layers), kind)
 
     def _on_disk(self, batches: Iterable[Any], kind: Kind, dtype: str, folder: Path) -> None:
-        images: list[tuple[int, int] | None] = []
         shapes: dict[Key, tuple[int, ...]] = {}
+        names = {key: f"{place:03d}.npy" for place, key in enumerate(self.layers)}
         with ExitStack() as stack:
-            files = {
-                key: stack.enter_context((folder / f"{place:03d}.npy").open("wb+")) for place, key in enumerate(self.layers)
-            }
-            for rows in self.stream(_noting_size(batches, images), kind):
-                for key, value in rows.items():
-                    known = shapes.get(key)
-                    array = self._kept(value, key, dtype, None if known is None else known[1:])
-                    append_rows(files[key], array, new=known is None)
-                    shapes[key] = ((0 if known is None else known[0]) + len(array), *array.shape[1:])
-            _refuse_nothing(images)
+            files = {key: stack.enter_context((folder / name).open("wb+")) for key, name in names.items()}
+            for key, rows in self._rows(batches, kind, dtype):
+                if key not in shapes:
+                    shapes[key] = (0, *rows.shape[1:])
+                    _write_header(files[key], shapes[key], dtype)
+                files[key].write(np.ascontiguousarray(rows).data)
+                shapes[key] = (shapes[key][0] + len(rows), *rows.shape[1:])
             for key, file in files.items():
-                finish_rows(file, shapes[key], dtype)
-        write_index(folder, self.layers, kind, images[0])
+                file.seek(0)
+                _write_header(file, shapes[key], dtype)
+        listed = [{"modality": key[0], "level": key[1], "layer": self.layers[key], "file": names[key]} for key in names]
+        write_text(folder / INDEX, json.dumps({"kind": kind, "arrays": listed}, indent=1))
+
+    def _rows(self, batches: Iterable[Any], kind: Kind, dtype: str) -> Iterator[tuple[Key, NDArray[Any]]]:
+        """Activations of each layer in each batch, as they are kept; they must keep their shape, and there must be some."""
+        shapes: dict[Key, tuple[int, ...]] = {}
+        for activations in self.stream(batches, kind):
+            for key, value in activations.items():
+                shape = tuple(value.shape[1:])
+                expected = shapes.setdefault(key, shape)
+                if shape != expected:
+                    wrong = "the activations change their shape between batches"
+                    raise DataError(wrong, where=self._where(key), expected=expected, got=shape)
+                yield key, self._kept(value, key, dtype)
+        if not shapes:
+            raise DataError("there are no batches to record", expected="at least one")
 
     def _refuse_training(self) -> None:
         training = [name or type(module).__name__ for name, module in self.model.named_modules() if module.training]
@@ -285,7 +262,7 @@ class Recorder:
 
     def _arrange(self, outputs: Mapping[str, list[Any]], key: Key, kind: Kind, number: int) -> Tensor:
         layer = self.layers[key]
-        where = f"layer '{layer}', {key[0]} {key[1]}"
+        where = self._where(key)
         seen = outputs[layer]
         if len(seen) != 1:
             raise DataError(
@@ -309,19 +286,19 @@ class Recorder:
             raise DataError("activations are not finite", where=f"{where}, batch {number}", got=f"{wrong} NaN or infinite")
         return _shaped(value.float(), kind, self.grid, where)
 
-    def _kept(self, value: Tensor, key: Key, dtype: str, shape: tuple[int, ...] | None) -> NDArray[Any]:
-        where = f"layer '{self.layers[key]}', {key[0]} {key[1]}"
-        if shape is not None and tuple(value.shape[1:]) != shape:
-            raise DataError(
-                "the activations change their shape between batches", where=where, expected=shape, got=tuple(value.shape[1:])
-            )
+    def _where(self, key: Key) -> str:
+        return f"layer '{self.layers[key]}', {key[0]} {key[1]}"
+
+    def _kept(self, value: Tensor, key: Key, dtype: str) -> NDArray[Any]:
         largest = float(value.abs().max()) if value.numel() else 0.0
         if dtype == "float16" and largest > float(np.finfo(np.float16).max):
-            raise DataError("activations beyond the range of float16", where=where, got=largest, fix="say dtype='float32'")
+            raise DataError(
+                "activations beyond the range of float16", where=self._where(key), got=largest, fix="say dtype='float32'"
+            )
         return value.cpu().numpy().astype(dtype)
 
 
-def _levels(levels: Mapping[str, str] | str, names: list[str], modality: str) -> dict[str, str]:
+def _levels(levels: LayerNames, names: list[str], modality: str) -> dict[str, str]:
     if isinstance(levels, str):
         found = [name for name in names if _matches(name, levels)]
         if not found:
@@ -329,7 +306,8 @@ def _levels(levels: Mapping[str, str] | str, names: list[str], modality: str) ->
         return {name: name for name in found}
     if not levels:
         raise ParameterError("a modality has no levels", where=modality, expected="at least one layer")
-    return {level: _one_layer(layer, names, f"{modality} {level}") for level, layer in levels.items()}
+    named = levels if isinstance(levels, Mapping) else {f"level {place + 1}": layer for place, layer in enumerate(levels)}
+    return {level: _one_layer(layer, names, f"{modality} {level}") for level, layer in named.items()}
 
 
 def _one_layer(layer: str, names: list[str], where: str) -> str:
@@ -402,17 +380,3 @@ def _call(model: nn.Module, batch: Any) -> object:
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple | list) else model(batch)
-
-
-def _noting_size(batches: Iterable[Any], sizes: list[tuple[int, int] | None]) -> Iterator[Any]:
-    """Hand the batches on, noting height and width of the first four-dimensional tensor in each."""
-    for batch in batches:
-        values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else (batch,)
-        images = [value for value in values if isinstance(value, Tensor) and value.ndim == 4]
-        sizes.append((images[0].shape[2], images[0].shape[3]) if images else None)
-        yield batch
-
-
-def _refuse_nothing(images: list[tuple[int, int] | None]) -> None:
-    if not images:
-        raise DataError("there are no batches to record", expected="at least one")

@@ -214,11 +214,17 @@ def bootstrap(
     drawn = [statistics({m: {n: next(some) for n, some in row.items()} for m, row in totals.items()}) for _ in range(resamples)]
     bounds = {}
     for name, value in statistics(overlaps_of(layers)).items():
-        values = np.array([row.get(name, np.nan) for row in drawn])
-        values = values[np.isfinite(values)]
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
-        bounds[name] = Bounded(float(value), float(low), float(high))
+        bounds[name] = Bounded(float(value), *finite_interval([row.get(name, np.nan) for row in drawn], level))
     return bounds
+
+
+def finite_interval(values: Sequence[float], level: float) -> tuple[float, float]:
+    """The middle part of the values that are finite, so wide that it holds a share ``level``; NaN if there is none."""
+    finite = np.array(values)[np.isfinite(values)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def share_statistics(layers: Layers, profile: Profile = "mean") -> dict[str, float]:
@@ -287,7 +293,7 @@ def unit_permutation_null(
     ]
     names = tuple(next(iter(overlaps.values()))), tuple(overlaps)
     drawn = [_read(_dealt(rows, generator, profile), *names) for _ in range(permutations)]
-    return {name: _against(measured, [row[name] for row in drawn]) for name, measured in value.items()}
+    return {name: against_chance(measured, [row[name] for row in drawn]) for name, measured in value.items()}
 
 
 def relabelled_null(layers: Mapping[str, Mapping[str, UnitAlignment]], profile: Profile = "mean") -> dict[str, AgainstChance]:
@@ -307,10 +313,11 @@ def relabelled_null(layers: Mapping[str, Mapping[str, UnitAlignment]], profile: 
             share_statistics({modality: {name: next(rest) for name in row} for modality, row in layers.items()}, profile)
         )
     value = share_statistics(overlaps_of(layers), profile)
-    return {name: _against(measured, [row[name] for row in drawn]) for name, measured in value.items()} if drawn else {}
+    return {name: against_chance(measured, [row[name] for row in drawn]) for name, measured in value.items()} if drawn else {}
 
 
-def _against(measured: float, drawn: Sequence[float]) -> AgainstChance:
+def against_chance(measured: float, drawn: Sequence[float] | Array) -> AgainstChance:
+    """A value beside those under permutation."""
     chance = np.array(drawn)
     reached = int((chance >= measured - 1e-12 * max(1.0, abs(measured))).sum())
     p_value = (1 + reached) / (1 + len(chance))
@@ -339,7 +346,7 @@ def _dealt(rows: Sequence[Sequence[Array]], generator: np.random.Generator, prof
 def _cube(layers: Layers, profile: Profile = "mean") -> tuple[Array, Array]:
     """Profiles (M, L, C of those that occur), and which occur (C,)."""
     check_choice(profile, "profile", "semantic_variance", ("mean", "best"))
-    _check_levels(layers)
+    check_levels(layers)
     overlaps = [overlap for row in layers.values() for overlap in row.values()]
     first = overlaps[0]
     for overlap in overlaps:  # where modalities have other places, as tokens of video and of text, their areas differ too
@@ -351,7 +358,8 @@ def _cube(layers: Layers, profile: Profile = "mean") -> tuple[Array, Array]:
     return np.array(rows)[:, :, present], present
 
 
-def _check_levels(layers: Mapping[str, Mapping[str, object]]) -> None:
+def check_levels(layers: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuse modalities that have no level, or not as many levels each."""
     numbers = {modality: len(row) for modality, row in layers.items()}
     if not numbers or 0 in numbers.values():
         raise DataError("there are no levels to compare", expected="at least one modality, each with a level")
@@ -365,7 +373,7 @@ def _check_levels(layers: Mapping[str, Mapping[str, object]]) -> None:
 
 
 def _concept_names(layers: Mapping[str, Mapping[str, UnitAlignment | UnitOverlap]]) -> Sequence[str]:
-    _check_levels(layers)
+    check_levels(layers)
     names = {found.concepts for row in layers.values() for found in row.values() if isinstance(found, UnitAlignment)}
     if len(names) > 1:
         raise DataError("layers are aligned with different concepts", expected="the same for all")

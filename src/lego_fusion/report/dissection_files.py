@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..data.files import write_table
-from ..dissection.findings import FUSED, Dissection, LevelConcepts
+from ..dissection.collaboration import LevelCollaboration
+from ..dissection.concepts import LevelConcepts
+from ..dissection.records import FUSED, Dissection
 from ..writing import written_whole
 from .dissection_page import dissection_page
 from .dissection_words import QUESTIONS, collaboration_words, consistency_words, evolution_words
@@ -72,13 +74,13 @@ def dissection_document(found: Dissection) -> dict[str, Any]:
         },
         "collaboration": None
         if found.collaboration is None
-        else [{**asdict(one), "evidence": one.evidence()} for one in found.collaboration],
+        else [_collaboration(one) for one in found.collaboration],
         "checkpoints": [
             {"name": one.name, "sets": [_sets(found, row) for row in one.levels], "between": one.between,
              "shares": asdict(one.variance.shares), "to_last": {" ".join(k): v for k, v in one.to_last.items()}}
             for one in found.snapshots
         ],
-        "ablation": None if found.ablation is None else [_plain_record(one) for one in found.ablation],
+        "ablation": None if found.ablation is None else [asdict(one) for one in found.ablation],
         "read_over": {"what": found.over, "objects": found.regions, "mode": found.mode, "cut": found.cut},
         "labels_dealt_anew": {name: asdict(one) for name, one in found.relabelled.items()},
         "untrained": None if found.untrained is None else [_sets(found, one) for one in found.untrained],
@@ -88,6 +90,17 @@ def dissection_document(found: Dissection) -> dict[str, Any]:
     }  # fmt: skip
     plain: dict[str, Any] = _plain(document)
     return plain
+
+
+def _collaboration(one: LevelCollaboration) -> dict[str, Any]:
+    kept = {"shared_kept": one.shared_kept, "special_kept": one.special_kept}
+    sets = {"joint": _two_sets(one.joint), "apart": _two_sets(one.apart)}
+    return {**asdict(one), **sets, **kept, "evidence": one.evidence()}
+
+
+def _two_sets(one: LevelConcepts) -> dict[str, frozenset[str]]:
+    first, second = one.detected
+    return {"shared": one.shared, "only_first": one.special(first), "only_second": one.special(second)}
 
 
 def _sets(found: Dissection, one: LevelConcepts) -> dict[str, Any]:
@@ -146,11 +159,6 @@ def _concept_rows(found: Dissection) -> Iterable[dict[str, object]]:
                 "detected": name in count.concepts,
                 "doubtful": name in count.doubtful,
             }
-
-
-def _plain_record(one: object) -> dict[str, Any]:
-    fields = ("level", "modality", "group", "units", "before", "after", "change", "low", "high", "metric", "matched")
-    return {name: getattr(one, name) for name in fields if hasattr(one, name)}
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from ..dissection.findings import FUSED, Dissection, Gallery, LevelConcepts, UnitRow
+from ..dissection.concepts import LevelConcepts
 from ..dissection.overlap import Mode
+from ..dissection.records import FUSED, Dissection, Gallery, UnitRow
 from ..explain.similarity import SimilarityMatrix
 from .charts import colour
 from .dissection_words import (
@@ -307,7 +308,7 @@ def _dealt(found: Dissection, key: str) -> tuple[str, str]:
 def _ablation(found: Dissection) -> dict[str, Any] | None:
     rows = []
     for row in found.ablation or ():
-        silenced = " ".join(filter(None, (row.group, getattr(row, "matched", ""), getattr(row, "metric", ""))))
+        silenced = " ".join(filter(None, (row.group, row.matched, row.metric)))
         numbers = (str(len(row.units)), number_text(row.before, ".3f"), number_text(row.after, ".3f"))
         rows.append((f"{row.modality} {row.level}", silenced, *numbers, _bounds(row.change, row.low, row.high, "+.3f")))
     return table(("layer", "silenced", "units", "metric before", "after", "change [interval]"), rows) if rows else None

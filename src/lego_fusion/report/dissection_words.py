@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ..dissection.findings import AblationReading, Dissection, LevelConcepts
+from ..dissection.concepts import LevelConcepts
+from ..dissection.records import Ablation, Dissection
 from ..dissection.variance import Bounded
 from .words import number_text, percent_text
 
@@ -167,7 +168,7 @@ def _kept_words(found: Dissection) -> list[str]:
     lines = []
     if fused:
         one = fused[-1]
-        special = frozenset().union(*(one.special(name) for name in found.modalities))
+        special = one.all_special
         kept = [
             f"{round(share * len(wanted))} of {len(wanted)} {what}"
             for what, wanted, share in (("shared", one.shared, one.shared_kept), ("special", special, one.special_kept))
@@ -204,14 +205,10 @@ def ablation_words(found: Dissection) -> list[str]:
     return [f"Silencing units changes the metric most for {'; '.join(told)}."]
 
 
-def _random(rows: Sequence[AblationReading], row: AblationReading) -> str:
+def _random(rows: Sequence[Ablation], row: Ablation) -> str:
     """The mean change by random units that match a group."""
-    own = (row.level, row.modality, row.group, getattr(row, "metric", ""))
-    drawn = [
-        one.change
-        for one in rows
-        if (one.level, one.modality, getattr(one, "matched", None), getattr(one, "metric", "")) == own
-    ]
+    own = (row.level, row.modality, row.group, row.metric)
+    drawn = [one.change for one in rows if (one.level, one.modality, one.matched, one.metric) == own]
     return f" (random ones {number_text(float(np.mean(drawn)), '+.3f')})" if drawn else ""
 
 

@@ -5,9 +5,8 @@ The paper that asks these questions (arXiv 2308.10019) does not give its equatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ..explain.similarity import SimilarityMatrix
 from .alignment import UnitAlignment
 from .collaboration import LevelCollaboration
-from .concepts import ConceptSets, concept_sets
+from .concepts import LevelConcepts
 from .overlap import CUTS, Mode
 from .recorder import Key
 from .variance import AgainstChance, Bounded, SemanticVariance
@@ -24,104 +23,35 @@ from .variance import AgainstChance, Bounded, SemanticVariance
 FUSED = "fused"
 
 
-@runtime_checkable
-class AblationReading(Protocol):
-    """What is shown of a causal check: how a metric changes when some units are silenced."""
-
-    @property
-    def level(self) -> str:
-        """Of the layer."""
-
-    @property
-    def modality(self) -> str:
-        """Of the layer."""
-
-    @property
-    def group(self) -> str:
-        """What the units have in common: shared, special, random."""
-
-    @property
-    def units(self) -> Sequence[int]:
-        """Which."""
-
-    @property
-    def before(self) -> float:
-        """The metric as it is."""
-
-    @property
-    def after(self) -> float:
-        """With the units silenced."""
-
-    @property
-    def change(self) -> float:
-        """After minus before."""
-
-    @property
-    def low(self) -> float:
-        """Lower end of the interval of the change."""
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
-
-
 @dataclass(frozen=True)
-class LevelConcepts:
-    """Which concepts each modality detects at one level, and what the fused layer there keeps of them.
-
-    Of M modalities, J is the share of the detected concepts that all detect, U_m the share that m alone detects; for two
-    they are those of ``ConceptSets`` and add up to 1.
+class Ablation:
+    """One metric before and after some units of a layer are silenced, on the same images.
 
     Args:
-        level: Its name.
-        detected: D of each modality.
-        fused: D of the fused layer at this level; None if there is none.
+        level: Of the layer.
+        modality: Of the layer.
+        group: What the units have in common: "shared" and "special" concepts, or "random" units of the same number.
+        units: Positions of the units that were silenced.
+        before: The metric of the network as it is.
+        after: With the units silenced.
+        change: after - before.
+        low: Lower end of the interval of the change, over resampled images.
+        high: Upper end.
+        metric: Name of the metric, for example of a class whose IoU it is.
+        matched: Of random units: the group that they match in number; elsewhere "".
     """
 
     level: str
-    detected: dict[str, frozenset[str]]
-    fused: frozenset[str] | None = None
-
-    @property
-    def union(self) -> frozenset[str]:
-        """What any modality detects."""
-        return frozenset().union(*self.detected.values())
-
-    @property
-    def shared(self) -> frozenset[str]:
-        """What all modalities detect."""
-        return frozenset.intersection(*self.detected.values())
-
-    def special(self, modality: str) -> frozenset[str]:
-        """What one modality alone detects."""
-        others = [found for name, found in self.detected.items() if name != modality]
-        return self.detected[modality].difference(*others)
-
-    def pair(self, first: str, second: str) -> ConceptSets:
-        """J and U of two modalities."""
-        return concept_sets(self.detected[first], self.detected[second])
-
-    @property
-    def joint(self) -> float:
-        """J; 1 where nothing is detected, which then says nothing."""
-        return len(self.shared) / len(self.union) if self.union else 1.0
-
-    def unique(self, modality: str) -> float:
-        """U of a modality."""
-        return len(self.special(modality)) / max(len(self.union), 1)
-
-    @property
-    def shared_kept(self) -> float | None:
-        """Share of the shared concepts that the fused layer detects; None without either."""
-        return self._kept(self.shared)
-
-    @property
-    def special_kept(self) -> float | None:
-        """Share of the concepts of one modality alone that the fused layer detects."""
-        return self._kept(frozenset().union(*(self.special(name) for name in self.detected)))
-
-    def _kept(self, wanted: frozenset[str]) -> float | None:
-        return None if self.fused is None or not wanted else len(wanted & self.fused) / len(wanted)
+    modality: str
+    group: str
+    units: tuple[int, ...]
+    before: float
+    after: float
+    change: float
+    low: float
+    high: float
+    metric: str = ""
+    matched: str = ""
 
 
 @dataclass(frozen=True)
@@ -256,7 +186,7 @@ class Dissection:
     similarity: SimilarityMatrix
     collaboration: tuple[LevelCollaboration, ...] | None
     snapshots: tuple[Snapshot, ...]
-    ablation: tuple[AblationReading, ...] | None
+    ablation: tuple[Ablation, ...] | None
     notes: tuple[str, ...]
     settings: dict[str, Any]
     vague: tuple[int, int] = (0, 0)

@@ -89,8 +89,8 @@ def test_pictures_may_be_png(tmp_path: Path) -> None:
         (lambda root: np.save(root / "depth" / "b.npy", np.zeros((3, 3))), r"the size differs \(.*b\): .*\(1, 6, 6\)"),
         (lambda root: np.save(root / "depth" / "a.npy", np.zeros(3)), r"not a picture \(.*a\): .*got \(3,\)"),
         (lambda root: np.save(root / "labels" / "a.npy", np.zeros((6, 6))), "not a map of labels.*float64"),
-        (lambda root: np.save(root / "rgb" / "a.npy", np.array([{}])), r"not an array file: .*\(.*a\.npy\)"),
-        (lambda root: (root / "rgb" / "a.npy").write_bytes(b"no"), "not an array file"),
+        (lambda root: np.save(root / "rgb" / "a.npy", np.array([{}])), r"not a \.npy file: .*\(.*a\.npy\)"),
+        (lambda root: (root / "rgb" / "a.npy").write_bytes(b"no"), r"not a \.npy file"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: Callable[[Path], object], match: str) -> None:
