@@ -19,12 +19,12 @@ from .explain.similarity import similarity_matrix as similarity_matrix
 from .explain.terms import operator_terms as operator_terms
 from .extract.appearance import Appearance as Appearance
 from .extract.audio import Audio as Audio
+from .extract.describe import extract_video as extract_video
 from .extract.motion import Motion as Motion
 from .extract.motion import MotionCells as MotionCells
 from .extract.motion import MotionFrames as MotionFrames
 from .extract.onnx import OnnxImage as OnnxImage
 from .extract.run import extract_dataset as extract_dataset
-from .extract.run import extract_video as extract_video
 from .extract.text import Text as Text
 from .extract.text import Words as Words
 from .fusion.block import LegoBlock as LegoBlock

@@ -161,7 +161,7 @@ def test_subtitles_that_start_after_the_video_are_of_another_one(tmp_path: Path,
         ("c.srt", b"just words\n", r"not a subtitle \(.*line 1\)"),
         ("c.srt", b"1\n00:00:00,300 --> 00:00:00,300\na\n", r"ends before it starts \(.*line 2\)"),
         ("c.vtt", b"WEBVTT\n\n00:61:00 --> soon\na\n", r"not a subtitle \(.*line 3\)"),
-        ("c.txt", b"caf\xe9\n", r"not UTF-8 \(.*c\.txt\): got byte 0xe9 at position 3"),
+        ("c.txt", b"caf\xe9\n", r"not UTF-8 text \(.*c\.txt\): got byte 0xe9 at position 3"),
         ("c.srt", "1\n".encode("utf-16"), "not UTF-8 .*got byte 0xff at position 0"),
         ("c.docx", b"PK", r"no such caption format .*expected \.json \.csv \.srt \.vtt \.txt, got \.docx"),
     ],
@@ -176,7 +176,7 @@ def test_a_malformed_file_is_one_line_that_names_the_place(
 
 
 def test_a_missing_file_and_an_unknown_way_with_gaps(tmp_path: Path, make_timeline: MakeTimeline) -> None:
-    with pytest.raises(DataError, match=r"caption file cannot be read .*No such file"):
+    with pytest.raises(DataError, match="file cannot be read: No such file"):
         read_captions(tmp_path / "none.json", make_timeline(6))
     with pytest.raises(ParameterError, match="must be one of 'error', 'nearest', 'empty'"):
         read_captions(tmp_path / "none.json", make_timeline(6), gaps="error ")

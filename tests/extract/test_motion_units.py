@@ -6,8 +6,9 @@ import pytest
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.segments import split_presence
 from lego_fusion.errors import DataError, ParameterError
+from lego_fusion.extract.describe import extract_video
 from lego_fusion.extract.motion import Motion, MotionCells, MotionFrames
-from lego_fusion.extract.run import extract_dataset, extract_video
+from lego_fusion.extract.run import extract_dataset
 
 SIZE = {"longest_side": 90}
 

@@ -15,9 +15,9 @@ from lego_fusion.data.video import Frame
 from lego_fusion.errors import DataError, MissingExtraError, ParameterError, VideoError
 from lego_fusion.extract.appearance import Appearance
 from lego_fusion.extract.base import FrameExtractor
-from lego_fusion.extract.describe import decode_video
+from lego_fusion.extract.describe import decode_video, describe_video, extract_video
 from lego_fusion.extract.motion import Motion
-from lego_fusion.extract.run import Progress, describe_video, extract_dataset, extract_video
+from lego_fusion.extract.run import Progress, extract_dataset
 from lego_fusion.extract.text import Text
 from lego_fusion.scenes.render import SceneSet
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from lego_fusion.data.dataset import Dataset
+from lego_fusion.engines import run_in_processes
 from lego_fusion.errors import CheckpointError, LegoFusionError, ParameterError
 from lego_fusion.learn.bags import load_bags
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import run_method, scored_videos
-from lego_fusion.learn.processes import _in_processes
+from lego_fusion.learn.processes import _called, _one_thread
 from lego_fusion.learn.splits import own_split
 from lego_fusion.measure.detection import METRICS, micro_auc
 from lego_fusion.measure.smoothing import SMOOTHING
@@ -169,7 +170,7 @@ class Deadly(Path().__class__):  # type: ignore[misc]
 def test_a_process_that_dies_is_one_line(planted: Dataset, plan: ComparisonPlan, tmp_path: Path) -> None:
     jobs = list(_comparison_batches(plan, [planted], Deadly(tmp_path), plan.cells()[:2]))
     with pytest.raises(LegoFusionError, match=r"a worker process died.*fewer workers"):
-        list(_in_processes(measure, jobs, 1, "compare"))
+        list(run_in_processes(_called, measure, jobs, 1, where="compare", start=_one_thread))
 
 
 def test_another_plan_is_refused_before_anything_is_trained(planted: Dataset, done: Path) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .terminal import USER_ERROR, one_line_errors, print_json, print_table, progress
-
-if TYPE_CHECKING:
-    from ..data.doctor import Finding
 
 
 @one_line_errors
@@ -35,7 +32,11 @@ def doctor(
 
     findings = diagnose(folder)
     if footage:
-        findings += _footage(folder)
+        from ..data.dataset import Dataset
+        from ..extract.footage import footage_findings
+
+        with progress("looking at the footage") as notify:
+            findings += footage_findings(Dataset.open(folder), notify)
     sources = _sources(folder)
     errors = sum(finding.severity == "error" for finding in findings)
     if json:
@@ -62,18 +63,3 @@ def _sources(folder: Path) -> dict[str, int]:
         return dict(Counter(record.source for record in read_videos(folder / VIDEOS_FILE) if record.source))
     except DataError:
         return {}
-
-
-def _footage(folder: Path) -> list[Finding]:
-    from ..data.dataset import Dataset
-    from ..extract.footage import footage_findings
-
-    dataset, done = Dataset.open(folder), 0
-    with progress("looking at the footage") as notify:
-
-        def count(_: str) -> None:
-            nonlocal done
-            done += 1
-            notify(done, len(dataset.videos))
-
-        return footage_findings(dataset, count)

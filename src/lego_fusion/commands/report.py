@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .run_options import captions_beside, given_networks, reads_captions, truth_beside
+from .run_options import given_networks, reads_captions, truth_beside
 from .terminal import names, one_line_errors, print_json, progress, warn
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def _of_video(
     truth: Path | None,
     camera: str,
 ) -> Report:
+    from ..extract.captions import captions_beside
     from ..learn.checkpoint import read_run_config
     from ..report.run_report import video_report
 

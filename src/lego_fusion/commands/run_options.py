@@ -38,18 +38,6 @@ def given_networks(config: RunConfig, onnx: Path | None, text_model: Path | None
     return networks
 
 
-def captions_beside(video: Path) -> Path | None:
-    """The caption file of a video in ``captions/`` beside it or beside its folder."""
-    from ..extract.captions import CAPTION_SUFFIXES
-
-    for parent in (video.parent, video.parent.parent):
-        for suffix in CAPTION_SUFFIXES:
-            path = parent / "captions" / f"{video.stem}{suffix}"
-            if path.is_file():
-                return path
-    return None
-
-
 def truth_beside(video: Path) -> Path | None:
     """The ``intervals.csv`` beside a video or its folder, if it names the video."""
     from ..data.tables import read_intervals

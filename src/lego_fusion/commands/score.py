@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .run_options import captions_beside, given_networks, reads_captions, truth_beside
+from .run_options import given_networks, reads_captions, truth_beside
 from .terminal import USER_ERROR, as_text, one_line_errors, print_json, print_table, progress, remark, warn
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def score(
     """
     from ..alarm.event_evaluation import rule_of_run
     from ..errors import MissingExtraError, ParameterError
+    from ..extract.captions import captions_beside
     from ..learn.checkpoint import read_run_config
     from ..learn.scoring import open_run, score_video
     from ..report.scores import save_scores, scores_document
@@ -108,6 +109,7 @@ def _score_folder(
     json: bool,
 ) -> None:
     from ..data.video import find_videos
+    from ..extract.captions import captions_beside
     from ..report.scores import VideoToScore, score_folder
 
     captioned = reads_captions(config)

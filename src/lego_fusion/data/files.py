@@ -44,7 +44,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8 text", where=path, fix="save it as UTF-8") from error
+        got = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
+        raise DataError("the file is not UTF-8 text", where=path, got=got, fix="save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror or error}", where=path) from error
 

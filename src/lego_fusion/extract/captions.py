@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -23,6 +24,8 @@ GAPS = ("error", "nearest", "empty")
 CAPTION_SUFFIXES = (".json", ".csv", ".srt", ".vtt", ".txt")
 _TIMING = re.compile(r"^\s*((?:\d+:)?\d{1,2}:\d{2}[.,]\d{1,3})\s*-->\s*((?:\d+:)?\d{1,2}:\d{2}[.,]\d{1,3})(?:\s.*)?$")
 _MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_HEADER = re.compile(r"^(WEBVTT|NOTE|STYLE|REGION)\b")
+_FIX_LENGTH = "caption the same video again, or choose gaps='nearest' or gaps='empty'"
 _ACCEPTED = (
     'a list with one text or null per frame, {"captions": [{"start", "end", "text"}]} in seconds '
     '(or "start_frame", "end_frame"), or {"frame": "text"}'
@@ -61,14 +64,12 @@ class Caption:
     text: str
 
 
-@dataclass(frozen=True)
-class _Timed:
-    """A caption in seconds, and where it was read."""
-
-    start: float
-    end: float
-    text: str
-    where: str
+# How an entry says where its text belongs: (first, last, its type, what may stand for it, what is wrong, what is expected)
+_PLACES: tuple[tuple[str, str, type, tuple[type, ...], str, str], ...] = (
+    ("frame", "frame", int, (int, str), "not the number of a frame", "an integer from 0"),
+    ("start_frame", "end_frame", int, (int, str), "not the number of a frame", "an integer from 0"),
+    ("start", "end", float, (int, float, str), "not a time", "seconds from 0"),
+)
 
 
 def read_captions(path: str | Path, timeline: Timeline, *, gaps: str = "error") -> tuple[Caption, ...]:
@@ -94,8 +95,12 @@ def read_captions(path: str | Path, timeline: Timeline, *, gaps: str = "error") 
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise DataError("no such caption format", where=path, expected=" ".join(CAPTION_SUFFIXES), got=path.suffix or "none")
-    captions = read(_text_of(path), str(path), timeline, way)
-    return _within(captions, timeline.frames, way, str(path))
+    captions = read(_Reader(str(path), timeline, way), read_text(path))
+    last = max((caption.end for caption in captions), default=0)
+    if last > timeline.frames and way == "error":
+        _refuse_length(last, timeline.frames, str(path))
+    kept = [Caption(c.start, min(c.end, timeline.frames), c.text) for c in captions if c.start < timeline.frames]
+    return tuple(sorted(kept, key=lambda caption: (caption.start, caption.end)))
 
 
 def captions_per_frame(texts: Sequence[str | None], frames: int, *, where: str, gaps: Gaps = "error") -> tuple[Caption, ...]:
@@ -122,239 +127,172 @@ def captions_per_frame(texts: Sequence[str | None], frames: int, *, where: str, 
 
 def _refuse_length(captioned: int, frames: int, where: str) -> None:
     than = "shorter" if captioned < frames else "longer"
-    raise DataError(
-        f"the captions are {than} than the video",
-        where=where,
-        expected=f"captions for {frames} frames",
-        got=f"captions for {captioned}",
-        fix="caption the same video again, or choose gaps='nearest' or gaps='empty'",
-    )
+    expected, got = f"captions for {frames} frames", f"captions for {captioned}"
+    raise DataError(f"the captions are {than} than the video", where=where, expected=expected, got=got, fix=_FIX_LENGTH)
 
 
-def _within(captions: Sequence[Caption], frames: int, gaps: Gaps, where: str) -> tuple[Caption, ...]:
-    """Order captions by frame and cut them at the end of the video, which is an error unless gaps are accepted."""
-    last = max((caption.end for caption in captions), default=0)
-    if last > frames and gaps == "error":
-        _refuse_length(last, frames, where)
-    kept = [Caption(c.start, min(c.end, frames), c.text) for c in captions if c.start < frames]
-    return tuple(sorted(kept, key=lambda caption: (caption.start, caption.end)))
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads the text of one file, in any format, for one video."""
 
+    where: str
+    timeline: Timeline
+    gaps: Gaps
 
-def _text_of(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError("the caption file cannot be read", where=path, got=error.strerror) from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = raw[error.start]
-        raise DataError(
-            "the caption file is not UTF-8",
-            where=path,
-            got=f"byte 0x{byte:02x} at position {error.start}",
-            fix="save it as UTF-8",
-        ) from error
+    def json(self, text: str) -> list[Caption]:
+        content = _read_json(text, self.where)
+        entries = content.get("captions") if isinstance(content, dict) else content
+        if isinstance(content, dict) and content and all(key.isascii() and key.isdigit() for key in content):
+            frames = sorted((int(key), value) for key, value in content.items())
+            return [
+                caption for frame, value in frames for caption in self.entry({"frame": frame, "text": value}, "frame", frame)
+            ]
+        if not isinstance(entries, list):
+            raise DataError("no captions in the file", where=self.where, expected=_ACCEPTED, got=type(content).__name__)
+        if entries is content and not any(isinstance(entry, dict) for entry in entries):
+            texts = [_checked_text(entry, f"{self.where}, frame {frame}") for frame, entry in enumerate(entries)]
+            return list(captions_per_frame(texts, self.timeline.frames, where=self.where, gaps=self.gaps))
+        return [caption for number, entry in enumerate(entries) for caption in self.entry(entry, "caption", number)]
 
+    def csv(self, text: str) -> list[Caption]:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        captions: list[Caption] = []
+        try:
+            names = [name.strip().lower() for name in reader.fieldnames or ()]
+            if not any({first, last, "text"} <= set(names) for first, last, *_ in _PLACES):
+                raise DataError(
+                    "the columns are not those of captions",
+                    where=f"{self.where}, line 1",
+                    expected="start_frame,end_frame,text or frame,text or start,end,text (seconds)",
+                    got=",".join(names) or "an empty file",
+                )
+            reader.fieldnames = names
+            for row in reader:
+                if None in row or None in row.values():
+                    place, expected = f"{self.where}, line {reader.line_num}", f"{len(names)} fields"
+                    raise DataError("a row of another length", where=place, expected=expected, fix="quote commas")
+                captions += self.entry(row, "line", reader.line_num)
+        except csv.Error as error:
+            raise DataError("not CSV", where=f"{self.where}, line {reader.line_num}", got=error) from error
+        return captions
 
-def _read_json(text: str, where: str, timeline: Timeline, gaps: Gaps) -> list[Caption]:
-    try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError("not JSON", where=where + line, got=getattr(error, "msg", "too deeply nested")) from error
-    if isinstance(content, dict) and isinstance(content.get("captions"), list):
-        return _json_spans(content["captions"], where, timeline, gaps)
-    if isinstance(content, dict) and content and all(key.isascii() and key.isdigit() for key in content):
-        items = sorted((int(key), value) for key, value in content.items())
-        for frame, value in items:
-            _check_text(value, f"{where}, frame {frame}")
-        return [Caption(frame, frame + 1, value.strip()) for frame, value in items if value and value.strip()]
-    if isinstance(content, list) and not any(isinstance(entry, dict) for entry in content):
-        for frame, value in enumerate(content):
-            _check_text(value, f"{where}, frame {frame}")
-        return list(captions_per_frame(content, timeline.frames, where=where, gaps=gaps))
-    if isinstance(content, list):
-        return _json_spans(content, where, timeline, gaps)
-    raise DataError("no captions in the file", where=where, expected=_ACCEPTED, got=type(content).__name__)
+    def subtitles(self, text: str) -> list[Caption]:
+        """SRT and WebVTT: blocks of a timing line and lines of text, after a number or name, between blank lines."""
+        captions: list[Caption] = []
+        block: list[str] = []
+        for number, line in enumerate([*_lines(text), ""]):
+            if line.strip():
+                block.append(line)
+                continue
+            if block and not (_HEADER.match(block[0]) and "-->" not in "".join(block)):
+                captions += self._subtitle(block, number - len(block) + 1)
+            block = []
+        return captions
 
+    def _subtitle(self, block: Sequence[str], first_line: int) -> list[Caption]:
+        place = 0 if "-->" in block[0] or len(block) == 1 else 1
+        timing = _TIMING.match(block[place])
+        if timing is None:
+            where, got = f"{self.where}, line {first_line + place}", repr(block[place].strip()[:60])
+            raise DataError("not a subtitle", where=where, expected="00:00:01,000 --> 00:00:02,000", got=got)
+        start, end = (_seconds(moment) for moment in timing.groups())
+        words = " ".join(_MARKUP.sub("", part).strip() for part in block[place + 1 :])
+        return self.entry({"start": start, "end": end, "text": words}, "line", first_line + place)
 
-def _json_spans(entries: list[Any], where: str, timeline: Timeline, gaps: Gaps) -> list[Caption]:
-    captions: list[Caption] = []
-    for number, entry in enumerate(entries):
-        place = f"{where}, caption {number}"
+    def lines(self, text: str) -> list[Caption]:
+        lines, frames = _lines(text), self.timeline.frames
+        while len(lines) > frames and not lines[-1].strip():
+            lines.pop()
+        if len(lines) == 1 and lines[0].strip():
+            lines *= frames  # one line is for the whole video
+        return list(captions_per_frame(lines, frames, where=self.where, gaps=self.gaps))
+
+    def entry(self, entry: object, unit: str, number: int) -> list[Caption]:
+        """A text with its place as a caption; a blank text as none."""
+        where = f"{self.where}, {unit} {number}"
         if not isinstance(entry, dict):
-            raise DataError("not a caption", where=place, expected='{"start", "end", "text"}', got=type(entry).__name__)
-        captions += _span_from(entry, place, timeline, gaps)
-    return captions
-
-
-def _check_text(value: object, where: str) -> None:
-    if value is not None and not isinstance(value, str):
-        raise DataError("not a text", where=where, expected="a string or null", got=type(value).__name__)
-
-
-def _read_csv(text: str, where: str, timeline: Timeline, gaps: Gaps) -> list[Caption]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    captions: list[Caption] = []
-    try:
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        if not any(
-            wanted <= set(names)
-            for wanted in ({"start_frame", "end_frame", "text"}, {"frame", "text"}, {"start", "end", "text"})
-        ):
-            raise DataError(
-                "the columns are not those of captions",
-                where=f"{where}, line 1",
-                expected="start_frame,end_frame,text or frame,text or start,end,text (seconds)",
-                got=",".join(names) or "an empty file",
-            )
-        reader.fieldnames = names
-        for row in reader:
-            place = f"{where}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise DataError("a row of another length", where=place, expected=f"{len(names)} fields", fix="quote commas")
-            captions += _span_from(row, place, timeline, gaps)
-    except csv.Error as error:
-        raise DataError("not CSV", where=f"{where}, line {reader.line_num}", got=error) from error
-    return captions
-
-
-def _span_from(entry: Mapping[str, Any], where: str, timeline: Timeline, gaps: Gaps) -> list[Caption]:
-    """Turn one record with a text and frames or seconds into a caption; a blank text into none."""
-    _check_text(entry.get("text"), f"{where}, text")
-    text = (entry.get("text") or "").strip()
-    if "frame" in entry:
-        start = _whole(entry["frame"], f"{where}, frame")
-        end = start + 1
-    elif "start_frame" in entry and "end_frame" in entry:
-        start, end = (_whole(entry[name], f"{where}, {name}") for name in ("start_frame", "end_frame"))
-        if end <= start:
-            raise DataError(
-                "a caption ends before it starts", where=where, expected="start_frame < end_frame", got=f"{start}, {end}"
-            )
-    elif "start" in entry and "end" in entry:
-        seconds = [_seconds(entry[name], f"{where}, {name}") for name in ("start", "end")]
-        return _to_frames([_Timed(seconds[0], seconds[1], text, where)], timeline, gaps)
-    else:
+            raise DataError("not a caption", where=where, expected='{"start", "end", "text"}', got=type(entry).__name__)
+        text = (_checked_text(entry.get("text"), where) or "").strip()
+        for first, last, kind, types, wrong, expected in _PLACES:
+            if first not in entry or last not in entry:
+                continue
+            start, end = (_number(entry[name], kind, types, wrong, expected, f"{where}, {name}") for name in (first, last))
+            if first == last:
+                end += 1
+            if end <= start:
+                got = f"{start:g}, {end:g}"
+                raise DataError("a caption ends before it starts", where=where, expected=f"{first} < {last}", got=got)
+            return self._in_frames(start, end, text, where) if kind is float else _captions(int(start), int(end), text)
         raise DataError("a caption without its place", where=where, expected="start and end, or start_frame and end_frame")
+
+    def _in_frames(self, start: float, end: float, text: str, where: str) -> list[Caption]:
+        """Give a caption in seconds the frames whose middle it covers, or the one nearest to its own middle."""
+        ends, middles = self._clock
+        if start >= ends:
+            if self.gaps == "error":
+                expected, got = f"captions up to {ends:g} s", f"one from {start:g} s"
+                long = "the captions are longer than the video"
+                raise DataError(long, where=where, expected=expected, got=got, fix=_FIX_LENGTH)
+            return []
+        first, last = (int(place) for place in np.searchsorted(middles, (start, end)))
+        if last <= first:
+            first = int(np.abs(middles - (start + end) / 2).argmin())
+            last = first + 1
+        return _captions(first, last, text)
+
+    @cached_property
+    def _clock(self) -> tuple[float, Float[np.ndarray, " frames"]]:
+        """When the video ends, and the middle of each frame."""
+        times = np.append(self.timeline.times, self.timeline.times[-1] + 1.0 / self.timeline.fps)
+        return float(times[-1]), (times[:-1] + times[1:]) / 2
+
+
+_READERS: dict[str, Callable[[_Reader, str], list[Caption]]] = {
+    ".json": _Reader.json,
+    ".csv": _Reader.csv,
+    ".srt": _Reader.subtitles,
+    ".vtt": _Reader.subtitles,
+    ".txt": _Reader.lines,
+}
+
+
+def _captions(start: int, end: int, text: str) -> list[Caption]:
     return [Caption(start, end, text)] if text else []
 
 
-def _whole(value: object, where: str) -> int:
+def _read_json(text: str, where: object) -> Any:
     try:
-        number = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else -1
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataError("not JSON", where=f"{where}{line}", got=getattr(error, "msg", "too deeply nested")) from error
+
+
+def _checked_text(value: object, where: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise DataError("not a text", where=where, expected="a string or null", got=type(value).__name__)
+    return value
+
+
+def _number(value: object, kind: type, types: tuple[type, ...], wrong: str, expected: str, where: str) -> float:
+    try:
+        number = kind(value) if isinstance(value, types) and not isinstance(value, bool) else -1
     except ValueError:
         number = -1
-    if number < 0:
-        raise DataError("not the number of a frame", where=where, expected="an integer from 0", got=repr(value))
-    return number
-
-
-def _seconds(value: object, where: str) -> float:
-    try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else float("nan")
-    except ValueError:
-        number = float("nan")
     if not 0 <= number < float("inf"):
-        raise DataError("not a time", where=where, expected="seconds from 0", got=repr(value))
-    return number
+        raise DataError(wrong, where=where, expected=expected, got=repr(value))
+    return float(number)
 
 
-def _read_subtitles(text: str, where: str, timeline: Timeline, gaps: Gaps) -> list[Caption]:
-    """Read SRT and WebVTT: blocks of a timing line and lines of text, after a number or name, between blank lines."""
-    timed: list[_Timed] = []
-    lines = _lines(text)
-    number = 0
-    while number < len(lines):
-        block_start = number
-        while number < len(lines) and lines[number].strip():
-            number += 1
-        timed += _subtitle(lines[block_start:number], block_start + 1, where)
-        number += 1
-    return _to_frames(timed, timeline, gaps)
-
-
-def _subtitle(block: list[str], line: int, where: str) -> list[_Timed]:
-    if not block or (re.match(r"^(WEBVTT|NOTE|STYLE|REGION)\b", block[0]) and "-->" not in "".join(block)):
-        return []
-    skipped = 0 if "-->" in block[0] else 1
-    matched = _TIMING.match(block[skipped]) if len(block) > skipped else None
-    if matched is None:
-        got = block[min(skipped, len(block) - 1)].strip()
-        raise DataError(
-            "not a subtitle",
-            where=f"{where}, line {line + min(skipped, len(block) - 1)}",
-            expected="00:00:01,000 --> 00:00:02,000",
-            got=repr(got[:60]),
-        )
-    start, end = (_clock(moment) for moment in matched.groups())
-    text = " ".join(_MARKUP.sub("", part).strip() for part in block[skipped + 1 :]).strip()
-    return [_Timed(start, end, text, f"{where}, line {line + skipped}")]
-
-
-def _clock(moment: str) -> float:
-    parts = [float(part) for part in moment.replace(",", ".").split(":")]
+def _seconds(clock: str) -> float:
+    """Seconds of ``00:01:02,500``."""
+    parts = [float(part) for part in clock.replace(",", ".").split(":")]
     return float(sum(part * 60.0**place for place, part in enumerate(reversed(parts))))
 
 
 def _lines(text: str) -> list[str]:
     lines = re.split(r"\r\n|\r|\n", text)
     return lines if lines[-1] else lines[:-1]
-
-
-def _read_lines(text: str, where: str, timeline: Timeline, gaps: Gaps) -> list[Caption]:
-    lines = _lines(text)
-    while lines and len(lines) > timeline.frames and not lines[-1].strip():
-        lines.pop()
-    if len(lines) == 1 and lines[0].strip():
-        return [Caption(0, timeline.frames, lines[0].strip())]
-    return list(captions_per_frame(lines, timeline.frames, where=where, gaps=gaps))
-
-
-def _to_frames(timed: Sequence[_Timed], timeline: Timeline, gaps: Gaps) -> list[Caption]:
-    """Give each timed caption the frames whose middle it covers, or the one nearest to its own middle."""
-    middles = _middles(timeline)
-    ends = float(timeline.times[-1]) + 1.0 / timeline.fps
-    captions = []
-    for caption in timed:
-        if caption.end <= caption.start:
-            raise DataError(
-                "a caption ends before it starts",
-                where=caption.where,
-                expected="start < end",
-                got=f"{caption.start:g}, {caption.end:g} s",
-            )
-        if caption.start >= ends and gaps == "error":
-            raise DataError(
-                "the captions are longer than the video",
-                where=caption.where,
-                expected=f"captions up to {ends:g} s",
-                got=f"one from {caption.start:g} s",
-                fix="caption the same video again, or choose gaps='nearest' or gaps='empty'",
-            )
-        if not caption.text or caption.start >= ends:
-            continue
-        start, end = (int(place) for place in np.searchsorted(middles, (caption.start, caption.end)))
-        if end <= start:
-            start = int(np.abs(middles - (caption.start + caption.end) / 2).argmin())
-            end = start + 1
-        captions.append(Caption(start, end, caption.text))
-    return captions
-
-
-def _middles(timeline: Timeline) -> Float[np.ndarray, " frames"]:
-    ends = np.append(timeline.times[1:], timeline.times[-1] + 1.0 / timeline.fps)
-    return np.asarray((timeline.times + ends) / 2)
-
-
-_READERS: dict[str, Callable[[str, str, Timeline, Gaps], list[Caption]]] = {
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".srt": _read_subtitles,
-    ".vtt": _read_subtitles,
-    ".txt": _read_lines,
-}
 
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -393,27 +331,32 @@ def captions_of(
         DataError: If a file is malformed, or ``where`` names none of the videos.
     """
     videos = list(records)
-    if where is None:
-        found = {one.video: path for one in videos if (path := _beside(one)) is not None}
-        return {one.video: _read(found[one.video], one) for one in videos if one.video in found}
-    where = Path(where)
-    if where.is_dir():
-        files = {one.video: path for one in videos if (path := _in_folder(where, one.video)) is not None}
-        captions = {one.video: _read(files[one.video], one) for one in videos if one.video in files}
-    else:
-        texts = _texts_by_video(where) if where.suffix.lower() == ".json" else {}
-        captions = {
-            one.video: captions_per_frame(texts[one.video], one.frames, where=f"{where}, video {one.video}", gaps="empty")
-            for one in videos
-            if one.video in texts
-        }
-        if not texts:
-            name = sole if sole is not None else where.stem
-            captions = {one.video: _read(where, one) for one in videos if one.video == name}
-    if required and not captions:
+    where = None if where is None else Path(where)
+    captions: dict[str, tuple[Caption, ...]] = {}
+    texts = _texts_by_video(where) if where is not None and where.suffix.lower() == ".json" and not where.is_dir() else {}
+    for one in videos:
+        if one.video in texts:
+            place = f"{where}, video {one.video}"
+            captions[one.video] = captions_per_frame(texts[one.video], one.frames, where=place, gaps="empty")
+            continue
+        if where is None:
+            path = captions_beside(Path(one.file)) if one.file else None
+        elif where.is_dir():
+            path = _in_folder(where, one.video)
+        else:
+            path = where if not texts and one.video == (where.stem if sole is None else sole) else None
+        if path is not None:
+            captions[one.video] = read_captions(path, _Clock(one.frames, one.fps), gaps="empty")
+    if where is not None and required and not captions:
         names = ", ".join(one.video for one in videos[:3])
         raise DataError("no captions of these videos", where=where, expected=f"captions of {names}", got="none of them")
     return captions
+
+
+def captions_beside(video: Path) -> Path | None:
+    """The caption file of a video in ``captions/`` beside it or beside its folder."""
+    found = (_in_folder(parent / "captions", video.stem) for parent in (video.parent, video.parent.parent))
+    return next((path for path in found if path is not None), None)
 
 
 def captions_between(captions: Sequence[Caption], start: int, end: int, *, most: int = 1) -> tuple[str, ...]:
@@ -449,32 +392,14 @@ def word_shares(captions: Iterable[Caption], start: int = 0, end: int | None = N
     return {word: len(inside) / len(captioned) for word, inside in frames.items() if inside}
 
 
-def _read(path: Path, record: VideoRecord) -> tuple[Caption, ...]:
-    return read_captions(path, _Clock(record.frames, record.fps), gaps="empty")
-
-
-def _beside(record: VideoRecord) -> Path | None:
-    if not record.file:
-        return None
-    file = Path(record.file)
-    for parent in (file.parent, file.parent.parent):
-        if (path := _in_folder(parent / "captions", file.stem)) is not None:
-            return path
-    return None
-
-
 def _in_folder(folder: Path, name: str) -> Path | None:
     return next((path for suffix in CAPTION_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
 def _texts_by_video(path: Path) -> dict[str, list[str | None]]:
     """Lists of texts by the names above them, joined by ``_``; empty where the file is not such a table."""
-    try:
-        content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError("not JSON", where=path, got=getattr(error, "msg", "too deeply nested")) from error
     found: dict[str, list[str | None]] = {}
-    tables: list[tuple[str, Any]] = [("", content)]
+    tables: list[tuple[str, Any]] = [("", _read_json(read_text(path), path))]
     while tables:
         name, table = tables.pop()
         if isinstance(table, dict) and "captions" not in table:

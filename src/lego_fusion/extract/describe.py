@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .base import (
     seconds_of_spans,
     snippet_spans,
 )
-from .captions import Caption, captions_per_frame, read_captions
+from .captions import captions_per_frame, read_captions
 
 CaptionSource = Path | tuple[str | None, ...]
 
@@ -100,8 +100,7 @@ def extract_video(
         >>> features["motion"].values.shape, features["motion"].spans.round(3).tolist()
         ((2, 72), [[0.0, 1.6], [1.6, 2.0]])
     """
-    described = describe_video(path, extractors, snippet_frames=snippet_frames, stride=stride, captions=captions)
-    return described.features
+    return describe_video(path, extractors, snippet_frames=snippet_frames, stride=stride, captions=captions).features
 
 
 def describe_video(
@@ -115,14 +114,10 @@ def describe_video(
 ) -> VideoFeatures:
     """As extract_video, with the video's frames, rate and problem; ``look`` also sees every frame, in the same pass."""
     path = Path(path)
-    on_frames, on_captions, on_tracks = by_kind(extractors)
-    decoded = decode_video(path, on_frames, snippet_frames=snippet_frames, stride=stride, look=look)
-    values = dict(decoded.values)
-    for modality, extractor in on_captions.items():
-        given = Path(captions) if captions is not None else None
-        values[modality] = sidecar_rows(extractor, given, decoded, snippet_frames, stride, where=str(path))
-    for modality, track in on_tracks.items():
-        values[modality] = track_rows(track, path, decoded, snippet_frames, stride)
+    check_extractors(extractors)
+    decoded = decode_video(path, frame_extractors(extractors), snippet_frames=snippet_frames, stride=stride, look=look)
+    source = None if captions is None else Path(captions)
+    values = describe_rest(path, extractors, decoded, source, snippet_frames=snippet_frames, stride=stride, where=str(path))
     spans = decoded.spans(snippet_frames, stride)
     return VideoFeatures({modality: Features(values[modality], spans) for modality in extractors}, decoded)
 
@@ -192,43 +187,64 @@ def _noting_times(reader: VideoReader, times: list[float], look: Callable[[Frame
         yield frame
 
 
-def by_kind(
-    extractors: Mapping[str, Extractor],
-) -> tuple[dict[str, FrameExtractor], dict[str, SidecarExtractor], dict[str, TrackExtractor]]:
-    """Part extractors into those that look at pictures, those that read captions and those that read another track."""
+def check_extractors(extractors: Mapping[str, Extractor]) -> None:
+    """Refuse what is not an extractor, and none at all."""
     if not extractors:
         raise ParameterError("no extractor given", fix="name at least one, for example motion")
-    on_frames = {name: one for name, one in extractors.items() if isinstance(one, FrameExtractor)}
-    on_captions = {name: one for name, one in extractors.items() if isinstance(one, SidecarExtractor)}
-    on_tracks = {name: one for name, one in extractors.items() if isinstance(one, TrackExtractor)}
     for name, one in extractors.items():
-        if name not in {**on_frames, **on_captions, **on_tracks}:
+        if not isinstance(one, FrameExtractor | SidecarExtractor | TrackExtractor):
             expected = "a FrameExtractor, a SidecarExtractor or a TrackExtractor"
             raise ParameterError("not an extractor", where=name, expected=expected, got=type(one).__name__)
-    return on_frames, on_captions, on_tracks
 
 
-def track_rows(
-    extractor: TrackExtractor, path: Path, decoded: Decoded, snippet_frames: int, stride: int
-) -> Float32[np.ndarray, "snippets width"]:
-    """Describe another track of a decoded video."""
-    rows = extractor.rows(path, decoded.spans(snippet_frames, stride), decoded.start)
-    return np.stack([check_row(row, width=extractor.width, where=f"{path.name}, row {t}") for t, row in enumerate(rows)])
+def frame_extractors(extractors: Mapping[str, Extractor]) -> dict[str, FrameExtractor]:
+    """Those that look at pictures."""
+    return {name: one for name, one in extractors.items() if isinstance(one, FrameExtractor)}
 
 
-def sidecar_rows(
-    extractor: SidecarExtractor,
-    captions: CaptionSource | None,
+def describe_rest(
+    path: Path,
+    extractors: Mapping[str, Extractor],
     decoded: Decoded,
+    captions: CaptionSource | None,
+    *,
     snippet_frames: int,
     stride: int,
-    *,
     where: str,
+) -> dict[str, Float32[np.ndarray, "snippets ..."]]:
+    """The features of a decoded video by modality: those that it has, and those of its captions and other tracks.
+
+    Args:
+        path: The video file.
+        extractors: By modality; those that look at pictures are done.
+        decoded: The video; its ``seconds`` gain the time spent by modality.
+        captions: Its captions, for extractors that read them.
+        snippet_frames: Frames that a row describes.
+        stride: Frames from one row to the next.
+        where: Name of the video, for errors in captions that are no file.
+
+    Raises:
+        DataError: If captions or the track are missing or malformed, or an extractor gave a wrong row.
+    """
+    values = dict(decoded.values)
+    for modality, extractor in extractors.items():
+        started = time.perf_counter()
+        if isinstance(extractor, SidecarExtractor):
+            values[modality] = _caption_rows(extractor, captions, decoded, snippet_frames, stride, where)
+        elif isinstance(extractor, TrackExtractor):
+            rows = extractor.rows(path, decoded.spans(snippet_frames, stride), decoded.start)
+            values[modality] = _all_checked(extractor, rows, path.name)
+        else:
+            continue
+        decoded.seconds[modality] = time.perf_counter() - started
+    return values
+
+
+def _caption_rows(
+    extractor: SidecarExtractor, captions: CaptionSource | None, decoded: Decoded, snippet_frames: int, stride: int, where: str
 ) -> Float32[np.ndarray, "snippets ..."]:
-    """Describe the captions of a decoded video; errors name ``where`` it is."""
     if captions is None:
         raise DataError("the video has no captions", where=where, fix=f"add a caption file, or leave out '{extractor.name}'")
-    spoken: tuple[Caption, ...]
     if isinstance(captions, Path):
         spoken, where = read_captions(captions, decoded, gaps=extractor.gaps), str(captions)
     else:
@@ -238,6 +254,10 @@ def sidecar_rows(
     except DataError as error:
         place = where if error.where is None else f"{where}, {error.where}"
         raise DataError(error.what, where=place, expected=error.expected, got=error.got, fix=error.fix) from error
+    return _all_checked(extractor, rows, where)
+
+
+def _all_checked(extractor: Extractor, rows: Iterable[object], where: str) -> Float32[np.ndarray, "snippets ..."]:
     return np.stack([_checked(extractor, row, f"{where}, row {t}") for t, row in enumerate(rows)])
 
 

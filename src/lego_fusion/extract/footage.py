@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -189,40 +190,39 @@ def check_footage(frames: Iterable[Frame]) -> list[FootageWarning]:
     return [warning for frame in frames for warning in monitor.look(frame)]
 
 
-def footage_findings(dataset: Dataset, on_video: Callable[[str], object] | None = None) -> list[Finding]:
+def footage_findings(dataset: Dataset, on_video: Callable[[int, int], object] | None = None) -> list[Finding]:
     """What is wrong with the video files of a dataset folder, as the doctor says it; a file that is gone is a warning too.
 
     Args:
         dataset: Whose ``videos.csv`` names the files.
-        on_video: Called with each video's name when it is done.
+        on_video: Called with how many of how many videos are done.
     """
     findings = []
-    for record in dataset.videos:
+    for done, record in enumerate(dataset.videos, start=1):
         path = dataset.root / record.file
         if not record.file or not path.is_file():
-            got = record.file or "no file in videos.csv"
-            findings.append(
-                Finding("warning", "footage", record.video, f"its video file is not there: {got}", "look at it elsewhere")
-            )
+            message = f"its video file is not there: {record.file or 'no file in videos.csv'}"
+            findings.append(Finding("warning", "footage", record.video, message, "look at it elsewhere"))
         else:
-            try:
-                with VideoReader(path) as frames:
-                    warnings = check_footage(frames)
-            except VideoError as error:
-                findings.append(Finding("error", "footage", record.video, error.what, "mend or leave out the video"))
-                continue
-            fix = "look at the video there; scores at such moments mean little"
-            findings += [Finding("warning", warning.kind, record.video, str(warning), fix) for warning in warnings]
+            findings += _findings_of(record.video, path)
         if on_video is not None:
-            on_video(record.video)
+            on_video(done, len(dataset.videos))
     return findings
+
+
+def _findings_of(video: str, path: Path) -> list[Finding]:
+    try:
+        with VideoReader(path) as frames:
+            warnings = check_footage(frames)
+    except VideoError as error:
+        return [Finding("error", "footage", video, error.what, "mend or leave out the video")]
+    fix = "look at the video there; scores at such moments mean little"
+    return [Finding("warning", warning.kind, video, str(warning), fix) for warning in warnings]
 
 
 def _edges(picture: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """Size of the gradient: structure without light."""
-    down, right = np.gradient(picture)
-    edges: Float32[np.ndarray, "h w"] = np.hypot(down, right).astype(np.float32)
-    return edges
+    return np.asarray(np.hypot(*np.gradient(picture)), dtype=np.float32)
 
 
 def _is_cut(now: Float32[np.ndarray, "h w"], before: Float32[np.ndarray, "h w"]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -179,8 +179,8 @@ def _read_labels(path: Path, names: Mapping[str, str]) -> tuple[dict[str, dict[s
             got=_some(unknown) if unknown else "no rows",
             fix="write the file names of the videos in the column 'video'",
         )
+    warnings = _not_there(path, unknown)
     missing = sorted(set(names.values()) - set(table))
-    warnings = [f"{path.name} names {len(unknown)} videos that are not there: {_some(unknown)}"] if unknown else []
     if missing:
         warnings.append(f"{path.name} has no row for {len(missing)} videos, which stay unlabelled: {_some(missing)}")
     return table, warnings
@@ -188,15 +188,15 @@ def _read_labels(path: Path, names: Mapping[str, str]) -> tuple[dict[str, dict[s
 
 def _read_truth(path: Path, names: Mapping[str, str]) -> tuple[dict[str, tuple[Interval, ...]], list[str]]:
     table: dict[str, tuple[Interval, ...]] = {}
-    unknown = []
-    for name, intervals in read_intervals(path).items():
-        video = names.get(name)
-        if video is None:
-            unknown.append(name)
-            continue
-        mine = tuple(Interval(video, one.start_frame, one.end_frame, one.class_name) for one in intervals)
-        table[video] = table.get(video, ()) + mine
-    return table, [f"{path.name} names {len(unknown)} videos that are not there: {_some(unknown)}"] if unknown else []
+    given = read_intervals(path)
+    for name in (name for name in given if name in names):
+        video = names[name]
+        table[video] = table.get(video, ()) + tuple(replace(one, video=video) for one in given[name])
+    return table, _not_there(path, [name for name in given if name not in names])
+
+
+def _not_there(path: Path, names: list[str]) -> list[str]:
+    return [f"{path.name} names {len(names)} videos that are not there: {_some(names)}"] if names else []
 
 
 def _find_captions(folder: Path, videos: set[str]) -> dict[str, Path]:

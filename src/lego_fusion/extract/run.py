@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..data.dataset import Dataset, write_dataset
-from ..data.features import FeatureLocation, feature_path, read_provenance, write_features
+from ..data.features import feature_path, read_provenance, write_features
 from ..data.manifest import Manifest
 from ..data.tables import DatasetConfig, Interval, VideoRecord, read_config, read_videos
-from ..engines import ENGINES, run_on_ray
-from ..errors import DataError, LegoFusionError, check_choice, check_int
-from .base import Extractor, FrameExtractor, SidecarExtractor, TrackExtractor, file_hash
-from .describe import CaptionSource, Decoded, by_kind, decode_video, describe_video, extract_video, sidecar_rows, track_rows
+from ..engines import ENGINES, WorkerLostError, run_in_processes, run_on_ray
+from ..errors import DataError, check_choice, check_int
+from .base import Extractor, FrameExtractor, SidecarExtractor, file_hash
+from .describe import CaptionSource, Decoded, check_extractors, decode_video, describe_rest, frame_extractors
 from .layouts import SourceVideo, list_source
-
-__all__ = ["ExtractionReport", "Failure", "Progress", "describe_video", "extract_dataset", "extract_video"]
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,10 @@ class ExtractionReport:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One video of a run: what is to be extracted still, and what is known already."""
+    """One video of a run: what is to be extracted still, and what its features are made from."""
 
     video: SourceVideo
-    source_hash: str
-    captions_hash: str | None
+    hashes: Mapping[str, str | None]  # of the video and its captions, as provenance has them
     pending: tuple[str, ...]
     known: Mapping[str, Any]  # provenance of a modality that is there
 
@@ -84,77 +77,48 @@ class _Run:
     output: Path
     extractors: Mapping[str, Extractor]
     manifests: Mapping[str, Manifest]
-    snippet_frames: int
-    stride: int
+    grid: dict[str, int]  # snippet_frames and stride
     known: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # frames, fps, problem by video
     source_hashes: dict[str, str] = field(default_factory=dict)  # by video
-    failures: list[Failure] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)  # why, by video
     seconds: dict[str, float] = field(default_factory=dict)
 
     def job(self, video: SourceVideo) -> _Job:
         """Find out what of a video has to be extracted."""
-        source_hash, captions_hash = file_hash(video.path), _captions_hash(video.captions)
-        self.source_hashes[video.name] = source_hash
-        pending = []
-        known: Mapping[str, Any] = {}
-        for modality in self.extractors:
-            record = self._usable_record(modality, video, source_hash, captions_hash)
-            if record is None:
-                pending.append(modality)
-            else:
-                known = record
-        return _Job(video, source_hash, captions_hash, tuple(pending), known)
+        self.source_hashes[video.name] = file_hash(video.path)
+        hashes = {"source_sha256": self.source_hashes[video.name], "captions_sha256": _captions_hash(video.captions)}
+        found = {modality: self._usable_record(modality, video.name, hashes) for modality in self.extractors}
+        pending = tuple(modality for modality, record in found.items() if record is None)
+        known = [record for record in found.values() if record is not None]
+        return _Job(video, hashes, pending, known[-1] if known else {})
 
-    def _usable_record(
-        self, modality: str, video: SourceVideo, source_hash: str, captions_hash: str | None
-    ) -> Mapping[str, Any] | None:
+    def _provenance(self, modality: str, hashes: Mapping[str, str | None]) -> dict[str, Any]:
+        """What features are made from; those of another making are made again."""
+        provenance = {"manifest_hash": self.manifests[modality].hash, **hashes}
+        if not isinstance(self.extractors[modality], SidecarExtractor):
+            del provenance["captions_sha256"]
+        return provenance
+
+    def _usable_record(self, modality: str, video: str, hashes: Mapping[str, str | None]) -> Mapping[str, Any] | None:
         try:
-            record = read_provenance(self.output, modality, video.name)
+            record = read_provenance(self.output, modality, video)
         except DataError:
             return None  # a damaged record is replaced
-        wanted: dict[str, Any] = {"manifest_hash": self.manifests[modality].hash, "source_sha256": source_hash}
-        if isinstance(self.extractors[modality], SidecarExtractor):
-            wanted["captions_sha256"] = captions_hash
-        same = record is not None and all(record.get(key) == value for key, value in wanted.items())
-        return record if same and feature_path(self.output, modality, video.name).is_file() else None
-
-    def frame_extractors(self, job: _Job) -> dict[str, FrameExtractor]:
-        """The extractors that have to see the frames of a video."""
-        on_frames, _, _ = by_kind(self.extractors)
-        return {name: one for name, one in on_frames.items() if name in job.pending}
+        wanted = self._provenance(modality, hashes).items()
+        same = record is not None and all(record.get(key) == value for key, value in wanted)
+        return record if same and feature_path(self.output, modality, video).is_file() else None
 
     def finish(self, job: _Job, decoded: Decoded) -> None:
         """Describe captions and other tracks of a decoded video and write everything that was pending."""
-        values, grid = dict(decoded.values), (self.snippet_frames, self.stride)
-        for modality in job.pending:
-            extractor, started = self.extractors[modality], time.perf_counter()
-            if isinstance(extractor, SidecarExtractor):
-                values[modality] = sidecar_rows(extractor, job.video.captions, decoded, *grid, where=job.video.name)
-                self._spent(modality, time.perf_counter() - started)
-            elif isinstance(extractor, TrackExtractor):
-                values[modality] = track_rows(extractor, job.video.path, decoded, *grid)
-                self._spent(modality, time.perf_counter() - started)
-        for modality, spent in decoded.seconds.items():
-            self._spent(modality, spent)
+        pending, video = {modality: self.extractors[modality] for modality in job.pending}, job.video
+        values = describe_rest(video.path, pending, decoded, video.captions, **self.grid, where=video.name)
+        for stage, spent in decoded.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
         known = {"frames": decoded.frames, "fps": decoded.fps, "problem": decoded.problem, "notes": list(decoded.notes)}
+        made = known | {"source": video.path.name, "lego_fusion": __version__}
         for modality in job.pending:
-            provenance = known | {
-                "manifest_hash": self.manifests[modality].hash,
-                "source": job.video.path.name,
-                "source_sha256": job.source_hash,
-                "lego_fusion": __version__,
-            }
-            if isinstance(self.extractors[modality], SidecarExtractor):
-                provenance["captions_sha256"] = job.captions_hash
-            write_features(self.output, modality, job.video.name, values[modality], provenance)
-        self.known[job.video.name] = known
-
-    def _spent(self, stage: str, seconds: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-
-    def fail(self, video: SourceVideo, error: Exception) -> None:
-        """Note that a video is left out."""
-        self.failures.append(Failure(video.name, str(error)))
+            write_features(self.output, modality, video.name, values[modality], made | self._provenance(modality, job.hashes))
+        self.known[video.name] = known
 
 
 def extract_dataset(
@@ -203,8 +167,9 @@ def extract_dataset(
     check_int(snippet_frames, "snippet_frames", "extract_dataset", low=1)
     check_int(stride, "stride", "extract_dataset", low=1)
     check_choice(engine, "engine", "extract_dataset", ENGINES)
-    _, on_captions, _ = by_kind(extractors)
+    check_extractors(extractors)
     listing = list_source(source, layout=layout, labels=labels, intervals=intervals, captions=captions)
+    on_captions = [name for name, one in extractors.items() if isinstance(one, SidecarExtractor)]
     if on_captions and all(video.captions is None for video in listing.videos):
         raise DataError(
             "no video has captions",
@@ -212,69 +177,66 @@ def extract_dataset(
             expected="captions/<video>.json (or .csv, .srt, .vtt, .txt)",
             fix=f"add them, or leave out {', '.join(on_captions)}",
         )
-    manifests = {name: one.manifest(name, snippet_frames, stride) for name, one in extractors.items()}
-    kept, warnings = _kept_modalities(output, manifests, {video.name for video in listing.videos})
-    run = _Run(output, extractors, manifests, snippet_frames, stride)
+    grid = {"snippet_frames": snippet_frames, "stride": stride}
+    manifests = {name: one.manifest(name, **grid) for name, one in extractors.items()}
+    before = _before(output)
+    warnings = [*listing.warnings, *_changes(output, before, manifests, grid, {video.name for video in listing.videos})]
+    run = _Run(output, extractors, manifests, grid)
     extracted = _extract_all(run, listing.videos, workers, engine, on_progress)
-    records = [_record(video, run.known[video.name]) for video in listing.videos if video.name in run.known]
     truth = _truth_inside(run, listing.intervals, warnings)
-    failed = {failure.video for failure in run.failures}
-    records = [record for record in records if record.video not in failed]
-    if not records:
-        first = run.failures[0]
-        raise DataError(
-            "no video could be extracted",
-            where=source,
-            got=f"{len(run.failures)} failures, the first in '{first.video}': {first.message}",
-        )
+    done = [video for video in listing.videos if video.name in run.known and video.name not in run.failures]
+    if not done:
+        first, why = next(iter(run.failures.items()))
+        got = f"{len(run.failures)} failures, the first in '{first}': {why}"
+        raise DataError("no video could be extracted", where=source, got=got)
     config = DatasetConfig(
         name=listing.name,
         snippet_frames=snippet_frames,
         stride=stride,
-        modalities={**kept, **manifests},
-        locations=_kept_locations(output, manifests),
+        modalities={**before.modalities, **manifests},
+        locations={name: one for name, one in before.locations.items() if name not in manifests},
     )
-    dataset = write_dataset(output, config, records, [one for one in truth if one.video not in failed])
-    warnings = [*listing.warnings, *warnings, *_outdated(run, [name for name in kept if name not in manifests]), *_damaged(run)]
-    reused = len(records) - len(extracted - failed)
-    return ExtractionReport(dataset, tuple(run.failures), tuple(warnings), len(extracted - failed), reused, run.seconds)
+    records = [_record(video, run.known[video.name]) for video in done]
+    dataset = write_dataset(output, config, records, [one for one in truth if one.video not in run.failures])
+    warnings += _outdated(run, [name for name in before.modalities if name not in manifests])
+    warnings += [f"{video}: {known['problem']}" for video, known in sorted(run.known.items()) if known.get("problem")]
+    failures = tuple(Failure(video, why) for video, why in run.failures.items())
+    count = len(extracted - run.failures.keys())
+    return ExtractionReport(dataset, failures, tuple(warnings), count, len(records) - count, run.seconds)
 
 
-def _kept_modalities(
-    output: Path, manifests: Mapping[str, Manifest], videos: set[str]
-) -> tuple[dict[str, Manifest], list[str]]:
-    """The modalities that a dataset folder holds beside those to extract, and what changes for it."""
+def _before(output: Path) -> DatasetConfig:
+    """What a dataset folder is before the extraction; of one that is not there yet, one without modalities."""
     if not (output / "dataset.yaml").is_file():
-        return {}, []
+        return DatasetConfig(name="none")
     config = read_config(output / "dataset.yaml")
     if config.members:
         fix = "extract into the folders it was joined from, then join them again"
         raise DataError("the dataset folder was joined from others", where=output, fix=fix)
-    kept = {name: manifest for name, manifest in config.modalities.items() if name not in manifests}
-    wanted = next(iter(manifests.values()))
-    grid, wanted_grid = (config.snippet_frames, config.stride), (wanted.snippet_frames, wanted.stride)
-    if kept and grid != wanted_grid:
+    return config
+
+
+def _changes(
+    output: Path, before: DatasetConfig, manifests: Mapping[str, Manifest], grid: Mapping[str, int], videos: set[str]
+) -> list[str]:
+    """What changes for the modalities that a dataset folder holds beside those to extract."""
+    kept = ", ".join(name for name in before.modalities if name not in manifests)
+    if kept and (before.snippet_frames, before.stride) != (grid["snippet_frames"], grid["stride"]):
         raise DataError(
             "the dataset folder has another time grid",
             where=output,
-            expected=f"snippets of {grid[0]} frames every {grid[1]}, as {', '.join(kept)}",
-            got=f"{wanted_grid[0]} every {wanted_grid[1]}",
+            expected=f"snippets of {before.snippet_frames} frames every {before.stride}, as {kept}",
+            got=f"{grid['snippet_frames']} every {grid['stride']}",
             fix="use the same numbers, or another folder",
         )
-    before = {record.video for record in read_videos(output / "videos.csv")} if (output / "videos.csv").is_file() else set()
+    table = output / "videos.csv"
+    listed = {record.video for record in read_videos(table)} if before.modalities and table.is_file() else set()
     warnings = []
-    if before - videos:
-        warnings.append(f"{len(before - videos)} videos of the dataset are not in the source and are left out of it now")
-    if kept and videos - before:
-        warnings.append(f"{len(videos - before)} videos are new and have no features of {', '.join(kept)}")
-    return dict(config.modalities), warnings
-
-
-def _kept_locations(output: Path, manifests: Mapping[str, Manifest]) -> dict[str, FeatureLocation]:
-    """Where the imported features of a dataset folder lie, but for the modalities to extract."""
-    path = output / "dataset.yaml"
-    locations = read_config(path).locations if path.is_file() else {}
-    return {name: location for name, location in locations.items() if name not in manifests}
+    if listed - videos:
+        warnings.append(f"{len(listed - videos)} videos of the dataset are not in the source and are left out of it now")
+    if kept and videos - listed:
+        warnings.append(f"{len(videos - listed)} videos are new and have no features of {kept}")
+    return warnings
 
 
 def _extract_all(
@@ -288,7 +250,7 @@ def _extract_all(
     jobs: list[_Job] = []
     done = 0
 
-    def notify(video: str, *, reused: bool) -> None:
+    def report(video: str, *, reused: bool) -> None:
         nonlocal done
         done += 1
         if on_progress is not None:
@@ -298,93 +260,68 @@ def _extract_all(
         try:
             job = run.job(video)
         except OSError as error:
-            run.fail(video, error)
-            notify(video.name, reused=False)
+            run.failures[video.name] = str(error)
+            report(video.name, reused=False)
             continue
         if job.pending:
             jobs.append(job)
         else:
             run.known[video.name] = job.known
-            notify(video.name, reused=True)
-    local = _in_this_process if workers == 1 or len(jobs) < 2 else _in_processes
-    decode = _with_ray if engine == "ray" else local
-    for job, outcome in decode(run, jobs, workers):
+            report(video.name, reused=True)
+    for job, outcome in _decoded(run, jobs, workers, engine):
         try:
-            if not isinstance(outcome, Decoded):
+            if isinstance(outcome, Exception):
                 raise outcome
             run.finish(job, outcome)
-        except DataError as error:
-            run.fail(job.video, error)
-        notify(job.video.name, reused=False)
-    run.failures.sort(key=lambda failure: failure.video)
+        except (DataError, WorkerLostError) as error:
+            run.failures[job.video.name] = str(error)
+        report(job.video.name, reused=False)
+    run.failures = dict(sorted(run.failures.items()))
     return {job.video.name for job in jobs}
 
 
-def _in_this_process(run: _Run, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Decoded | DataError]]:
-    for job in jobs:
-        try:
-            extractors = run.frame_extractors(job)
-            yield job, decode_video(job.video.path, extractors, snippet_frames=run.snippet_frames, stride=run.stride)
-        except DataError as error:
-            yield job, error
+@dataclass(frozen=True)
+class _Shared:
+    """What a worker needs of a run: extractors keep their network open from video to video."""
+
+    extractors: Mapping[str, FrameExtractor]
+    grid: Mapping[str, int]
 
 
-def _in_processes(run: _Run, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Decoded | DataError]]:
-    on_frames, _, _ = by_kind(run.extractors)
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker, initargs=(on_frames,)
-    )
+def _decoded(run: _Run, jobs: Sequence[_Job], workers: int, engine: str) -> Iterator[tuple[_Job, Decoded | Exception]]:
+    shared = _Shared(frame_extractors(run.extractors), run.grid)
+    by_call = {(job.video.path, tuple(name for name in job.pending if name in shared.extractors)): job for job in jobs}
+    found: Iterator[tuple[tuple[Path, tuple[str, ...]], Decoded | Exception]]
+    if engine == "ray":
+        found = run_on_ray(_decode_on_one_thread, shared, list(by_call), workers)
+    elif min(workers, len(jobs)) > 1:
+        found = run_in_processes(_decode, shared, list(by_call), workers, where="extract", start=_one_thread)
+    else:
+        found = ((call, _decode(shared, call)) for call in by_call)
+    for call, outcome in found:
+        yield by_call[call], outcome
+
+
+def _decode(shared: _Shared, call: tuple[Path, tuple[str, ...]]) -> Decoded | DataError:
+    path, modalities = call
     try:
-        grid = (run.snippet_frames, run.stride)
-        futures = {pool.submit(_work, job.video.path, tuple(run.frame_extractors(job)), grid): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except DataError as error:
-                yield futures[future], error
-            except BrokenProcessPool as error:
-                raise LegoFusionError(
-                    "a worker process died",
-                    where=futures[future].video.path,
-                    fix="run again with fewer workers (it goes on where it was); in a script, call this under "
-                    "if __name__ == '__main__'",
-                ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+        extractors = {name: shared.extractors[name] for name in modalities}
+        return decode_video(path, extractors, snippet_frames=shared.grid["snippet_frames"], stride=shared.grid["stride"])
+    except DataError as error:
+        return error
 
 
-def _with_ray(run: _Run, jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Decoded | DataError]]:
-    on_frames, _, _ = by_kind(run.extractors)
-    grid = (run.snippet_frames, run.stride)
-    calls = {(job.video.path, tuple(run.frame_extractors(job)), grid): job for job in jobs}
-    for call, outcome in run_on_ray(_work_on_ray, on_frames, list(calls), workers):
-        lost = isinstance(outcome, Exception) and not isinstance(outcome, DataError)
-        yield calls[call], DataError(str(outcome)) if lost else outcome  # type: ignore[misc]
+def _decode_on_one_thread(shared: _Shared, call: tuple[Path, tuple[str, ...]]) -> Decoded | DataError:
+    _one_thread()
+    return _decode(shared, call)
 
 
-def _work_on_ray(extractors: dict[str, FrameExtractor], call: tuple[Path, tuple[str, ...], tuple[int, int]]) -> Decoded:
-    if not _worker_extractors:
-        _start_worker({})
-    _worker_extractors.update(extractors)
-    return _work(*call)
-
-
-# Belongs to a worker process: extractors are sent to it once, and keep their network open from video to video.
-_worker_extractors: dict[str, FrameExtractor] = {}
-
-
-def _start_worker(extractors: dict[str, FrameExtractor]) -> None:
-    _worker_extractors.update(extractors)
+def _one_thread() -> None:
     try:
         import cv2
     except ImportError:
         return  # an extractor that needs it says so
     cv2.setNumThreads(1)
-
-
-def _work(path: Path, modalities: tuple[str, ...], grid: tuple[int, int]) -> Decoded:
-    extractors = {modality: _worker_extractors[modality] for modality in modalities}
-    return decode_video(path, extractors, snippet_frames=grid[0], stride=grid[1])
 
 
 def _captions_hash(captions: CaptionSource | None) -> str | None:
@@ -419,7 +356,7 @@ def _truth_inside(run: _Run, truth: Mapping[str, tuple[Interval, ...]], warnings
         if over and not damaged:
             got = f"frames {over[0].start_frame} to {over[0].end_frame}"
             error = DataError("ground truth ends after its video", where=video, expected=f"at most {frames} frames", got=got)
-            run.failures.append(Failure(video, str(error)))
+            run.failures[video] = str(error)
             continue
         if over:
             warnings.append(f"{video}: ground truth past frame {frames}, where the damaged file ends, is cut")
@@ -446,7 +383,3 @@ def _outdated(run: _Run, kept: Sequence[str]) -> list[str]:
                 f"extract it again: {', '.join(changed[:5])}"
             )
     return warnings
-
-
-def _damaged(run: _Run) -> list[str]:
-    return [f"{video}: {known['problem']}" for video, known in sorted(run.known.items()) if known.get("problem")]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from pydantic import BeforeValidator, Field, JsonValue
 from scipy import sparse
 
@@ -167,57 +167,44 @@ def caption_weights(
         [[0.75, 0.25]]
     """
     spans = snippet_spans(frames, snippet_frames, stride)
-    covering = np.zeros(frames, dtype=np.int64)  # c_f
-    for caption in captions:
-        covering[caption.start : caption.end] += 1
-    shares = np.concatenate([[0.0], np.cumsum(1.0 / np.maximum(covering, 1))])
-    captioned = np.concatenate([[0], np.cumsum(covering > 0)])[spans]
-    captioned_frames = captioned[:, 1] - captioned[:, 0]  # F_t
+    inside = _indicator(spans, frames)  # (T, frames)
+    covers = _indicator(np.array([(one.start, one.end) for one in captions], dtype=np.int64).reshape(-1, 2), frames)
     column = {text: number for number, text in enumerate(texts)}
-    entries: list[tuple[int, int, float]] = []
-    for caption in captions:
-        first = max(0, (caption.start - snippet_frames) // stride + 1)
-        for row in range(first, min(len(spans), (caption.end - 1) // stride + 1)):
-            start, end = max(caption.start, spans[row, 0]), min(caption.end, spans[row, 1])
-            if end > start:
-                entries.append((row, column[caption.text], (shares[end] - shares[start]) / captioned_frames[row]))
-    entries += _filled(captions, column, spans, np.flatnonzero(captioned_frames == 0), gaps)
-    rows, columns, weights = zip(*entries, strict=True) if entries else ((), (), ())
-    table = sparse.coo_array((np.array(weights, dtype=np.float64), (rows, columns)), shape=(len(spans), len(texts)))
-    return table.tocsr()  # sums what several captions of one text give
+    columns = [column[one.text] for one in captions]
+    says = sparse.csr_array((np.ones(len(columns)), (range(len(columns)), columns)), shape=(len(columns), len(texts)))
+    covering = covers.sum(axis=0)  # c_f
+    captioned = inside @ (covering > 0)  # F_t
+    shares = inside @ sparse.diags_array(1.0 / np.maximum(covering, 1)) @ covers.T @ says
+    weights = sparse.diags_array(1.0 / np.maximum(captioned, 1)) @ shares
+    empty = np.flatnonzero(captioned == 0)
+    if len(empty) and gaps != "empty":
+        if gaps == "error" or not captions:
+            raise _without_caption(captions, spans, empty)
+        distances = [np.maximum(one.start - spans[empty, 1], spans[empty, 0] - one.end) for one in captions]
+        nearest = np.argmin(distances, axis=0)  # the earlier of two
+        weights += sparse.csr_array((np.ones(len(empty)), (empty, nearest)), shape=(len(spans), len(captions))) @ says
+    return sparse.csr_array(weights)
 
 
-def _filled(
-    captions: Sequence[Caption],
-    column: dict[str, int],
-    spans: np.ndarray,
-    empty: np.ndarray,
-    gaps: Gaps,
-) -> list[tuple[int, int, float]]:
-    """Say what snippets without a caption take: an error, nothing, or the nearest caption, the earlier of two."""
-    if len(empty) == 0 or (gaps == "empty"):
-        return []
-    if gaps == "error" or not captions:
-        frames = int(spans[-1, 1])
-        start, end = (int(border) for border in spans[empty[0]])
-        last = max((caption.end for caption in captions), default=0)
-        raise DataError(
-            "a snippet has no caption",
-            where=f"frames {start} to {end - 1}, and {len(empty) - 1} snippets more"
-            if len(empty) > 1
-            else f"frames {start} to {end - 1}",
-            expected=f"captions up to frame {frames - 1}",
-            got=f"{len(captions)} captions, the last one up to frame {last - 1}" if captions else "no caption at all",
-            fix="caption the video, or choose gaps='nearest' or gaps='empty'",
-        )
-    starts = np.array([caption.start for caption in captions])
-    ends = np.array([caption.end for caption in captions])
-    entries = []
-    for row in empty:
-        distance = np.maximum(starts - spans[row, 1], spans[row, 0] - ends)
-        nearest = captions[int(distance.argmin())]
-        entries.append((int(row), column[nearest.text], 1.0))
-    return entries
+def _indicator(spans: Int64[np.ndarray, "spans 2"], frames: int) -> sparse.csr_array:
+    """1 where a frame lies in a span [start, end), (spans, frames)."""
+    lengths = spans[:, 1] - spans[:, 0]
+    places = np.concatenate([np.arange(start, end) for start, end in spans]) if len(spans) else np.zeros(0, dtype=np.int64)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    return sparse.csr_array((np.ones(len(places)), places, ends), shape=(len(spans), frames))
+
+
+def _without_caption(captions: Sequence[Caption], spans: Int64[np.ndarray, "spans 2"], empty: np.ndarray) -> DataError:
+    start, end = (int(border) for border in spans[empty[0]])
+    more = f", and {len(empty) - 1} snippets more" if len(empty) > 1 else ""
+    last = max((caption.end for caption in captions), default=0)
+    return DataError(
+        "a snippet has no caption",
+        where=f"frames {start} to {end - 1}{more}",
+        expected=f"captions up to frame {int(spans[-1, 1]) - 1}",
+        got=f"{len(captions)} captions, the last one up to frame {last - 1}" if captions else "no caption at all",
+        fix="caption the video, or choose gaps='nearest' or gaps='empty'",
+    )
 
 
 def _from_hub(model: str, *, download: bool) -> Path:

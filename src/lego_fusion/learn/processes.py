@@ -9,20 +9,15 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
+from ..engines import run_in_processes
 from ..errors import LegoFusionError, ParameterError, StoppedByFirstError, check_int
 from .detector import Detector, DetectorOutput
 
@@ -237,7 +232,9 @@ def run_jobs(
     """
     if ranks.size > 1:
         return _shared(work, jobs, workers, where, ranks)
-    return _here(work, jobs) if min(workers, len(jobs)) <= 1 else _in_processes(work, jobs, workers, where)
+    if min(workers, len(jobs)) <= 1:
+        return _here(work, jobs)
+    return run_in_processes(_called, work, jobs, workers, where=where, start=_one_thread)
 
 
 @contextmanager
@@ -284,38 +281,9 @@ def _here(work: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[tuple[Jo
             yield job, work(job)
 
 
-def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, where: str) -> Iterator[tuple[Job, Done]]:
-    others = set(active_children())
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
-        futures = {pool.submit(work, job): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool as error:
-                raise LegoFusionError(
-                    "a worker process died",
-                    where=where,
-                    fix="give the same command again with fewer workers (it goes on where it was); in a script, call this "
-                    "under if __name__ == '__main__'",
-                ) from error
-    except KeyboardInterrupt:  # a stop waits for no job; what was half written is removed by the next call
-        for worker in set(active_children()) - others:
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _called(work: Callable[[Job], Done], job: Job) -> Done:
+    return work(job)
 
 
-def _start_worker() -> None:
-    """One thread; ends with Ctrl-C, and with the process that started it, even where that is killed."""
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
