@@ -10,8 +10,9 @@ from jaxtyping import Float32, Float64, UInt8
 from pydantic import Field
 
 from ..data.manifest import Nature
+from ..data.segments import cells_of_pixels
 from ..data.video import Frame
-from .base import RegionExtractor, RegionText, load_opencv, reduced_size, sample_evenly, with_settings
+from .base import RegionExtractor, RegionText, direction_histograms, load_opencv, reduced_size, sample_evenly, with_settings
 
 _DIRECTIONS = 9
 _CLIP = 0.2  # the share of one direction in a block is limited, as in the source
@@ -80,27 +81,21 @@ class Appearance(RegionExtractor):
         gray = cv2.resize(gray, (8 * columns, 8 * rows), interpolation=cv2.INTER_AREA).astype(np.float64)
         down, right = np.gradient(gray)
         place = (np.arctan2(down, right) % np.pi) * (_DIRECTIONS / np.pi)
-        low = np.floor(place).astype(np.int64)
-        share, size = place - low, np.hypot(down, right)
-        cell = (np.arange(8 * rows) // 8)[:, None] * columns + (np.arange(8 * columns) // 8)[None, :]
-        sums = np.zeros(rows * columns * _DIRECTIONS)
-        for direction, weight in ((low, size * (1 - share)), (low + 1, size * share)):
-            number = cell * _DIRECTIONS + direction % _DIRECTIONS
-            sums += np.bincount(number.ravel(), weights=weight.ravel(), minlength=len(sums))
+        cell, size = cells_of_pixels(8 * rows, 8 * columns, rows, columns), np.hypot(down, right)
+        sums = direction_histograms(place.ravel(), size.ravel(), cell, count=rows * columns, bins=_DIRECTIONS)
         return _normalised_blocks(sums.reshape(rows, columns, _DIRECTIONS))
 
     def _colours(self, image: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, " colours"]:
         cv2 = load_opencv()
         image = cv2.resize(image, reduced_size(image, 240), interpolation=cv2.INTER_AREA)
         rows, columns = self.colours
-        height, width = image.shape[:2]
-        cell = (np.arange(height) * rows // height)[:, None] * columns + (np.arange(width) * columns // width)[None, :]
-        pixels = np.maximum(np.bincount(cell.ravel(), minlength=rows * columns), 1)
+        cell = cells_of_pixels(image.shape[0], image.shape[1], rows, columns)
+        pixels = np.maximum(np.bincount(cell, minlength=rows * columns), 1)
         facts = np.zeros((rows * columns, 6))
         for colour in range(3):
             values = image[..., colour].ravel() / 255.0
-            mean = np.bincount(cell.ravel(), weights=values, minlength=rows * columns) / pixels
-            square = np.bincount(cell.ravel(), weights=values**2, minlength=rows * columns) / pixels
+            mean = np.bincount(cell, weights=values, minlength=rows * columns) / pixels
+            square = np.bincount(cell, weights=values**2, minlength=rows * columns) / pixels
             facts[:, 2 * colour] = mean
             facts[:, 2 * colour + 1] = np.sqrt(np.maximum(square - mean**2, 0.0))
         return np.asarray(facts.ravel() / np.sqrt(rows * columns))

@@ -28,12 +28,12 @@ _WIDTH, _HEIGHT = 96, 54
 _LOOK_SECONDS = 0.2
 _DARK = 16.0  # mean grey level of 255
 _EMPTY = 3.0  # deviation of grey levels below which a picture has no structure to compare
-_FROZEN_SECONDS = 2.0
 _FROZEN = 0.25  # largest difference of grey levels between two looks at the same picture
 _CUT = 0.4  # correlation of two looks below which the scene may be another one
 _CHANGED = 12.0  # grey levels by which a place differs, beyond the mean difference
 _CUT_SHARE = 0.3  # of the picture that differs at a cut; less is something that passes
-_SETTLE_SECONDS = 1.0  # how long a state lasts before it is told, and over how long the background is averaged
+_SETTLE_SECONDS = 1.0  # over which the background is averaged
+_LASTS: dict[Kind, float] = {"dark": 1.0, "frozen": 2.0, "light changed": 1.0, "camera moved": 1.0}  # seconds before it is told
 _SHIFT = 0.03  # of the width
 _STILL = 0.5  # correlation of edges from which the camera stands where it stood, whoever walks through the picture
 _BETTER = 0.2  # by how much a shift must raise that correlation to be believed
@@ -79,10 +79,12 @@ class FootageMonitor:
         self._since: dict[str, float] = {}  # when a state that is not told yet, or goes on, began
         self._told: set[str] = set()
         self._moves = 0
+        self._window = np.outer(np.hanning(_HEIGHT), np.hanning(_WIDTH)).astype(np.float32)
         self._before: Float32[np.ndarray, "h w"] | None = None
         self._time = 0.0
-        self._first: Float32[np.ndarray, "h w"] | None = None
-        self._forget()
+        self._first: Float32[np.ndarray, "h w"] | None = None  # of this scene
+        self._recent = np.zeros((_HEIGHT, _WIDTH), np.float32)
+        self._begun = 0.0
 
     def look(self, frame: Frame) -> list[FootageWarning]:
         """Take the next frame."""
@@ -90,19 +92,17 @@ class FootageMonitor:
         if frame.time < self._next_look:
             return found
         self._next_look = frame.time + _LOOK_SECONDS - 1e-6
-        grey = self._reduced(frame.image)
-        step = min(max(frame.time - self._time, 0.0), 1.0)
+        grey, begun, now = self._reduced(frame.image), self._time, frame.time
         level = float(grey.mean())
-        found += self._lasting("dark", frame.time, level < _DARK, f"the mean grey level is {level:.0f} of 255")
+        found += self._lasting("dark", level < _DARK, now, now, f"the mean grey level is {level:.0f} of 255")
         if self._before is not None:
             same = float(np.abs(grey - self._before).max()) <= _FROZEN
-            words = "nothing in the picture changes, not even noise"
-            found += self._lasting("frozen", self._time if same else frame.time, same, words, _FROZEN_SECONDS, frame.time)
+            found += self._lasting("frozen", same, begun, now, "nothing in the picture changes, not even noise")
             if _is_cut(grey, self._before):
-                found += self._jump(frame.time, self._shift(self._before, grey))
+                found += self._new_scene(now, self._shift(self._before, grey))
         if level >= _DARK:
-            found += self._against_background(grey, frame.time, step)
-        self._before, self._time = grey, frame.time
+            found += self._against_background(grey, now, min(max(now - begun, 0.0), 1.0))
+        self._before, self._time = grey, now
         return found
 
     def _size_change(self, frame: Frame) -> Iterator[FootageWarning]:
@@ -124,14 +124,12 @@ class FootageMonitor:
             return
         ratio = float(self._recent.mean() / max(self._first.mean(), 1.0))
         changed = not 1 / _LIGHT <= ratio <= _LIGHT
-        yield from self._lasting("light changed", now, changed, f"{ratio - 1:+.0%} since this scene began")
+        yield from self._lasting("light changed", changed, now, now, f"{ratio - 1:+.0%} since this scene began")
         shift = self._shift(self._first, self._recent)
-        if shift >= _SHIFT and self._lasted("camera moved", now, _SETTLE_SECONDS):
-            yield from self._jump(now, shift)
-        elif shift < _SHIFT:
-            self._since.pop("camera moved", None)
+        if self._lasting("camera moved", shift >= _SHIFT, now, now, ""):
+            yield from self._new_scene(now, shift)
 
-    def _jump(self, now: float, shift: float) -> Iterator[FootageWarning]:
+    def _new_scene(self, now: float, shift: float) -> Iterator[FootageWarning]:
         """The picture is another one, or the same one moved: a new scene begins."""
         if shift < _SHIFT:
             yield FootageWarning("scene cut", now, "the picture is another one from here on")
@@ -140,7 +138,9 @@ class FootageMonitor:
             if self._moves <= _MOST_MOVES:
                 more = ", and keeps moving: no more is said about it" if self._moves == _MOST_MOVES else ""
                 yield FootageWarning("camera moved", now, f"by {shift:.0%} of the width{more}")
-        self._forget()
+        self._first = None
+        for kind in ("camera moved", "light changed"):
+            self._over(kind)
 
     def _shift(self, a: Float32[np.ndarray, "h w"], b: Float32[np.ndarray, "h w"]) -> float:
         """How far the picture has moved, as a share of its width; 0 unless the move makes still edges meet that did not."""
@@ -154,29 +154,20 @@ class FootageMonitor:
         moved = _correlation(*_overlap(before, now, round(x), round(y)))
         return math.hypot(x, y) / _WIDTH if moved >= max(_STILL, unmoved + _BETTER) else 0.0
 
-    def _lasting(
-        self, kind: Kind, begin: float, is_so: bool, words: str, seconds: float = _SETTLE_SECONDS, now: float | None = None
-    ) -> Iterator[FootageWarning]:
-        """StepCallback a state once it has lasted; it can be told again after it was over."""
+    def _lasting(self, kind: Kind, is_so: bool, begin: float, now: float, words: str) -> list[FootageWarning]:
+        """Tell a state once it has lasted; it can be told again after it was over."""
         if not is_so:
-            self._since.pop(kind, None)
-            self._told.discard(kind)
-        elif self._lasted(kind, begin, seconds, now) and kind not in self._told:
-            self._told.add(kind)
-            yield FootageWarning(kind, self._since[kind], words)
+            self._over(kind)
+            return []
+        since = self._since.setdefault(kind, begin)
+        if kind in self._told or now - since < _LASTS[kind]:
+            return []
+        self._told.add(kind)
+        return [FootageWarning(kind, since, words)]
 
-    def _lasted(self, kind: str, begin: float, seconds: float, now: float | None = None) -> bool:
-        return (begin if now is None else now) - self._since.setdefault(kind, begin) >= seconds
-
-    def _forget(self) -> None:
-        """A new scene begins."""
-        self._first = None
-        self._recent = np.zeros((_HEIGHT, _WIDTH), np.float32)
-        self._begun = 0.0
-        self._window = np.outer(np.hanning(_HEIGHT), np.hanning(_WIDTH)).astype(np.float32)
-        for kind in ("camera moved", "light changed"):
-            self._since.pop(kind, None)
-            self._told.discard(kind)
+    def _over(self, kind: str) -> None:
+        self._since.pop(kind, None)
+        self._told.discard(kind)
 
     def _reduced(self, image: UInt8[np.ndarray, "height width 3"]) -> Float32[np.ndarray, "h w"]:
         small = self._cv2.resize(image, (_WIDTH, _HEIGHT), interpolation=self._cv2.INTER_AREA)

@@ -14,7 +14,7 @@ from ..data.manifest import Nature, UnitKind
 from ..data.segments import cells_of_pixels, with_presence
 from ..data.video import Frame
 from ..errors import DataError, ParameterError
-from .base import RegionExtractor, RegionText, load_opencv, reduced_size, with_settings
+from .base import RegionExtractor, RegionText, direction_histograms, load_opencv, reduced_size, with_settings
 
 STATISTICS = (
     "speed_rms",
@@ -57,16 +57,17 @@ class _Flow(RegionExtractor):
         """Rows and columns of cells."""
         return self.rows, self.across
 
-    def speed(
-        self, flow: Float32[np.ndarray, "pairs h w 2"], frames: Sequence[Frame], before: Frame | None
-    ) -> Float32[np.ndarray, "pairs h w"]:
-        """Speed of every pixel in percent of the longer side per second, 0 below the dead zone and outside the region."""
+    def moving(
+        self, frames: Sequence[Frame], before: Frame | None
+    ) -> tuple[Float32[np.ndarray, "pairs h w 2"], Float32[np.ndarray, "pairs h w"]]:
+        """Flow, and the speed of every pixel in percent of the longer side per second, 0 below the dead zone and outside."""
+        flow = self.flow(frames, before)
         speed: Float32[np.ndarray, "pairs h w"] = np.hypot(flow[..., 0], flow[..., 1])
         speed[speed < self.dead_zone] = 0.0
         if self.looked_at is not None:
             speed *= self.looked_at.inside(*speed.shape[1:])
         speed *= self._percent_per_unit(frames, before, max(flow.shape[1:3]))[:, None, None]
-        return speed
+        return flow, speed
 
     def flow(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, "pairs h w 2"]:
         """Estimate (u, v) in reduced pixels per pair, u to the right and v down, for each neighbouring pair of frames."""
@@ -98,14 +99,10 @@ class _Flow(RegionExtractor):
         pixel_cells = cells_of_pixels(height, width, *self.cells)
         moving = np.flatnonzero(speed > 0)  # few pixels move, and only they cost time
         pair, pixel = np.divmod(moving, height * width)
-        first = (pair * cells + pixel_cells[pixel]) * self.bins  # where the pixel's histogram starts
         u, v = flow.reshape(-1, 2)[moving].T
         place = np.arctan2(v, u).astype(np.float64) * (self.bins / (2 * np.pi))
-        low = np.floor(place).astype(np.int64)
-        share = place - low  # of the next direction
-        sums = np.zeros(pairs * cells * self.bins)
-        for direction, part in ((low, 1 - share), (low + 1, share)):
-            sums += np.bincount(first + direction % self.bins, speed.ravel()[moving] * part, minlength=len(sums))
+        numbers = pair * cells + pixel_cells[pixel]
+        sums = direction_histograms(place, speed.ravel()[moving], numbers, count=pairs * cells, bins=self.bins)
         pixels: np.ndarray = self.pixels_of_cells(height, width).reshape(*self.cells, 1)
         means: np.ndarray = sums.reshape(pairs, *self.cells, self.bins) / np.maximum(pixels, 1)
         return means
@@ -189,8 +186,7 @@ class Motion(_Flow):
 
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, " width"]:
         """Describe one snippet by D numbers, see the class."""
-        flow = self.flow(frames, before)
-        return self.describe(flow, self.speed(flow, frames, before))
+        return self.describe(*self.moving(frames, before))
 
     def describe(
         self, flow: Float32[np.ndarray, "pairs h w 2"], speed: Float32[np.ndarray, "pairs h w"]
@@ -264,8 +260,7 @@ class MotionCells(_Flow):
 
     def snippet(self, frames: Sequence[Frame], before: Frame | None) -> Float32[np.ndarray, "units width_and_1"]:
         """Describe the cells of one snippet, row by row."""
-        flow = self.flow(frames, before)
-        speed = self.speed(flow, frames, before)
+        flow, speed = self.moving(frames, before)
         pairs, height, width = speed.shape
         cells = cells_of_pixels(height, width, *self.grid)
         pixels = self.pixels_of_cells(height, width)  # (U,)
@@ -325,8 +320,7 @@ class MotionFrames(Motion):
             raise DataError(
                 "a snippet holds more frames than units", expected=f"at most {self.frames}", got=len(frames), fix=fix
             )
-        flow = self.flow(frames, before)
-        speed = self.speed(flow, frames, before)
+        flow, speed = self.moving(frames, before)
         first = len(frames) - len(flow)  # 1 at the start of a video
         values, present = np.zeros((self.frames, self.width), dtype=np.float32), np.zeros(self.frames, dtype=bool)
         for pair in range(len(flow)):
