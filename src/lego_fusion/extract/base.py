@@ -360,6 +360,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_hash(files: Sequence[Path]) -> str:
+    """SHA-256 of a file's bytes; of several files, that of their hashes."""
+    hashes = [file_hash(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def load_opencv() -> Any:
     """Import OpenCV or say which extra brings it."""
     return load_package("opencv-python-headless", module="cv2", extra="video")

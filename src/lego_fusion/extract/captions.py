@@ -333,7 +333,7 @@ def captions_of(
     videos = list(records)
     where = None if where is None else Path(where)
     captions: dict[str, tuple[Caption, ...]] = {}
-    texts = _texts_by_video(where) if where is not None and where.suffix.lower() == ".json" and not where.is_dir() else {}
+    texts = texts_by_video(where) if where is not None and where.suffix.lower() == ".json" and not where.is_dir() else {}
     for one in videos:
         if one.video in texts:
             place = f"{where}, video {one.video}"
@@ -396,7 +396,7 @@ def _in_folder(folder: Path, name: str) -> Path | None:
     return next((path for suffix in CAPTION_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
-def _texts_by_video(path: Path) -> dict[str, list[str | None]]:
+def texts_by_video(path: Path) -> dict[str, list[str | None]]:
     """Lists of texts by the names above them, joined by ``_``; empty where the file is not such a table."""
     found: dict[str, list[str | None]] = {}
     tables: list[tuple[str, Any]] = [("", _read_json(read_text(path), path))]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..data.files import check_name, read_table, read_text
+from ..data.files import check_name, read_table
 from ..data.tables import Interval, intervals_from_labels, read_intervals
 from ..data.video import find_videos
 from ..errors import DataError, check_choice
-from .captions import CAPTION_SUFFIXES
+from .captions import CAPTION_SUFFIXES, texts_by_video
 
 # TEVAD, RTFM and MSAD use the same weakly supervised lists; every other clip is for testing.
 PED2_TRAIN = frozenset(
@@ -234,13 +233,11 @@ def _ped2_labels(path: Path) -> dict[str, np.ndarray]:
 
 
 def _ped2_captions(path: Path) -> dict[str, tuple[str | None, ...]]:
-    try:
-        content = json.loads(read_text(path))
-        return {f"{split}_{clip}": tuple(texts) for split in content for clip, texts in content[split].items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(
-            "not the captions of Ped2", where=path, expected='{"train" or "test": {"NN": [text or null, ...]}}', got=error
-        ) from error
+    texts = texts_by_video(path)
+    if not texts:
+        expected = '{"train" or "test": {"NN": [text or null, ...]}}'
+        raise DataError("not the captions of Ped2", where=path, expected=expected, got="no texts of a video")
+    return {video: tuple(of_frames) for video, of_frames in texts.items()}
 
 
 def _some(names: list[str], most: int = 5) -> str:

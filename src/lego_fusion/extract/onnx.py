@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,16 @@ from pydantic import Field, JsonValue
 from ..data.manifest import Nature
 from ..data.video import Frame
 from ..errors import DataError
-from .base import RegionExtractor, RegionText, file_hash, load_opencv, load_package, reduced_size, sample_evenly, with_settings
+from .base import (
+    RegionExtractor,
+    RegionText,
+    files_hash,
+    load_opencv,
+    load_package,
+    reduced_size,
+    sample_evenly,
+    with_settings,
+)
 
 _Side = Annotated[int, Field(ge=1, le=4096)]
 _AboveZero = Annotated[float, Field(ge=1e-12)]
@@ -83,8 +91,7 @@ class OnnxImage(RegionExtractor):
     def weights_hash(self) -> str:
         """SHA-256 of the file, and of the ``.data`` files beside it where weights are kept outside."""
         outside = sorted({*self.path.parent.glob(f"{self.path.name}*data"), *self.path.parent.glob(f"{self.path.stem}.data")})
-        hashes = [file_hash(path) for path in (self.path, *outside)]
-        return hashes[0] if not outside else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return files_hash((self.path, *outside))
 
     @cached_property
     def width(self) -> int:

