@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from known_answers.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
+from known_answers.pixels import frame_heat_maps, heat_map, hit_rate, pointing_hits, scored_pixels
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.video import VideoReader
 from lego_fusion.fusion.base import Fusion
@@ -26,7 +26,6 @@ from lego_fusion.learn.methods import make_default_fusion, nearest_unit_distance
 from lego_fusion.learn.splits import Split, own_split, resplits
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
-from lego_fusion.report.figures import heat_map
 from lego_fusion.why.localise import heat_maps
 from measuring import store
 

@@ -7,13 +7,17 @@ is abnormal are looked at: whether a frame is abnormal at all is what ``measure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 
 from lego_fusion.data.segments import cells_of_pixels, rows_to_frames
 from lego_fusion.errors import DataError
 from lego_fusion.measure.scored import ScoredVideo
+from lego_fusion.report.figures import new_figure, save_figure
+
+OUTLINE = "#56B4E9"
 
 
 def frame_heat_maps(
@@ -109,3 +113,43 @@ def _pixels_by_cell(
     inside = np.stack([np.bincount(cells[masks[frame].ravel()], minlength=rows * columns) for frame in abnormal])
     size = np.bincount(cells, minlength=rows * columns)
     return abnormal, inside.reshape(-1, rows, columns), size.reshape(rows, columns)
+
+
+def heat_map(
+    path: str | Path,
+    pictures: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "rows columns"]]],
+    *,
+    masks: Sequence[Bool[np.ndarray, "h w"] | None] = (),
+    columns: int = 2,
+) -> None:
+    """Draw heat maps over their frames: (title, frame, heat of its cells) each; the truth, where it is known, as an outline.
+
+    Colours are the same in all pictures, from the coolest to the hottest cell of all of them; cool cells let the frame through.
+
+    Args:
+        path: PNG or SVG file to write.
+        pictures: Title, frame and heat of its cells, row by row from the top.
+        masks: True where a pixel is known to be abnormal, for each picture, or None.
+        columns: Pictures beside each other.
+    """
+    rows = -(-len(pictures) // columns)
+    figure = new_figure(4.6 * columns, 3.3 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    low, high = min(float(heat.min()) for *_, heat in pictures), max(float(heat.max()) for *_, heat in pictures)
+    shown = None
+    for place, axis in enumerate(axes.ravel()):
+        axis.set_axis_off()
+        if place >= len(pictures):
+            continue
+        title, image, heat = pictures[place]
+        extent = (0, image.shape[1], image.shape[0], 0)
+        axis.imshow(image, extent=extent)
+        strength = 0.6 * (heat - low) / (high - low if high > low else 1.0)
+        options = {"cmap": "inferno", "vmin": low, "vmax": high, "interpolation": "nearest"}
+        shown = axis.imshow(heat, extent=extent, alpha=strength, **options)
+        mask = masks[place] if place < len(masks) else None
+        if mask is not None and mask.any():
+            axis.contour(mask.astype(float), levels=[0.5], colors=[OUTLINE], linewidths=1.4, extent=extent, origin="upper")
+        axis.set_title(title, fontsize=9)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="novelty of a cell").solids.set_alpha(0.6)
+    save_figure(path, figure)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from known_answers.pixels import frame_heat_maps, hit_rate, pointing_hits, scored_pixels
+from known_answers.pixels import frame_heat_maps, heat_map, hit_rate, pointing_hits, scored_pixels
 from lego_fusion.errors import DataError
 from lego_fusion.measure.detection import micro_auc
 from lego_fusion.measure.intervals import bootstrap_interval
@@ -83,3 +83,17 @@ def test_what_does_not_fit_is_refused(monkeypatch):
         scored_pixels("v", heat[:4], masks)
     with pytest.raises(DataError, match="no pixel is abnormal"):
         pointing_hits("v", heat, np.zeros_like(masks))
+
+
+def test_the_hot_cell_is_bright_and_the_cool_ones_show_the_frame(tmp_path):
+    imread = pytest.importorskip("matplotlib.image", reason="pip install 'lego-fusion[report]'").imread
+
+    frame, heat = np.full((60, 90, 3), 120, np.uint8), np.zeros((2, 3))
+    heat[1, 2] = 1.0
+    mask = np.zeros((60, 90), bool)
+    mask[40:50, 70:80] = True
+    heat_map(tmp_path / "heat.png", [("a", frame, heat), ("b", frame, heat[::-1]), ("c", frame, 0 * heat)], masks=[mask, None])
+    drawn = imread(tmp_path / "heat.png")[..., :3]
+    plain = (np.abs(drawn - 120 / 255) < 0.02).all(axis=-1)
+    assert plain.mean() > 0.25  # cool cells show the frame as it is
+    assert (drawn[..., :2].min(axis=-1) > 0.75).mean() > 0.02

@@ -234,7 +234,7 @@ def _silenced(network: Any, found: Dissection, source: Any, name: str, settings:
 
 def _say(found: Dissection, files: dict[str, Path], *, json: bool) -> None:
     from ..report.dissection_files import dissection_document
-    from ..report.dissection_words import QUESTIONS, collaboration_words, consistency_words, evolution_words, reading_words
+    from ..report.dissection_words import answers, reading_words
 
     if json:
         print_json({**dissection_document(found), "files": as_text(files)})
@@ -248,8 +248,7 @@ def _say(found: Dissection, files: dict[str, Path], *, json: bool) -> None:
     names = (f"{name} alone" for name in found.modalities)
     typer.echo(reading_words(found))
     print_table(("level", "shared", *names, "J", "kept by the fused layer"), rows)
-    answers = (consistency_words(found), evolution_words(found), collaboration_words(found))
-    for question, words in zip(QUESTIONS, answers, strict=True):
+    for question, words in answers(found).items():
         typer.echo(f"{question} {' '.join(words)}")
     typer.echo(f"written: {files['page']} and {len(files) - 1} tables beside it")
 

@@ -7,12 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from ..errors import DataError
 from ..why.parts import DEPARTURE, OWN, READINGS, TIME
-from ..why.records import EventExplanation, HeatMap, Parts, RelationPart, Segment, VideoExplanation, event_document
-from ..writing import written_whole
+from ..why.records import EventExplanation, Parts, RelationPart, Segment, VideoExplanation, event_document
+from ..writing import write_text
 from .charts import bar, colour, parts_chart, score_chart
 from .pages import render, table
 from .pictures import Pictures
@@ -22,9 +21,9 @@ from .words import (
     logit_text,
     number_text,
     percent_text,
+    place_text,
     score_text,
     support_text,
-    term_text,
     where_sentence,
     why_sentence,
 )
@@ -47,11 +46,6 @@ def video_page(explanation: VideoExplanation, pictures: Pictures | None = None, 
         A whole HTML document.
     """
     one, frames = explanation, len(explanation.scores)
-    count, highest = len(one.events), score_text(float(one.scores.max()))
-    verdict = f"{count} event{'s' if count > 1 else ''} with a score of {one.threshold:g} or more."
-    if not count:
-        verdict = f"No event: no frame has a score of {one.threshold:g} or more. The highest score is {highest}."
-    facts = f"{one.dataset}, {frames} frames, {frames / one.fps:.1f} s" + (f". Judged in the {one.world}" if one.world else "")
     spans = [(event.span.start_frame, event.span.end_frame) for event in one.events]
     peaks = [(event.segment.start_frame, event.segment.end_frame) for event in one.events]
     places = [(segment.start_frame, segment.end_frame) for segment in one.segments]
@@ -60,52 +54,44 @@ def video_page(explanation: VideoExplanation, pictures: Pictures | None = None, 
         f"{one.video}: why this score",
         explanation=one,
         index=index,
-        facts=facts,
-        verdict=verdict,
         curve=score_chart(one.scores, fps=one.fps, threshold=one.threshold, events=spans, truth=one.truth),
         parts=parts_chart(one.by_modality, places, frames, fps=one.fps, highest=peaks) if one.by_modality else None,
         cards=[_event_card(one, event, pictures) for event in one.events],
+        own=OWN,
         about=_about(one, pictures),
     )
 
 
 def index_page(explanations: Sequence[VideoExplanation], pages: Mapping[str, str]) -> str:
     """The page that lists videos; ``pages`` holds the address of each video's page."""
-    rows = []
-    for one in explanations:
-        highest = max((event.logit for event in one.events), default=None)
-        logit, score = "" if highest is None else f"logit {highest:.1f}", score_text(float(one.scores.max()))
-        texts = [headline(one, event) for event in one.events]
-        rows.append({"video": one.video, "address": quote(pages[one.video]), "score": score, "logit": logit, "events": texts})
     count, first = sum(len(one.events) for one in explanations), explanations[0]
     title = f"{first.run}: {count} event{'' if count == 1 else 's'} in {len(explanations)} videos of {first.dataset}"
-    return render("card_index.html", title, threshold=f"{first.threshold:g}", rows=rows)
+    return render("card_index.html", title, explanations=explanations, pages=pages, headline=headline)
 
 
 def _event_card(explanation: VideoExplanation, event: EventExplanation, pictures: Pictures | None) -> Piece:
-    """What the template shows of one event."""
-    words = [one.word for one in event.words]
+    """What the template shows of one event, beside the event itself."""
+    fills = {name: colour(number) for number, name in enumerate(explanation.kinds)}
     return {
+        "event": event,
         "where": where_sentence(event),
         "why": why_sentence(explanation, event),
         "figures": None if pictures is None else _gallery(explanation, event, pictures),
-        "quotes": [_marked(text, words) for text in event.captions],
-        "words": _words_note(event),
-        "shares": _shares(explanation, event),
-        "shapley": _shapley(explanation, event),
-        "removed": _removed(explanation, event),
-        "nearest": _nearest(event),
-        "details": [*_known(event), *_relations(event)],
+        "quotes": [_marked(text, [one.word for one in event.words]) for text in event.captions],
+        "parts": None if event.parts is None else _shares(event, event.parts, fills),
+        "finer": None if event.parts is None else _finer(event.parts, fills),
+        "shapley": None if event.shapley is None else _shapley(event.shapley, fills),
+        "removed": _removed(event, fills),
     }
 
 
 def _gallery(explanation: VideoExplanation, event: EventExplanation, pictures: Pictures) -> list[Piece]:
     peak = f"highest segment, {frames_text(event.segment)}, logit {event.logit:.1f}"
     near = event.nearest[0]
-    text = f"{near.segment.video}, {frames_text(near.segment)}, {near.distance:.1f} times the usual distance"
+    text = f"{place_text(near.segment)}, {near.distance:.1f} times the usual distance"
     shown = [(event.segment, "This video", peak, "wide peak"), (near.segment, "Most alike among known normals", text, "wide")]
     for one in [one for one in event.received if one.segment != near.segment][:_MOST_COMPARED]:
-        text = f"{one.segment.video}, {frames_text(one.segment)}: {percent_text(one.value)} of what was expected here"
+        text = f"{place_text(one.segment)}: {percent_text(one.value)} of what was expected here"
         shown.append((one.segment, "Compared with", text, ""))
     for other, parts in _by_segment(event.relations)[:_MOST_COMPARED]:
         largest = max(parts, key=lambda one: abs(one.part))
@@ -120,7 +106,7 @@ def _gallery(explanation: VideoExplanation, event: EventExplanation, pictures: P
 
 
 def _figure(explanation: VideoExplanation, segment: Segment, pictures: Pictures, title: str, text: str, kind: str) -> Piece:
-    heat = _heat(explanation, segment)
+    heat = next((event.heat_maps[0] for event in explanation.events if event.segment == segment and event.heat_maps), None)
     address = pictures.uri(segment, heat)
     if heat is not None and address is not None:
         text += f". Orange: cells unlike any known-normal cell there ({heat.modality})"
@@ -130,42 +116,14 @@ def _figure(explanation: VideoExplanation, segment: Segment, pictures: Pictures,
     return {"kind": kind, "address": address, **words}
 
 
-def _heat(explanation: VideoExplanation, segment: Segment) -> HeatMap | None:
-    event = next((event for event in explanation.events if event.segment == segment), None)
-    return event.heat_maps[0] if event is not None and event.heat_maps else None
-
-
-def _words_note(event: EventExplanation) -> str:
-    if not event.words:
-        return ""
-    told = ", ".join(
-        f"“{one.word}” ({percent_text(one.here)}, among normals {percent_text(one.normal)})" for one in event.words
-    )
-    note = "share of the frames whose captions have the word; read from the captions, not from the model"
-    return f"Words that set it apart: {told}: {note}."
-
-
 def _marked(text: str, words: Sequence[str]) -> list[str]:
     """A text in pieces, every second of which is one of the words."""
     return re.split(rf"\b({'|'.join(map(re.escape, words))})\b", text, flags=re.IGNORECASE) if words else [text]
 
 
-def _fills(explanation: VideoExplanation) -> dict[str, str]:
-    return {name: colour(number) for number, name in enumerate(explanation.kinds)}
-
-
-def _shares(explanation: VideoExplanation, event: EventExplanation) -> Piece | None:
-    """What each modality adds, and finer; None where a model's logits are no sum of parts."""
-    parts, fills = event.parts, _fills(explanation)
-    if parts is None:
-        return None
-    finer = "which reading, order and column" if parts.columns or OWN in parts.by_reading else ""
-    return {
-        "note": f"Logits of the event above the typical normal segment: {_sum_text(parts)}. Mean over its frames.",
-        "bars": _bars({name: parts.by_modality[name] for name in event.modalities}, parts, fills),
-        "finer_title": finer or "single modalities, interactions, orders",
-        "finer": _finer(parts, fills),
-    }
+def _shares(event: EventExplanation, parts: Parts, fills: Mapping[str, str]) -> list[Piece]:
+    """What each modality adds."""
+    return _bars({name: parts.by_modality[name] for name in event.modalities}, parts, fills)
 
 
 def _finer(parts: Parts, fills: Mapping[str, str]) -> list[Piece]:
@@ -184,22 +142,22 @@ def _finer(parts: Parts, fills: Mapping[str, str]) -> list[Piece]:
     orders = {f"order {order}": part for order, part in parts.by_order.items()}
     what = "By power of the degrees:" if OWN in parts.by_reading else "By total order of the term:"
     found.append({"note": what, "bars": _bars(orders, parts, {})})
-    return [{"table": None, "bars": None, **one} for one in (*found, *_columns(parts))]
+    if parts.columns:
+        found.append(_columns(parts))
+    return found
 
 
-def _columns(parts: Parts) -> list[Piece]:
+def _columns(parts: Parts) -> Piece:
     """The columns whose departure counts most, those of which something is seen in two digits."""
-    if not parts.columns:
-        return []
     counted = [one for one in parts.columns if abs(one.part) >= _SMALLEST_PART]
     whole = parts.by_reading.get(DEPARTURE, 0.0) + parts.by_reading.get(TIME, 0.0)
     note = f"The departure adds {logit_text(whole)} logits in all. "
     if not counted:
-        return [{"note": note + "No single column adds 0.005 or more."}]
+        return {"note": note + "No single column adds 0.005 or more."}
     left = logit_text(whole - sum(one.part for one in counted))
     note += f"The columns that count most, with more or less than expected here; all others together: {left}."
     rows = [(one.modality, one.name, logit_text(one.part), "more" if one.moved > 0 else "less") for one in counted]
-    return [{"note": note, "table": table(("modality", "column", "part, logits", "here"), rows)}]
+    return {"note": note, "table": table(("modality", "column", "part, logits", "here"), rows)}
 
 
 def _bars(values: Mapping[str, float], parts: Parts, fills: Mapping[str, str]) -> list[Piece]:
@@ -209,89 +167,24 @@ def _bars(values: Mapping[str, float], parts: Parts, fills: Mapping[str, str]) -
     return [bar(name, part, texts[name], **scale, fill=fills.get(name, "var(--soft)")) for name, part in values.items()]
 
 
-def _sum_text(parts: Parts) -> str:
-    return f"{parts.logit:.1f} − ({parts.baseline:.1f}) = {parts.excess:.1f}".replace("-", "−")
-
-
-def _removed(explanation: VideoExplanation, event: EventExplanation) -> Piece:
+def _removed(event: EventExplanation, fills: Mapping[str, str]) -> list[Piece]:
     """The highest score as it is, without each modality, and with one alone."""
-    fills = _fills(explanation)
     rows = [("as it is", event.span.peak, event.logit, "var(--ink)")]
     ordered = sorted(event.counterfactuals, key=lambda one: one.without_logit)
     rows += [(f"without {one.modality}", one.without, one.without_logit, fills[one.modality]) for one in ordered]
     if len(event.counterfactuals) > 1:
         alone = sorted(event.counterfactuals, key=lambda one: -one.alone_logit)
         rows += [(f"{one.modality} only", one.alone, one.alone_logit, fills[one.modality]) for one in alone]
-    note = f"Highest score of the event (in brackets the highest logit). Without a modality, {explanation.removal_meaning}."
-    bars = [
+    return [
         bar(name, score, f"{score_text(score)} ({number_text(logit, '.1f')})", low=0.0, high=1.0, fill=fill)
         for name, score, logit, fill in rows
     ]
-    return {"note": note, "bars": bars}
 
 
-def _shapley(explanation: VideoExplanation, event: EventExplanation) -> Piece:
-    if event.shapley is None:
-        return {"note": "Too many modalities for exact Shapley values.", "bars": []}
-    fills, start = _fills(explanation), event.score_without_all or 0.0
-    note = (
-        f"The highest score is {score_text(event.span.peak)}, and {score_text(start)} with every modality removed. The values "
-        "divide the difference over all orders in which modalities can be added. Where any of several modalities would do "
-        "alone, they share equally, however strong each is."
-    )
-    scale = {"low": min(0.0, *event.shapley.values()), "high": max(1e-9, *event.shapley.values())}
-    ranked = sorted(event.shapley.items(), key=lambda pair: -pair[1])
-    return {
-        "note": note,
-        "bars": [bar(name, value, number_text(value, "+.2f"), **scale, fill=fills[name]) for name, value in ranked],
-    }
-
-
-def _nearest(event: EventExplanation) -> Piece:
-    rows = []
-    for one in event.nearest:
-        place = f"{one.segment.video}, {frames_text(one.segment)}"
-        rows.append((one.modality or "all together", place, f"{one.distance:.1f} ×", percent_text(one.unusual)))
-    note = (
-        "Distance: in units of the usual one, from a normal training segment to the nearest of another video. Unusual: share "
-        "of the normal training segments that are nearer to theirs."
-    )
-    return {"note": note, "table": table(("in", "most alike normal segment", "distance", "unusual"), rows)}
-
-
-def _known(event: EventExplanation) -> list[Piece]:
-    """The known normal segments that the highest segment is compared with."""
-    if not event.known:
-        return []
-    rows = []
-    for one in event.known:
-        place = f"{one.segment.video}, {frames_text(one.segment)}"
-        value = percent_text(one.value) if one.modality is None else number_text(one.value, ".3f")
-        rows.append((one.modality or "all together", place, value))
-    note = (
-        f"Of the highest segment ({frames_text(event.segment)}). All together: the largest entries of the fused graph, whose "
-        "mean by these weights is what was expected here. In a modality: the nearest ones, whose relation, from 0 to 1, makes "
-        "its degree."
-    )
-    title = "the known normal segments that it is compared with"
-    return [{"title": title, "note": note, "table": table(("in", "known normal segment", "relation"), rows)}]
-
-
-def _relations(event: EventExplanation) -> list[Piece]:
-    if event.peak_parts is None or not event.relations:
-        return []
-    rows = []
-    for one in event.relations:
-        here, usual = (", ".join(number_text(value) for value in values.values()) for values in (one.similarity, one.typical))
-        rows.append((frames_text(one.other), term_text(one.powers), logit_text(one.part), here, usual))
-    listed = sum(one.part for one in event.relations)
-    note = (
-        f"Terms of the highest segment ({frames_text(event.segment)}), whose logit is {_sum_text(event.peak_parts)} above the "
-        f"typical normal segment. Listed: {logit_text(listed)}; all others together: {logit_text(event.other_relations)}. "
-        "“Usual” is what a typical normal segment has at the same place of its row, from most to least alike."
-    )
-    names = ("segment", "term", "part, logits", "likeness here", "usual")
-    return [{"title": "the relations that count most", "note": note, "table": table(names, rows)}]
+def _shapley(values: Mapping[str, float], fills: Mapping[str, str]) -> list[Piece]:
+    scale = {"low": min(0.0, *values.values()), "high": max(1e-9, *values.values())}
+    ranked = sorted(values.items(), key=lambda pair: -pair[1])
+    return [bar(name, value, number_text(value, "+.2f"), **scale, fill=fills[name]) for name, value in ranked]
 
 
 def _by_segment(relations: Sequence[RelationPart]) -> list[tuple[Segment, list[RelationPart]]]:
@@ -351,24 +244,20 @@ def save_cards(
     for explanation in explanations:
         for number, event in enumerate(explanation.events, start=1):
             content = json.dumps(card_document(explanation, event), indent=2, allow_nan=False, ensure_ascii=False)
-            files["events"].append(_write(folder / f"{explanation.video}-event-{number}.json", content + "\n"))
+            files["events"].append(folder / f"{explanation.video}-event-{number}.json")
+            write_text(files["events"][-1], content + "\n")
         _remove_older(folder, explanation)
-        page = video_page(explanation, pictures, index="index.html" if several else None)
-        files["pages"].append(_write(folder / pages[explanation.video], page))
+        files["pages"].append(folder / pages[explanation.video])
+        write_text(files["pages"][-1], video_page(explanation, pictures, index="index.html" if several else None))
     if several:
-        files["index"].append(_write(folder / "index.html", index_page(explanations, pages)))
+        files["index"].append(folder / "index.html")
+        write_text(files["index"][0], index_page(explanations, pages))
     return files
 
 
 def _file_name(video: str, *, several: bool) -> str:
     """Name of a page; a video called 'index' must not take the place of the list."""
     return f"{video}-video.html" if several and video == "index" else f"{video}.html"
-
-
-def _write(path: Path, text: str) -> Path:
-    with written_whole(path) as file:
-        file.write(text.encode())
-    return path
 
 
 def _remove_older(folder: Path, explanation: VideoExplanation) -> None:

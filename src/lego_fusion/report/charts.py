@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64
 from ..data.tables import intervals_from_labels
 from .words import number_text
 
-WIDTH, HEIGHT = 1000, 150.0
+WIDTH, HEIGHT = 1000.0, 150.0
 COLOURS = 8
 
 
@@ -39,7 +39,7 @@ def score_chart(
         key.append(("var(--alarm)", "known to be abnormal (ground truth)" if truth.any() else "ground truth: all normal"))
     label = f"Score of {frames} frames, highest {scores.max():.2f}; {len(events)} events at or above {threshold:g}."
     return _chart(HEIGHT + (14 if truth is not None else 2), label, boxes, HEIGHT * (1 - threshold), frames / fps, key) | {
-        "path": _steps(scores, 0.0, 1.0),
+        "path": step_path(scores, 0.0, 1.0, WIDTH, HEIGHT),
         "dashed": True,
     }
 
@@ -69,7 +69,7 @@ def parts_chart(
         above = below = 0.0
         for number, value in enumerate(values[:, column].tolist()):
             base = above if value >= 0 else below
-            top, bottom = (_height(level, least, most) for level in (max(base, base + value), min(base, base + value)))
+            top, bottom = (level(end, least, most) for end in (max(base, base + value), min(base, base + value)))
             boxes.append(_box(start, end, frames, top, bottom - top, colour(number)))
             above, below = above + max(value, 0.0), below + min(value, 0.0)
     marks = [_box(start, end, frames, HEIGHT + 4, 8.0, "var(--ink)") for start, end in highest]
@@ -77,7 +77,7 @@ def parts_chart(
     key += [("var(--ink)", "highest segment of an event")] if marks else []
     label = f"Parts of {', '.join(parts)} over time, from {least:.1f} to {most:.1f} logits above the typical normal segment."
     height = HEIGHT + (14 if marks else 0)
-    return _chart(height, label, boxes + marks, _height(0.0, least, most), frames / fps, key) | {
+    return _chart(height, label, boxes + marks, level(0.0, least, most), frames / fps, key) | {
         "scale": f"{number_text(least, '.0f')} to {most:.0f} logits above the typical normal segment"
     }
 
@@ -90,10 +90,10 @@ def bar(label: str, value: float, text: str, *, low: float, high: float, fill: s
     return {"label": label, "left": f"{left:.2f}", "width": f"{right - left:.2f}", "zero": zero, "text": text, "fill": fill}
 
 
-def _chart(height: float, label: str, boxes: list[Any], level: float, seconds: float, key: list[Any]) -> dict[str, Any]:
+def _chart(height: float, label: str, boxes: list[Any], line: float, seconds: float, key: list[Any]) -> dict[str, Any]:
     axis = [f"{share * seconds:.1f} s" for share in (0, 0.25, 0.5, 0.75, 1)]
-    shapes = {"boxes": boxes, "level": f"{level:.1f}", "path": "", "dashed": False}
-    return {"width": WIDTH, "height": f"{height:g}", "label": label, "axis": axis, "key": key, "scale": "", **shapes}
+    shapes = {"boxes": boxes, "level": f"{line:.1f}", "path": "", "dashed": False}
+    return {"width": f"{WIDTH:g}", "height": f"{height:g}", "label": label, "axis": axis, "key": key, "scale": "", **shapes}
 
 
 def _box(start: int, end: int, frames: int, top: float, height: float, fill: str) -> tuple[str, str, str, str, str]:
@@ -102,18 +102,20 @@ def _box(start: int, end: int, frames: int, top: float, height: float, fill: str
     return f"{x:.2f}", f"{top:.2f}", f"{width:.2f}", f"{height:.2f}", fill
 
 
-def _steps(values: Float64[np.ndarray, " frames"], low: float, high: float) -> str:
-    """Path of a step curve; equal neighbours are one step."""
-    heights = [_height(value, low, high) for value in values.tolist()]
-    path = [f"M0 {heights[0]:.2f}"]
-    for frame, height in enumerate(heights):
-        if frame and height != heights[frame - 1]:
-            path.append(f"H{frame / len(heights) * WIDTH:.2f}V{height:.2f}")
-    return "".join(path) + f"H{WIDTH}"
+def step_path(values: Float64[np.ndarray, " frames"], low: float, high: float, width: float, height: float) -> str:
+    """Path of a curve over frames that is flat within each; equal neighbours are one step."""
+    levels = [level(value, low, high, height) for value in values.tolist()]
+    path = [f"M0 {levels[0]:.2f}"]
+    for frame, (before, after) in enumerate(itertools.pairwise(levels), start=1):
+        if after != before:
+            path.append(f"H{frame / len(levels) * width:.2f}V{after:.2f}")
+    return "".join(path) + f"H{width:g}"
 
 
-def _height(value: float, low: float, high: float) -> float:
-    return 1 + (HEIGHT - 2) * (1 - (value - low) / (high - low))
+def level(value: float, low: float, high: float, height: float = HEIGHT) -> float:
+    """Where a value between ``low`` and ``high`` is drawn in a picture of some height, a pixel from its edges at least."""
+    inside = min(max((value - low) / max(high - low, 1e-9), 0.0), 1.0)
+    return 1 + (height - 2) * (1 - inside)
 
 
 def _without_overlap(spans: Sequence[tuple[int, int]], frames: int) -> list[tuple[int, int]]:

@@ -15,9 +15,9 @@ from ..data.files import write_table
 from ..dissection.collaboration import LevelCollaboration
 from ..dissection.concepts import LevelConcepts
 from ..dissection.records import FUSED, Dissection
-from ..writing import written_whole
+from ..writing import write_text
 from .dissection_page import dissection_page
-from .dissection_words import QUESTIONS, collaboration_words, consistency_words, evolution_words
+from .dissection_words import answers
 
 
 def save_dissection(
@@ -41,19 +41,16 @@ def save_dissection(
         files[name] = folder / f"{name}.csv"
         columns = list(rows[0]) if rows else []
         write_table(files[name], columns, rows)
-    with written_whole(document) as file:
-        file.write((json.dumps(dissection_document(found), indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
-    with written_whole(page) as file:
-        file.write(dissection_page(found, title=title, images=images).encode())
+    write_text(document, json.dumps(dissection_document(found), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(page, dissection_page(found, title=title, images=images))
     return files
 
 
 def dissection_document(found: Dissection) -> dict[str, Any]:
     """All numbers as JSON values, with the three answers in words."""
     variance = found.variance
-    answers = (consistency_words(found), evolution_words(found), collaboration_words(found))
     document: dict[str, Any] = {
-        "answers": {question: " ".join(words) for question, words in zip(QUESTIONS, answers, strict=True)},
+        "answers": {question: " ".join(words) for question, words in answers(found).items()},
         "modalities": found.modalities,
         "levels": found.levels,
         "concepts": found.concepts,

@@ -13,17 +13,10 @@ from jaxtyping import Bool, Float32, UInt8
 
 from ..dissection.concepts import LevelConcepts
 from ..dissection.overlap import Mode
-from ..dissection.records import FUSED, Dissection, Gallery, UnitRow
+from ..dissection.records import FUSED, Dissection, Gallery
 from ..explain.similarity import SimilarityMatrix
 from .charts import colour
-from .dissection_words import (
-    QUESTIONS,
-    bounded_percent,
-    collaboration_words,
-    consistency_words,
-    evolution_words,
-    reading_words,
-)
+from .dissection_words import answers, bounded_percent, joint_interval, reading_words
 from .pages import render, table
 from .words import number_text, percent_text
 
@@ -45,10 +38,13 @@ def _set_row(found: Dissection, one: LevelConcepts) -> dict[str, Any]:
     alone = [(len(one.special(name)), colour(place), f"{name} alone") for place, name in enumerate(found.modalities)]
     some = len(one.union) - len(one.shared) - sum(count for count, _, _ in alone)
     parts = [alone[0], (len(one.shared), "var(--shared)", "shared"), (some, "var(--soft)", "some"), *alone[1:]]
-    bounds = found.intervals.get(f"J at {one.level}")
-    interval = f" [{number_text(bounds.low)}, {number_text(bounds.high)}]" if bounds is not None and one.union else ""
     text = f"J {number_text(one.joint)}" if one.union else "no concept"
-    return {"level": one.level, "parts": [part for part in parts if part[0]], "title": f"J{interval}", "text": text}
+    return {
+        "level": one.level,
+        "parts": [part for part in parts if part[0]],
+        "title": f"J{joint_interval(found, one)}",
+        "text": text,
+    }
 
 
 def lines_figure(
@@ -197,34 +193,23 @@ def dissection_page(found: Dissection, *, title: str = "Dissection", images: boo
         title: Of the page.
         images: Whether galleries are shown.
     """
-    words = (consistency_words(found), evolution_words(found), collaboration_words(found))
     layers = {"layers": "; ".join(f"{' '.join(key)}: {name}" for key, name in found.layers.items())}
     return render(
         "dissection.html",
         title,
         found=found,
-        facts=f"{_facts(found)}. {reading_words(found)}",
         reading=reading_words(found),
-        answers=[{"question": question, "words": told} for question, told in zip(QUESTIONS, words, strict=True)],
+        answers=answers(found),
         sets=sets_figure(found),
         evolution=evolution_figure(found),
         collaboration=collaboration_figure(found),
         concepts=_concepts(found),
         variance=_variance(found),
         similarity=matrix_table(found.similarity),
-        ablation=_ablation(found),
         galleries=_galleries(found) if images else {},
         most_units=_MOST_UNITS,
         units=_units(found),
         settings={**found.settings, **layers},
-    )
-
-
-def _facts(found: Dissection) -> str:
-    layers = len(found.layers)
-    return (
-        f"{' and '.join(found.modalities)}, {len(found.levels)} level{'s' * (len(found.levels) > 1)}, {layers} layers, "
-        f"{len(found.variance.concepts)} concepts, {found.images:,} images"
     )
 
 
@@ -305,15 +290,6 @@ def _dealt(found: Dissection, key: str) -> tuple[str, str]:
     return f"{number_text(chance.mean, '.4f')} (is {number_text(chance.value, '.4f')})", f"{chance.p_value:.3f}"
 
 
-def _ablation(found: Dissection) -> dict[str, Any] | None:
-    rows = []
-    for row in found.ablation or ():
-        silenced = " ".join(filter(None, (row.group, row.matched, row.metric)))
-        numbers = (str(len(row.units)), number_text(row.before, ".3f"), number_text(row.after, ".3f"))
-        rows.append((f"{row.modality} {row.level}", silenced, *numbers, _bounds(row.change, row.low, row.high, "+.3f")))
-    return table(("layer", "silenced", "units", "metric before", "after", "change [interval]"), rows) if rows else None
-
-
 def _galleries(found: Dissection) -> dict[str, list[dict[str, Any]]]:
     shown: dict[str, list[dict[str, Any]]] = {}
     for one in found.galleries:
@@ -330,19 +306,14 @@ def _unit_gallery(one: Gallery, pictures: Sequence[Float32[np.ndarray, "c h w"]]
 
 
 def _units(found: Dissection) -> list[dict[str, Any]]:
-    parts = []
-    for key in found.detectors:
-        rows = [row for row in found.units if (row.modality, row.level) == key][:_MOST_UNITS]
-        names = ("unit", "concept", "detector", "above chance", "IoU", "ceiling", "AUROC")
-        title = f"{' '.join(key)}: {_count_title(found, key)}"
-        parts.append({"title": title, "table": table(names, [_unit_cells(row) for row in rows], words=3)})
-    return parts
-
-
-def _unit_cells(row: UnitRow) -> tuple[str, ...]:
-    numbers = (number_text(value, ".3f") for value in (row.above_chance, row.iou, row.ceiling))
-    auroc = "–" if row.auroc is None else number_text(row.auroc, ".3f")
-    return (str(row.unit), row.concept, "yes" if row.detects else "no", *numbers, auroc)
+    """The best units of each layer."""
+    return [
+        {
+            "title": f"{' '.join(key)}: {_count_title(found, key)}",
+            "rows": [row for row in found.units if (row.modality, row.level) == key][:_MOST_UNITS],
+        }
+        for key in found.detectors
+    ]
 
 
 def _bounds(value: float, low: float, high: float, form: str) -> str:

@@ -11,11 +11,6 @@ from ..dissection.records import Ablation, Dissection
 from ..dissection.variance import Bounded
 from .words import number_text, percent_text
 
-QUESTIONS = (
-    "What is consistent, what is special?",
-    "How do representations evolve?",
-    "How do the modalities collaborate?",
-)
 _MOST_NAMES = 6
 _VAGUE = 0.2  # share of the detectors from which on it is said
 NOTABLE = 0.05  # a p-value up to it is told as more than chance
@@ -31,6 +26,15 @@ def listed(names: Collection[str], most: int = _MOST_NAMES) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return ", ".join(ordered[:most]) + more if ordered else "none"
+
+
+def answers(found: Dissection) -> dict[str, list[str]]:
+    """The lines that answer each of the three questions, by question."""
+    return {
+        "What is consistent, what is special?": consistency_words(found),
+        "How do representations evolve?": evolution_words(found),
+        "How do the modalities collaborate?": collaboration_words(found),
+    }
 
 
 def consistency_words(found: Dissection) -> list[str]:
@@ -91,14 +95,11 @@ def _variance_words(found: Dissection) -> str:
         return "The concept profiles do not vary at all."
     p_value = found.chance["speciality, sum of squares"].p_value
     chance = "more" if p_value <= NOTABLE else "not more"
+    consistency, speciality = (bounded_percent(found.intervals[name]) for name in ("consistency", "speciality"))
     return (
-        f"Of the variance of the concept profiles {_share(found, 'consistency')} depends on the concept alone (consistency), "
-        f"{_share(found, 'speciality')} on which modality holds it (speciality, {chance} than chance, p = {p_value:.3f})."
+        f"Of the variance of the concept profiles {consistency} depends on the concept alone (consistency), "
+        f"{speciality} on which modality holds it (speciality, {chance} than chance, p = {p_value:.3f})."
     )
-
-
-def _share(found: Dissection, name: str) -> str:
-    return f"{bounded_percent(found.intervals[name])}"
 
 
 def bounded_percent(one: Bounded) -> str:
@@ -115,9 +116,9 @@ def evolution_words(found: Dissection) -> list[str]:
         parts = [f"{name} from {len(first.detected[name])} to {len(last.detected[name])}" for name in found.modalities]
         lines = [
             f"From {first.level} to {last.level} the concepts detected go in {', in '.join(parts)}; J, the share that is held "
-            f"in common, from {_joint(first)} to {_joint(last)}{_bounds(found, last)}."
+            f"in common, from {_joint(first)} to {_joint(last)}{joint_interval(found, last)}."
         ]
-        common, own = (_share(found, name) for name in ("common_evolution", "own_evolution"))
+        common, own = (bounded_percent(found.intervals[name]) for name in ("common_evolution", "own_evolution"))
         lines.append(f"Change over levels that the modalities have in common is {common} of the variance, their own {own}.")
     return [*lines, *_training_words(found)]
 
@@ -126,7 +127,8 @@ def _joint(one: LevelConcepts) -> str:
     return number_text(one.joint) if one.union else "none (nothing detected)"
 
 
-def _bounds(found: Dissection, one: LevelConcepts) -> str:
+def joint_interval(found: Dissection, one: LevelConcepts) -> str:
+    """The interval of J at a level behind a space; nothing where none is known."""
     bounds = found.intervals.get(f"J at {one.level}")
     return f" [{number_text(bounds.low)}, {number_text(bounds.high)}]" if bounds is not None and one.union else ""
 
@@ -186,8 +188,8 @@ def _kept_words(found: Dissection) -> list[str]:
 def _similarity_words(found: Dissection) -> str:
     values = [np.mean([value for value, _ in found.between(level).values()]) for level in found.levels]
     floors = [floor for level in found.levels for _, floor in found.between(level).values() if floor is not None]
-    change = f"from {number_text(float(values[0]))} to {number_text(float(values[-1]))}" if len(values) > 1 else "is"
-    goes = f"goes {change}" if len(values) > 1 else f"is {number_text(float(values[0]))}"
+    first, last = number_text(float(values[0])), number_text(float(values[-1]))
+    goes = f"goes from {first} to {last}" if len(values) > 1 else f"is {first}"
     floor = f" (noise floor up to {number_text(max(floors))})" if floors else ""
     return f"Similarity between the modalities (debiased CKA) {goes} over the levels{floor}."
 
@@ -210,8 +212,3 @@ def _random(rows: Sequence[Ablation], row: Ablation) -> str:
     own = (row.level, row.modality, row.group, row.metric)
     drawn = [one.change for one in rows if (one.level, one.modality, one.matched, one.metric) == own]
     return f" (random ones {number_text(float(np.mean(drawn)), '+.3f')})" if drawn else ""
-
-
-def sentence(lines: Sequence[str]) -> str:
-    """Lines as one paragraph."""
-    return " ".join(lines)

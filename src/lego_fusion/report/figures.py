@@ -1,4 +1,4 @@
-"""Figures through matplotlib, drawn without a display: curves, bars, heat maps, and those of a report."""
+"""Figures through matplotlib, drawn without a display: curves, bars, and those of a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float64
 
 from ..alarm.events import frame_edges
 from ..data.tables import intervals_from_labels
@@ -20,7 +20,8 @@ from .report_data import Moment, Report, moment_at, moments_of, peak_moments
 CURVE = "#0072B2"  # Okabe and Ito's palette, told apart without colour vision
 TRUTH = "#E69F00"
 LINES = (CURVE, TRUTH, "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
-_OUTLINE = "#56B4E9"
+_ALARM = "#D55E00"
+_FORMATS = ("png", "svg")
 
 
 def score_curve(
@@ -137,10 +138,7 @@ def _draw_curve(axis: Any, title: str, scores: np.ndarray, truth: np.ndarray | N
     if truth is not None and len(truth) != len(scores):
         raise DataError("scores and ground truth differ in length", where=title, expected=len(scores), got=len(truth))
     seconds = np.arange(len(scores) + 1) / fps
-    if truth is not None:
-        for number, span in enumerate(intervals_from_labels("video", truth)):
-            label = "abnormal (ground truth)" if number == 0 else None
-            axis.axvspan(span.start_frame / fps, span.end_frame / fps, color=TRUTH, alpha=0.3, lw=0, label=label)
+    _shade_truth(axis, truth, seconds)
     axis.stairs(scores, seconds, color=CURVE, lw=1.6, baseline=None, label="abnormality score")
     axis.set(xlim=(0, seconds[-1]), ylim=(-0.02, 1.02), xlabel="seconds")
     axis.set_ylabel("score")
@@ -167,56 +165,6 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def heat_map(
-    path: str | Path,
-    pictures: Sequence[tuple[str, UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "rows columns"]]],
-    *,
-    masks: Sequence[Bool[np.ndarray, "h w"] | None] = (),
-    columns: int = 2,
-) -> None:
-    """Draw heat maps over their frames: (title, frame, heat of its cells) each; the truth, where it is known, as an outline.
-
-    Colours are the same in all pictures, from the coolest to the hottest cell of all of them; cool cells let the frame through.
-
-    Args:
-        path: PNG or SVG file to write.
-        pictures: Title, frame and heat of its cells, row by row from the top.
-        masks: True where a pixel is known to be abnormal, for each picture, or None.
-        columns: Pictures beside each other.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-        DataError: If there is no picture.
-    """
-    if not pictures:
-        raise DataError("there is no picture to draw", where=path, expected="frames and heat maps")
-    rows = -(-len(pictures) // columns)
-    figure = new_figure(4.6 * columns, 3.3 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    low, high = min(float(heat.min()) for *_, heat in pictures), max(float(heat.max()) for *_, heat in pictures)
-    shown = None
-    for place, axis in enumerate(axes.ravel()):
-        axis.set_axis_off()
-        if place >= len(pictures):
-            continue
-        title, image, heat = pictures[place]
-        extent = (0, image.shape[1], image.shape[0], 0)
-        axis.imshow(image, extent=extent)
-        strength = 0.6 * (heat - low) / (high - low if high > low else 1.0)
-        options = {"cmap": "inferno", "vmin": low, "vmax": high, "interpolation": "nearest"}
-        shown = axis.imshow(heat, extent=extent, alpha=strength, **options)
-        mask = masks[place] if place < len(masks) else None
-        if mask is not None and mask.any():
-            axis.contour(mask.astype(float), levels=[0.5], colors=[_OUTLINE], linewidths=1.4, extent=extent, origin="upper")
-        axis.set_title(title, fontsize=9)
-    figure.colorbar(shown, ax=axes, shrink=0.8, label="novelty of a cell").solids.set_alpha(0.6)
-    save_figure(path, figure)
-
-
-_ALARM = "#D55E00"
-_FORMATS = ("png", "svg")
-
-
 def save_report_figures(
     folder: str | Path, report: Report, *, on_video: Callable[[int, int], None] | None = None
 ) -> list[Path]:
@@ -230,17 +178,20 @@ def save_report_figures(
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    folder, paths = Path(folder), list[Path]()
-    used = {"operator"}
+    folder, used = Path(folder), {"operator"}
+    paths: list[Path] = []
+
+    def save(name: str, figure: Any) -> None:
+        for kind in _FORMATS:
+            paths.append(folder / f"{name}.{kind}")
+            save_figure(paths[-1], figure)
+
     for number, reading in enumerate(report.readings):
-        name = _file_name(reading.video, used)
-        paths += [folder / f"{name}.{kind}" for kind in _FORMATS]
-        _save(paths[-len(_FORMATS) :], video_figure(reading))
+        save(_file_name(reading.video, used), video_figure(reading))
         if on_video is not None:
             on_video(number + 1, len(report.readings))
     if report.coefficients:
-        paths += [folder / f"operator.{kind}" for kind in _FORMATS]
-        _save(paths[-len(_FORMATS) :], operator_figure(report.coefficients))
+        save("operator", operator_figure(report.coefficients))
     return paths
 
 
@@ -280,10 +231,7 @@ def operator_figure(coefficients: tuple[CoefficientTable, ...]) -> Any:
 
 def _draw_report_curve(axis: Any, reading: VideoReading, moments: list[Moment], peak: Moment) -> None:
     scores, edges = reading.scores, frame_edges(reading.scores.times, reading.scores.fps)
-    if scores.truth is not None:
-        for number, run in enumerate(intervals_from_labels("video", scores.truth)):
-            label = "abnormal (ground truth)" if number == 0 else None
-            axis.axvspan(edges[run.start_frame], edges[run.end_frame], color=TRUTH, alpha=0.3, lw=0, label=label)
+    _shade_truth(axis, scores.truth, edges)
     axis.stairs(scores.logits, edges, color=CURVE, lw=1.8, baseline=None, label="logit")
     axis.axhline(reading.rule.threshold, color="black", lw=1, ls="--", label="threshold")
     for number, event in enumerate(reading.events):
@@ -298,9 +246,11 @@ def _draw_report_curve(axis: Any, reading: VideoReading, moments: list[Moment], 
     axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
-def _save(paths: list[Path], figure: Any) -> None:
-    for path in paths:
-        save_figure(path, figure)
+def _shade_truth(axis: Any, truth: np.ndarray | None, edges: np.ndarray) -> None:
+    """Spans that are known to be abnormal, between the seconds at which frames begin and end."""
+    for number, span in enumerate(intervals_from_labels("video", truth) if truth is not None else ()):
+        label = "abnormal (ground truth)" if number == 0 else None
+        axis.axvspan(edges[span.start_frame], edges[span.end_frame], color=TRUTH, alpha=0.3, lw=0, label=label)
 
 
 def _file_name(video: str, used: set[str]) -> str:

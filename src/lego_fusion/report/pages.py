@@ -12,19 +12,24 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from .words import frames_text, logit_text, number_text, percent_text, place_text, score_text, term_text
+
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 @functools.cache
 def environment() -> Environment:
-    """Templates of this package; a value that a template asks for and nobody gave is an error."""
-    return Environment(
+    """Templates of this package, which write numbers in words by filters; a value that nobody gave is an error."""
+    made = Environment(
         loader=PackageLoader(__name__.rpartition(".")[0]),
         autoescape=select_autoescape(disabled_extensions=("txt",), default=True),  # Markdown is no HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters |= {"number": number_text, "percent": percent_text, "logit": logit_text, "score": score_text}
+    made.filters |= {"frames": frames_text, "place": place_text, "term": term_text}
+    return made
 
 
 def render(template: str, title: str, *, scripts: Sequence[str] = (), **values: Any) -> str:

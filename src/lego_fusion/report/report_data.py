@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from ..why.learned import ReadingWeights
 from ..why.reading import CoefficientTable, VideoReading
 from ..why.records import Segment
 from .pictures import Pictures
+from .words import place_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,15 +161,12 @@ def moments_of(reading: VideoReading) -> list[Moment]:
     """The moments of a video in order of time."""
     edges = frame_edges(reading.scores.times, reading.scores.fps)
     moments: list[Moment] = []
-    for row, (segment, logit) in enumerate(zip(reading.segments, reading.logits.tolist(), strict=True)):
-        if moments and moments[-1].segment == segment:
-            before = moments.pop()
-            moments.append(
-                Moment(segment, before.first, row, before.start_seconds, before.end_seconds, max(logit, before.logit))
-            )
-        else:
-            start, end = float(edges[segment.start_frame]), float(edges[segment.end_frame])
-            moments.append(Moment(segment, row, row, start, end, logit))
+    row = 0
+    for segment, copies in itertools.groupby(reading.segments):
+        after = row + len(list(copies))
+        start, end = float(edges[segment.start_frame]), float(edges[segment.end_frame])
+        moments.append(Moment(segment, row, after - 1, start, end, float(reading.logits[row:after].max())))
+        row = after
     return moments
 
 
@@ -248,7 +247,7 @@ def _video(reading: VideoReading, moments: Sequence[Moment]) -> dict[str, Any]:
             for name, values in reading.parts.items()
         },
         "baseline": reading.baseline,
-        "columns": _labels(reading.columns),
+        "columns": [place_text(one) for one in reading.columns],
         "known": reading.known,
     }
 
@@ -301,10 +300,6 @@ def _pictures(
         else:
             budget.pictures_left_out += 1
     return shown
-
-
-def _labels(columns: Sequence[Segment]) -> list[str]:
-    return [f"{one.video}, frames {one.start_frame} to {one.end_frame - 1}" for one in columns]
 
 
 def _table(table: CoefficientTable) -> dict[str, Any]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
+
 from ..alarm.events import as_score
 from ..data.tables import intervals_from_labels
 from ..errors import MissingExtraError
 from ..measure.result import Result
 from ..why.reading import VideoReading
-from .pages import data_block, render, script, table
+from .charts import level, step_path
+from .pages import data_block, render, script
 from .pictures import Pictures
 from .report_data import DEFAULT_MEGABYTES, Report, report_data
-from .words import number_text, score_text
+from .words import score_text
 
 _METRICS = {
     "micro_auc": "micro AUC",
@@ -25,7 +28,6 @@ _METRICS = {
 }
 _TILES = ("micro_auc", "abnormal_auc", "event mAP", "delay seconds", "false alarms per hour")
 _SPARK_WIDTH, _SPARK_HEIGHT = 120.0, 28.0
-_JOIN = "\N{NO-BREAK SPACE}"
 
 
 def report_page(report: Report, pictures: Pictures | None = None, *, megabytes: float = DEFAULT_MEGABYTES) -> str:
@@ -51,11 +53,9 @@ def report_page(report: Report, pictures: Pictures | None = None, *, megabytes: 
         report.title,
         scripts=(plotly, script("report.js")),
         report=report,
-        facts=_facts(report),
         tiles=_tiles(report),
-        videos=[_video(one, report.labels.get(one.video, ""), low, high) for one in report.readings],
+        sparks=[_spark(one, low, high) for one in report.readings],
         with_pictures=pictures is not None,
-        weights=_weights(report),
         threshold=_threshold(report),
         metrics=[_metric(one) | {"how": protocols.index(one.protocol) + 1} for one in results],
         protocols=protocols,
@@ -100,12 +100,6 @@ def _metric(result: Result) -> dict[str, Any]:
     return {"name": name, "value": metric_value(result), "interval": metric_interval(result)}
 
 
-def _facts(report: Report) -> str:
-    model = report.card.get("Model", {})
-    told = [model.get("fusion", ""), " + ".join(report.manifests), f"{model.get('parameters', '?')} parameters"]
-    return " · ".join(one for one in (*told, model.get("world", "")) if one)
-
-
 def _tiles(report: Report) -> list[dict[str, str]]:
     """The few numbers that a reader looks for first."""
     found = {one.metric: _metric(one) for one in (*report.results, *report.event_results) if not one.domain}
@@ -123,54 +117,15 @@ def _threshold(report: Report) -> str:
     return f"Threshold: logit {threshold:.2f} (score {score_text(as_score(threshold))}). {promise}."
 
 
-def _video(reading: VideoReading, label: str, low: float, high: float) -> dict[str, Any]:
-    """A row of the list, by which a video is chosen."""
-    times = [f"{event.start_seconds:.1f}{_JOIN}to{_JOIN}{event.end_seconds:.1f}{_JOIN}s" for event in reading.events]
-    told = ", ".join(times[:3]) + (f" and {len(times) - 3} more" if len(times) > 3 else "")
-    seconds = f"{len(reading.scores.scores) / reading.scores.fps:.1f}"
-    row = {"name": reading.video, "label": label, "seconds": seconds, "events": told}
-    return row | {"peak": number_text(reading.peak, ".1f"), "spark": _spark(reading, low, high)}
-
-
 def _spark(reading: VideoReading, low: float, high: float) -> dict[str, Any]:
-    """The logit over time as a small picture."""
-    logits = (
-        [] if reading.scores.logits is None else reading.scores.logits.tolist()
-    )  # a reading has them: its events are theirs
-    frames, width = len(logits), max(high - low, 1e-9)
-
-    def height(logit: float) -> str:
-        inside = min(max((logit - low) / width, 0.0), 1.0)
-        return f"{1 + (_SPARK_HEIGHT - 2) * (1 - inside):.1f}"
-
-    def across(frame: int) -> str:
-        return f"{frame / frames * _SPARK_WIDTH:.1f}"
-
-    path, before = [f"M0 {height(logits[0])}"], logits[0]
-    for frame, logit in enumerate(logits):
-        if logit != before:
-            path.append(f"H{across(frame)}V{height(logit)}")
-            before = logit
-    truth = intervals_from_labels("video", reading.scores.truth) if reading.scores.truth is not None else ()
-    spans = [(across(one.start_frame), across(one.end_frame - one.start_frame)) for one in truth]
-    drawn = {"path": "".join(path) + f"H{_SPARK_WIDTH}", "level": height(reading.rule.threshold), "truth": spans}
-    return drawn | {"width": f"{_SPARK_WIDTH:g}", "height": f"{_SPARK_HEIGHT:g}"}
-
-
-def _weights(report: Report) -> dict[str, Any] | None:
-    """What the head has learned, and which world the model lives in; None for a model whose head is no sum of parts."""
-    found = report.weights
-    if found is None:
-        return None
-    names = ["", *(f"degree, order {order}" for order in found.orders), "departure"]
-    names += [f"own video, order {order}" for order in found.orders] if found.own else []
-    rows = []
-    for row in found.rows:
-        values = [*found.degrees[row], found.departure.get(row)]
-        values += found.own.get(row, [None] * (len(found.orders) if found.own else 0))
-        rows.append([row, *("" if value is None else number_text(value) for value in values)])
-    note = (
-        "Weight of each degree, which starts at 1, and length of the weights of each departure, which start at 0: what the "
-        f"labels added. It lives in the {found.world}."
-    )
-    return {"note": note, "table": table(names, rows, words=1)}
+    """The logit over time as a small picture: what a row of the list shows, by which a video is chosen."""
+    logits, truth = np.asarray(reading.scores.logits), reading.scores.truth
+    spans = intervals_from_labels("video", truth) if truth is not None else ()
+    across = _SPARK_WIDTH / len(logits)
+    return {
+        "path": step_path(logits, low, high, _SPARK_WIDTH, _SPARK_HEIGHT),
+        "level": f"{level(reading.rule.threshold, low, high, _SPARK_HEIGHT):.1f}",
+        "truth": [(f"{one.start_frame * across:.1f}", f"{(one.end_frame - one.start_frame) * across:.1f}") for one in spans],
+        "width": f"{_SPARK_WIDTH:g}",
+        "height": f"{_SPARK_HEIGHT:g}",
+    }

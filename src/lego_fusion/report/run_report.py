@@ -20,7 +20,7 @@ from ..measure.result import Result
 from ..measure.scored import ScoredVideo
 from ..why.learned import reading_weights
 from ..why.reading import Reader, VideoReading, coefficient_tables
-from ..writing import written_whole
+from ..writing import write_text
 from .pictures import Pictures, find_video, read_pictures
 from .report_data import DEFAULT_MEGABYTES, Report, wanted_segments
 from .report_page import report_page
@@ -282,9 +282,7 @@ def save_report(
         MissingExtraError: If Plotly is not installed.
     """
     path = check_place(path)
-    page = report_page(report, pictures, megabytes=megabytes)
-    with written_whole(path) as file:
-        file.write(page.encode())
+    write_text(path, report_page(report, pictures, megabytes=megabytes))
     return path
 
 

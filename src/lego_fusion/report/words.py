@@ -56,6 +56,11 @@ def frames_text(segment: Segment) -> str:
     return f"frames {segment.start_frame} to {segment.end_frame - 1}"
 
 
+def place_text(segment: Segment) -> str:
+    """``door, frames 64 to 79``: a segment of any video."""
+    return f"{segment.video}, {frames_text(segment)}"
+
+
 def support_text(support: tuple[str, ...]) -> str:
     """``motion alone`` or ``motion × text together``."""
     if not support:
