@@ -16,8 +16,8 @@ HEAVY += ("onnxruntime", "sentence_transformers", "transformers")
 LAYERS = (
     {"errors", "writing", "scorer"},  # the scorer stands alone: it is copied beside exported models
     {"engines", "own_parts"},
-    {"graph", "data", "measure", "scenes"},
-    {"fusion", "extract", "explain"},
+    {"graph", "data", "measure"},
+    {"fusion", "extract", "explain", "scenes"},
     {"dissection"},  # knows nothing of detection: a package of its own if need be
     {"learn"},
     {"study", "alarm"},  # neither knows the other

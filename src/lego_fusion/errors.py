@@ -5,8 +5,11 @@ Every message is one line that answers five questions: what is wrong, where, wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import importlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from types import ModuleType
 from typing import Any
 
 
@@ -36,6 +39,18 @@ class LegoFusionError(Exception):
         if fix is not None:
             message += f". What to do: {fix.rstrip('.')}."
         super().__init__(" ".join(message.split()))
+
+    def changed(self, **parts: Any) -> LegoFusionError:
+        """The same error with some of its parts replaced.
+
+        Example:
+            >>> print(DataError("wrong width", where="motion", got=3).changed(where="motion/v01.npy", got=None))
+            wrong width (motion/v01.npy)
+        """
+        made = type(self).__new__(type(self))
+        told = {name: getattr(self, name) for name in ("what", "where", "expected", "got", "fix")} | parts
+        LegoFusionError.__init__(made, told.pop("what"), **told)
+        return made
 
 
 class ParameterError(LegoFusionError, ValueError):
@@ -67,6 +82,31 @@ class MissingExtraError(LegoFusionError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs the package '{package}'", fix=f"pip install 'lego-fusion[{extra}]'")
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Errors of the data that are raised inside are raised as errors of this place, such as a line of a file.
+
+    Example:
+        >>> with located("videos.csv, line 3"):
+        ...     raise DataError("unknown label", got="odd")
+        Traceback (most recent call last):
+            ...
+        lego_fusion.errors.DataError: unknown label (videos.csv, line 3): got odd
+    """
+    try:
+        yield
+    except DataError as error:
+        raise error.changed(where=where) from error
+
+
+def load_package(package: str, *, module: str | None = None, extra: str) -> ModuleType:
+    """Import an optional package where it is used, or raise ``MissingExtraError`` that says what to install."""
+    try:
+        return importlib.import_module(module or package)
+    except ImportError as error:
+        raise MissingExtraError(package, extra) from error
 
 
 def with_changes(settings: Any, changes: Mapping[str, Any], owner: str) -> Any:

@@ -10,10 +10,9 @@ from lego_fusion.data.ground_truth import (
     Span,
     audit,
     intervals_from_array,
+    read_annotations,
     read_ground_truth,
     read_mask,
-    read_ucf_crime,
-    read_xd_violence,
 )
 from lego_fusion.data.tables import Interval, labels_from_intervals
 from lego_fusion.errors import DataError, ParameterError
@@ -79,7 +78,7 @@ def test_ucf_crime(tmp_path):
         "Abuse028_x264": (Interval("Abuse028_x264", 165, 240, "Abuse"),),
         "Arson011_x264": (Interval("Arson011_x264", 150, 420, "Arson"), Interval("Arson011_x264", 680, 1267, "Arson")),
     }
-    assert read_ucf_crime(path) == expected
+    assert read_annotations(path, "ucf-crime") == expected
     spans = [Span("Arson011_x264", "abnormal", 1300, 1300), Span("Normal_Videos_003_x264", "normal", 80, 80)]
     assert read_ground_truth(path, spans) == {"Arson011_x264": expected["Arson011_x264"]}
 
@@ -92,25 +91,25 @@ def test_xd_violence(tmp_path):
         first: (Interval(first, 0, 100, "B6-0-0"), Interval(first, 210, 300, "B6-0-0")),
         second: (Interval(second, 5, 9, "G-0-0"),),
     }
-    assert read_xd_violence(path) == expected
+    assert read_annotations(path, "xd-violence") == expected
     spans = [Span(first, "abnormal", 320, 320), Span(second, "abnormal", 16, 16)]
     assert read_ground_truth(path, spans) == expected
 
 
 @pytest.mark.parametrize(
-    "read, line, message",
+    "form, line, message",
     [
-        (read_ucf_crime, "Abuse028_x264.mp4 Abuse", "line 1.*name, class, start and end"),
-        (read_ucf_crime, "Abuse028_x264.mp4 Abuse 240 165 -1 -1", "line 1.*start_frame < end_frame"),
-        (read_ucf_crime, "Abuse028_x264.mp4 Abuse x 165", "line 1.*whole numbers"),
-        (read_xd_violence, "v1 0 10 20", "line 1.*pairs"),
-        (read_xd_violence, "v1 0 inf", "line 1.*whole numbers"),
+        ("ucf-crime", "Abuse028_x264.mp4 Abuse", "line 1.*name, class, start and end"),
+        ("ucf-crime", "Abuse028_x264.mp4 Abuse 240 165 -1 -1", "line 1.*start_frame < end_frame"),
+        ("ucf-crime", "Abuse028_x264.mp4 Abuse x 165", "line 1.*whole numbers"),
+        ("xd-violence", "v1 0 10 20", "line 1.*pairs"),
+        ("xd-violence", "v1 0 inf", "line 1.*whole numbers"),
     ],
 )
-def test_wrong_annotation_lines(tmp_path, read, line, message):
+def test_wrong_annotation_lines(tmp_path, form, line, message):
     (tmp_path / "a.txt").write_text(line + "\n")
     with pytest.raises(DataError, match=message):
-        read(tmp_path / "a.txt")
+        read_annotations(tmp_path / "a.txt", form)
 
 
 def test_masks_of_frames_and_of_pixels(tmp_path):

@@ -4,12 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lego_fusion.data.segments import (
-    merge_windows,
     rows_to_frames,
     segment_bounds,
     segments_to_rows,
     to_segments,
-    window_starts,
 )
 from lego_fusion.errors import DataError, ParameterError
 
@@ -124,36 +122,6 @@ def test_without_overlap_scores_are_repeated_and_cut_at_the_end_of_the_video(fra
     np.testing.assert_array_equal(rows_to_frames(scores, frames), np.repeat(scores, 16)[:frames])
 
 
-@given(rows_strategy, st.integers(1, 50), st.data())
-def test_windows_cover_every_snippet_and_end_with_the_video(rows, window, data):
-    overlap = data.draw(st.integers(0, window - 1))
-    starts = window_starts(rows, window, overlap)
-    length = min(window, rows)
-    covered = {t for start in starts for t in range(start, start + length)}
-    assert covered == set(range(rows))
-    assert starts[0] == 0
-    assert starts[-1] + length == rows
-    assert (np.diff(starts) > 0).all()
-    assert (np.diff(starts)[:-1] == window - overlap).all()
-
-
-@given(rows_strategy, st.integers(1, 50), st.data())
-def test_cutting_and_merging_restores_the_scores(rows, window, data):
-    starts = window_starts(rows, window, data.draw(st.integers(0, window - 1)))
-    scores = random(rows, rows)
-    cut = np.stack([scores[start : start + window] for start in starts])
-    np.testing.assert_array_equal(merge_windows(cut, starts, rows), scores)
-
-
-def test_overlapping_windows_are_averaged():
-    merged = merge_windows(np.array([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]]), np.array([0, 1]), rows=4)
-    assert merged.tolist() == [1.0, 6.0, 11.5, 30.0]
-
-
-def test_a_short_video_is_one_window():
-    assert window_starts(3, window=32, overlap=16).tolist() == [0]
-
-
 def test_nothing_to_average_is_an_error():
     with pytest.raises(DataError, match=r"no snippets to average.*got shape \(0, 4\)"):
         to_segments(np.zeros((0, 4)), 32)
@@ -165,12 +133,6 @@ def test_scores_that_do_not_fit_the_video_are_an_error(rows):
         rows_to_frames(np.zeros(rows), frames=20)
 
 
-@pytest.mark.parametrize("starts", [[0, 5], [0, 8], [2, 4]], ids=["gap", "beyond", "late"])
-def test_windows_that_do_not_cover_the_video_are_an_error(starts):
-    with pytest.raises(DataError, match="do not cover the video"):
-        merge_windows(np.zeros((2, 4)), np.array(starts), rows=8)
-
-
 @pytest.mark.parametrize(
     ("call", "name"),
     [
@@ -178,8 +140,6 @@ def test_windows_that_do_not_cover_the_video_are_an_error(starts):
         (lambda: segment_bounds(4, 0), "segments"),
         (lambda: rows_to_frames(np.zeros(1), 0), "frames"),
         (lambda: rows_to_frames(np.zeros(1), 4, stride=0), "stride"),
-        (lambda: window_starts(4, 2, 2), "overlap"),
-        (lambda: window_starts(4, 0), "window"),
     ],
 )
 def test_sizes_out_of_range_are_errors(call, name):

@@ -16,21 +16,20 @@ import pytest
 
 from lego_fusion.data.stream import (
     LiveStream,
-    StreamClock,
     VideoFile,
     VideoFolder,
     open_source,
     redacted,
 )
-from lego_fusion.data.video import VideoReader
+from lego_fusion.data.video import FrameClock, VideoReader
 from lego_fusion.errors import ParameterError, VideoError
 from lego_fusion.scenes.render import render_scenes
 
 TICK = 1 / 90_000
 
 
-def clock(**changes: float) -> StreamClock:
-    return StreamClock(25.0, unit=TICK, **changes)
+def clock(**changes: float) -> FrameClock:
+    return FrameClock(25.0, unit=TICK, **changes)
 
 
 def test_good_stamps_are_kept_from_the_first_on() -> None:
@@ -51,7 +50,7 @@ def test_repeated_and_slightly_earlier_stamps_never_turn_time_back() -> None:
     one = clock()
     read = [one.read(stamp, n / 25) for n, stamp in enumerate([0, 3600, 3600, 1800, 7200])]
     assert read == pytest.approx([0, 0.04, 0.04, 0.04, 0.08])
-    assert [note.split(" with ")[0] for note in one.notes()] == ["1 frames", "1 frames"]
+    assert [note.split(" with ")[0] for note in one.notes()] == ["1 frame", "1 frame"]
 
 
 @pytest.mark.parametrize("leap", [90_000 * 3600, -90_000 * 3600, -90_000 * 2])
@@ -60,7 +59,7 @@ def test_a_leap_of_the_camera_s_clock_is_not_a_leap_of_time(leap: int) -> None:
     stamps = [10**9 + 3600 * n + (leap if n >= 3 else 0) for n in range(6)]
     read = [one.read(stamp, n / 25) for n, stamp in enumerate(stamps)]
     assert read == pytest.approx([n / 25 for n in range(6)], abs=0.05)
-    assert "leapt 1 times" in one.notes()[0]
+    assert "1 leap of the stream's clock" in one.notes()[0]
 
 
 def test_a_pause_that_this_machine_saw_pass_is_time() -> None:
@@ -270,7 +269,7 @@ def test_a_stream_whose_clock_leaps(before: int, after: int, tmp_path: Path) -> 
     told = Told()
     times = frames_of(live(serve_bytes(content)), told)[0]
     assert len(times) >= 23 and times == sorted(times) and times[-1] < 3
-    assert told.has("leapt 1 times")
+    assert told.has("1 leap of the stream's clock")
 
 
 def test_a_stream_without_times(serve: Callable[..., str], connection: Any) -> None:

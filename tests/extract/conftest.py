@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lego_fusion.data.video import Frame, VideoInfo
+from probing import VideoInfo
+
+from lego_fusion.data.video import Frame
 from lego_fusion.scenes.render import SceneSet, render_scenes
 
 
@@ -37,8 +39,7 @@ def make_timeline() -> Callable[..., VideoInfo]:
 
     def make(frames: int, fps: float = 10.0, times: np.ndarray | None = None) -> VideoInfo:
         times = np.arange(frames) / fps if times is None else times
-        facts = {"path": Path("made.mp4"), "width": 8, "height": 8, "variable_rate": False}
-        return VideoInfo(frames=frames, fps=fps, times=times, problem=None, notes=(), has_audio=False, **facts)
+        return VideoInfo(Path("made.mp4"), frames, fps, width=8, height=8, times=times, problem=None, notes=())
 
     return make
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from probing import VideoInfo
 
-from lego_fusion.data.video import VideoInfo
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.extract.captions import Caption, captions_per_frame, read_captions
 

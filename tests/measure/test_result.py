@@ -10,16 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.measure.result import (
-    COLUMNS,
-    Result,
-    load_results,
-    markdown_table,
-    optimism_gap,
-    rows,
-    save_results,
-)
+from lego_fusion.errors import DataError
+from lego_fusion.measure.result import Result, load_results, pipe_table, save_results
 
 
 def result(**changes: Any) -> Result:
@@ -152,69 +144,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_results(tmp_path / "binary.jsonl")
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
-def test_rows_are_text_in_percent() -> None:
-    full = result(low=0.95, high=0.999, level=0.95, train_seconds=1.234, extra={"gap": 0.5})
-    columns = ["modalities", "value", "interval", "train_seconds", "extra.gap", "parameters", "seeds"]
-    assert rows([full], columns) == [["motion + text", "98.8", "[95.0, 99.9]", "1.23", "0.5", "-", "-"]]
-    assert rows([result()], ["interval", "extra.gap", "value"], digits=2) == [["-", "-", "98.76"]]
-    assert rows([result(seed=None, seeds=(1, 2))], ["seed", "seeds"]) == [["-", "1, 2"]]
-    assert rows([], COLUMNS) == []
-
-
-def test_the_optimistic_selection_is_marked() -> None:
-    assert rows([result(selection="test-best")], ["selection"]) == [["test-best (optimistic)"]]
-
-
 def test_markdown_has_as_many_cells_in_every_line() -> None:
-    table = markdown_table([result(fusion="a|b"), result(dataset="two\nlines")]).splitlines()
+    table = pipe_table(["fusion", "dataset"], [["a|b", "one"], ["c", "two\nlines"]]).splitlines()
     assert len(table) == 4
-    assert {line.replace(r"\|", "").count("|") for line in table} == {len(COLUMNS) + 1}
+    assert {line.replace(r"\|", "").count("|") for line in table} == {3}
     assert r"a\|b" in table[2]
-    assert markdown_table([result(train_seconds=2)], ["train_seconds"]) == "| train seconds |\n| --- |\n| 2.00 |"
-
-
-def test_an_unknown_column_lists_those_there_are() -> None:
-    with pytest.raises(ParameterError, match=r"'columns' parameter of rows must be one of 'dataset'.*'interval'"):
-        rows([], ["auc"])
-
-
-# --- the optimism gap ------------------------------------------------------------------------------------------------
-
-
-def test_gap_is_best_minus_honest() -> None:
-    best = result(selection="test-best", value=0.995, train_seconds=3.0)
-    assert optimism_gap(result(value=0.98), best) == pytest.approx(0.015)
-    assert optimism_gap(result(selection="validation", value=0.995), best) == 0.0
-
-
-@pytest.mark.parametrize("selection", ["test-best", "untrained", "none-learned"])
-def test_gap_needs_an_honest_and_a_best_number(selection: str) -> None:
-    with pytest.raises(DataError, match=f"expected last-step or validation, got {selection}"):
-        optimism_gap(result(selection=selection), result(selection="test-best"))
-    if selection != "test-best":
-        with pytest.raises(DataError, match=f"expected test-best, got {selection}"):
-            optimism_gap(result(), result(selection=selection))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"dataset": "other"},
-        {"split": "other"},
-        {"modalities": ("text", "motion")},
-        {"fusion": "concat"},
-        {"seed": 1},
-        {"seed": None, "seeds": (0, 1)},
-        {"metric": "macro_auc"},
-        {"protocol": "padded"},
-        {"parameters": 7},
-        {"condition": "text:noise=1"},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_gap_needs_results_that_agree(changes: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=f"results differ in {next(iter(changes))}"):
-        optimism_gap(result(), result(selection="test-best", **changes))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from lego_fusion.errors import DataError, ParameterError
-from lego_fusion.measure.result import Result, load_results, optimism_gap
+from lego_fusion.errors import ParameterError
+from lego_fusion.measure.result import Result, load_results
 from lego_fusion.measure.smoothing import CausalSmoother, check_smoothing, frame_step, smooth, smooth_frames
 
 RANDOM = np.random.default_rng(0)
@@ -167,8 +167,3 @@ def test_records_carry_it_and_old_ones_had_none(tmp_path: Path) -> None:
     assert old != line
     path.write_text(f"{line}\n{old}\n")
     assert [one.smoothing for one in load_results(path)] == [0.5, 0.0]
-
-
-def test_records_that_differ_in_it_are_not_put_together() -> None:
-    with pytest.raises(DataError, match="differ in smoothing"):
-        optimism_gap(record(), record(selection="test-best", smoothing=0.5))

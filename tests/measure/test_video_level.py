@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lego_fusion.measure.ranking import video_auc, video_average_precision, video_scores
+from lego_fusion.measure.detection import video_auc, video_average_precision, video_scores
 from lego_fusion.measure.scored import ScoredVideo
 
 Make = Callable[..., list[ScoredVideo]]

@@ -14,9 +14,8 @@ from lego_fusion.data.dataset import Dataset
 from lego_fusion.errors import CheckpointError, ParameterError
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import frame_scores
-from lego_fusion.measure.detection import METRICS, average_precision, micro_auc
+from lego_fusion.measure.detection import METRICS, average_precision, micro_auc, video_auc, video_average_precision
 from lego_fusion.measure.intervals import mean_interval, paired_difference, seeded_interval
-from lego_fusion.measure.ranking import video_auc, video_average_precision
 from lego_fusion.study.cells import ComparisonPlan, read_cell
 from lego_fusion.study.experiment import cell_videos, run_cells
 from lego_fusion.study.plan import choose_baseline, make_plan

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,15 +22,14 @@ from .features import (
     Array,
     Provenance,
     feature_path,
-    form_problems,
+    feature_problems,
     load_features,
     manifest_problems,
     read_provenance,
     read_rows,
-    value_problems,
 )
+from .files import shorten
 from .manifest import Manifest
-from .segments import presence_problems
 from .tables import (
     CONFIG_FILE,
     INTERVALS_FILE,
@@ -37,9 +37,6 @@ from .tables import (
     DatasetConfig,
     Interval,
     VideoRecord,
-    _check_intervals,
-    _hash_tables,
-    _shorten,
     labels_from_intervals,
     read_config,
     read_intervals,
@@ -160,16 +157,11 @@ class Dataset:
         manifest = self.modalities[modality]
         where = f"modality '{modality}', video '{video}'"
         values = self.stored_features(modality, video)
-        for _, problem in form_problems(values, manifest, self.rows(video), where):
-            raise problem
+        problems = feature_problems(values, manifest, self.rows(video), where, numbers=check and (finite or manifest.has_units))
         if check:
-            provenance = self.provenance(modality, video)
-            for _, problem in manifest_problems(provenance, manifest, where):
-                raise problem
-            for _, problem in value_problems(values, where) if finite or manifest.has_units else ():
-                raise problem
-            for _, problem in presence_problems(values, where) if manifest.has_units else ():
-                raise problem
+            problems += manifest_problems(self.provenance(modality, video), manifest, where)
+        for _, problem in problems:
+            raise problem
         return values
 
     def feature_file(self, modality: str, video: str) -> Path:
@@ -230,7 +222,7 @@ class Dataset:
     def _origin(self, video: str) -> tuple[Dataset, str]:
         """The member that a video of a joined folder comes from, and its name there."""
         if self.records[video].video not in self._origins:
-            listed = _shorten(self.config.members)
+            listed = shorten(map(repr, self.config.members))
             fix = "join the folders again"
             raise DataError(f"no joined folder has the video '{video}'", where=self.root, expected=f"one of {listed}", fix=fix)
         return self._origins[video]
@@ -273,7 +265,7 @@ class _Records(dict[str, VideoRecord]):
         self.root = root
 
     def __missing__(self, video: str) -> VideoRecord:
-        expected, fix = f"one of {_shorten(self)}", f"see the names in {VIDEOS_FILE}"
+        expected, fix = f"one of {shorten(map(repr, self))}", f"see the names in {VIDEOS_FILE}"
         raise DataError(f"the dataset has no video '{video}'", where=self.root, expected=expected, fix=fix)
 
 
@@ -315,3 +307,25 @@ def write_dataset(
         document = config.model_dump(mode="json", exclude=unused)
         file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
     return Dataset.open(root)
+
+
+def _check_intervals(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:
+    known = {record.video for record in videos}
+    unknown = [video for video in videos_with_intervals if video not in known]
+    if unknown:
+        raise DataError(
+            "intervals of a video that is not in the dataset",
+            where=path,
+            expected=f"videos of {VIDEOS_FILE}",
+            got=shorten(map(repr, unknown)),
+            fix="correct the name, or remove the interval",
+        )
+
+
+def _hash_tables(root: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE):
+        path = root / name
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +13,11 @@ import numpy as np
 
 from ..errors import DataError
 from .dataset import Dataset
-from .features import (
-    form_problems,
-    manifest_problems,
-    value_problems,
-)
-from .grouping import likely_sources, sources_of
+from .features import feature_problems, manifest_problems
+from .files import shorten
+from .grouping import likely_sources
 from .manifest import Manifest
-from .segments import presence_problems, split_presence
+from .segments import split_presence
 from .tables import CONFIG_FILE, INTERVALS_FILE, VIDEOS_FILE, Interval, VideoRecord, read_config, read_intervals, read_videos
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,8 +27,28 @@ Severity = Literal["error", "warning"]
 _NORM_TOLERANCE = 1e-3
 # Videos of one modality whose root mean square differs by more than this from the median were not made alike.
 _SCALE_RATIO = 100.0
-# What is found wrong with an array that is left out of the summary of its modality.
-_UNUSABLE = ("dtype", "width", "crops", "units", "presence", "not-finite")
+_CHECKS: dict[str, tuple[Severity, str]] = {  # how bad it is, and what to do
+    "dataset-folder": ("error", "check the path"),
+    "no-ground-truth": ("warning", f"write {INTERVALS_FILE} if you know it; training does without"),
+    "no-label": ("warning", f"write normal or abnormal into {VIDEOS_FILE}"),
+    "source-divided": ("warning", "put its videos into one split, or compare with --resplits, which divides no source"),
+    "likely-source-divided": (
+        "warning",
+        f"write the recording of each video into the column 'source' of {VIDEOS_FILE}: no re-split divides it then",
+    ),
+    "unknown-video": ("error", "correct the name, or remove them"),
+    "normal-with-interval": ("error", "correct the label or the intervals"),
+    "interval-outside": ("error", f"correct {INTERVALS_FILE}, or frames in {VIDEOS_FILE}"),
+    "no-positive-frame": ("error", f"add its intervals to {INTERVALS_FILE}, or correct the label"),
+    "constant-rows": ("warning", "look at the video and its extraction"),
+    "constant-columns": ("warning", "they tell nothing: check the extractor"),
+    "not-normalised": ("error", "divide each row by its length, or write normalisation: none into dataset.yaml"),
+    "scale": ("warning", "extract all videos of a modality in the same way"),
+    "length-drift": ("error", f"extract the modality that differs again, or correct frames in {VIDEOS_FILE}"),
+    "train-test-overlap": ("error", "keep it in one split"),
+    "extra-modality": ("warning", "add its manifest, or remove the folder"),
+    "extra-file": ("warning", f"add the videos to {VIDEOS_FILE}, or remove the files"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ def diagnose(dataset_root: str | Path) -> list[Finding]:
     """
     root = Path(dataset_root)
     if not root.is_dir():
-        return [Finding("error", "dataset-folder", str(root), "there is no such folder", "check the path")]
+        return [_found("dataset-folder", root, "there is no such folder")]
     findings: list[Finding] = []
     tables: dict[str, Any] = {}
     for name, read in ((CONFIG_FILE, read_config), (VIDEOS_FILE, read_videos), (INTERVALS_FILE, read_intervals)):
@@ -77,7 +94,7 @@ def diagnose(dataset_root: str | Path) -> list[Finding]:
         try:
             tables[name] = read(root / name)
         except DataError as error:
-            findings.append(_from_error("error", name, error))
+            findings.append(_from_error(name, error))
     if VIDEOS_FILE not in tables:
         return findings
     videos: tuple[VideoRecord, ...] = tables[VIDEOS_FILE]
@@ -86,8 +103,7 @@ def diagnose(dataset_root: str | Path) -> list[Finding]:
         findings += _interval_findings(videos, tables[INTERVALS_FILE])
     elif not (root / INTERVALS_FILE).exists() and any(record.label == "abnormal" for record in videos):
         message = "it is not known when something abnormal happens, so no frame-level metric can be computed"
-        fix = f"write {INTERVALS_FILE} if you know it; training does without"
-        findings.append(Finding("warning", "no-ground-truth", INTERVALS_FILE, message, fix))
+        findings.append(_found("no-ground-truth", INTERVALS_FILE, message))
     if CONFIG_FILE in tables:
         findings += _feature_findings(Dataset(root, tables[CONFIG_FILE], videos, {}))
     return findings
@@ -96,8 +112,7 @@ def diagnose(dataset_root: str | Path) -> list[Finding]:
 def _label_findings(videos: tuple[VideoRecord, ...]) -> Iterator[Finding]:
     for record in videos:
         if not record.label:
-            fix = f"write normal or abnormal into {VIDEOS_FILE}"
-            yield Finding("warning", "no-label", _video(record.video), "the video has no label", fix)
+            yield _found("no-label", _video(record.video), "the video has no label")
     train = {record.label for record in videos if record.split == "train" and record.label}
     if len(train) == 1:
         only = train.pop()
@@ -115,27 +130,24 @@ def _source_findings(videos: tuple[VideoRecord, ...]) -> Iterator[Finding]:
     """Sources that the split divides, and names that look like parts of one recording where the table does not say so."""
     records = {record.video: record for record in videos}
     members: dict[str, list[str]] = defaultdict(list)
-    for video, source in sources_of(videos).items():
-        members[source].append(video)
-    for names in members.values():
-        if listed := _divided(records, names):
-            message = f"the split divides the source '{records[names[0]].source}': {listed}"
-            fix = "put its videos into one split, or compare with --resplits, which divides no source"
-            yield Finding("warning", "source-divided", VIDEOS_FILE, message, fix)
-    unknown = [video for video, record in records.items() if not record.source]
-    likely = {stem: listed for stem, names in likely_sources(unknown).items() if (listed := _divided(records, names))}
-    if likely:
-        shown = "; ".join(f"'{stem}': {listed}" for stem, listed in list(likely.items())[:3])
-        more = f" and {len(likely) - 3} more" if len(likely) > 3 else ""
-        message = f"names suggest {len(likely)} recordings that the split divides: {shown}{more}"
-        fix = f"write the recording of each video into the column 'source' of {VIDEOS_FILE}: no re-split divides it then"
-        yield Finding("warning", "likely-source-divided", VIDEOS_FILE, message, fix)
+    for record in videos:
+        members[record.source].append(record.video)
+    for source, names in members.items():
+        if source and (listed := _divided(records, names)):
+            yield _found("source-divided", VIDEOS_FILE, f"the split divides the source '{source}': {listed}")
+    likely = likely_sources(members[""]).items()
+    divided = [f"'{stem}': {listed}" for stem, names in likely if (listed := _divided(records, names))]
+    if divided:
+        shown = "; ".join(divided[:3]) + (f" and {len(divided) - 3} more" if len(divided) > 3 else "")
+        message = f"names suggest {len(divided)} recordings that the split divides: {shown}"
+        yield _found("likely-source-divided", VIDEOS_FILE, message)
 
 
 def _divided(records: dict[str, VideoRecord], names: list[str]) -> str:
     """Videos with their splits where they are of training and of another split, else nothing."""
     splits = {records[name].split for name in names} & {"train", "validation", "test"}
-    return _names([f"{name} ({records[name].split or 'no split'})" for name in names]) if len(splits) > 1 else ""
+    listed = shorten((f"{name} ({records[name].split or 'no split'})" for name in names), most=5)
+    return listed if len(splits) > 1 else ""
 
 
 def _interval_findings(videos: tuple[VideoRecord, ...], ground_truth: dict[str, tuple[Interval, ...]]) -> Iterator[Finding]:
@@ -143,17 +155,16 @@ def _interval_findings(videos: tuple[VideoRecord, ...], ground_truth: dict[str, 
     for video, intervals in ground_truth.items():
         if video not in known:
             message = f"{len(intervals)} intervals of a video that {VIDEOS_FILE} does not list"
-            yield Finding("error", "unknown-video", _video(video), message, "correct the name, or remove them")
+            yield _found("unknown-video", _video(video), message)
             continue
         record = known[video]
         if record.label == "normal":
             message = f"the video is labelled normal and has {len(intervals)} abnormal intervals"
-            yield Finding("error", "normal-with-interval", _video(video), message, "correct the label or the intervals")
+            yield _found("normal-with-interval", _video(video), message)
         for interval in intervals:
             if interval.end_frame > record.frames:
                 message = f"frames {interval.start_frame} to {interval.end_frame} in a video of {record.frames}"
-                fix = f"correct {INTERVALS_FILE}, or frames in {VIDEOS_FILE}"
-                yield Finding("error", "interval-outside", _video(video), message, fix)
+                yield _found("interval-outside", _video(video), message)
     yield from _without_positive_frame(videos, set(ground_truth))
 
 
@@ -165,8 +176,7 @@ def _without_positive_frame(videos: tuple[VideoRecord, ...], located: set[str]) 
         if record.video not in located and (record.split != "train" or train_is_located):
             severity: Severity = "warning" if record.split == "train" else "error"
             message = "the video is labelled abnormal and has no abnormal frame"
-            fix = f"add its intervals to {INTERVALS_FILE}, or correct the label"
-            yield Finding(severity, "no-positive-frame", _video(record.video), message, fix)
+            yield _found("no-positive-frame", _video(record.video), message, severity)
 
 
 @dataclass
@@ -194,19 +204,17 @@ class _Summary:
     def findings(self, modality: str) -> Iterator[Finding]:
         where, total = f"modality '{modality}'", len(self.scales)
         if self.constant:
-            message = f"all rows are the same in {_some(self.constant, total)}"
-            yield Finding("warning", "constant-rows", where, message, "look at the video and its extraction")
+            yield _found("constant-rows", where, f"all rows are the same in {_some(self.constant, total)}")
         if self.low is not None and self.high is not None and total > 1:
             columns = np.flatnonzero(self.low == self.high)
             if columns.size:
                 message = f"{columns.size} of {self.low.size} columns are the same in all rows of all videos"
                 message += f" (the first is column {columns[0]})"
-                yield Finding("warning", "constant-columns", where, message, "they tell nothing: check the extractor")
+                yield _found("constant-columns", where, message)
         if self.not_unit:
             worst = max(self.not_unit.values())
             message = f"the manifest says l2, but lengths are up to {worst:.3g} from 1 in {_some(self.not_unit, total)}"
-            fix = "divide each row by its length, or write normalisation: none into dataset.yaml"
-            yield Finding("error", "not-normalised", where, message, fix)
+            yield _found("not-normalised", where, message)
         middle = float(np.median([scale for scale in self.scales.values() if scale > 0] or [0.0]))
         odd = [
             video
@@ -215,7 +223,7 @@ class _Summary:
         ]
         if odd:
             message = f"numbers are over {_SCALE_RATIO:.0f} times larger or smaller than usual in {_some(odd, total)}"
-            yield Finding("warning", "scale", where, message, "extract all videos of a modality in the same way")
+            yield _found("scale", where, message)
 
 
 def _feature_findings(dataset: Dataset) -> Iterator[Finding]:
@@ -224,21 +232,24 @@ def _feature_findings(dataset: Dataset) -> Iterator[Finding]:
     for modality, manifest in dataset.modalities.items():
         summary = _Summary()
         for record in dataset.videos:
-            findings, values, source = _examine(dataset, modality, record.video)
-            yield from findings
+            where = f"modality '{modality}', video '{record.video}'"
+            source = yield from _provenance_findings(dataset, modality, record.video, where)
+            values = yield from _opened(dataset, modality, record.video)
             if values is None:
                 continue
-            lengths[record.video][modality] = len(values)
-            if any(finding.check in _UNUSABLE for finding in findings) or not values.size:
+            problems = dict(feature_problems(values, manifest, dataset.rows(record.video), where))
+            yield from (_from_error(check, error) for check, error in problems.items() if check != "length-drift")
+            if values.ndim:
+                lengths[record.video][modality] = len(values)
+            if not problems.keys() <= {"length-drift"} or not values.size:
                 continue
+            described = np.asarray(values)
             if manifest.has_units:
-                units, present = split_presence(np.asarray(values))
+                units, present = split_presence(described)
                 described = units[present]
-            else:
-                described = values
             if len(described):
                 summary.add(record.video, described, manifest)
-            if source is not None:
+            if source:
                 twins[modality, source, hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()].append(record.video)
         yield from summary.findings(modality)
     yield from _length_findings(dataset, lengths)
@@ -246,38 +257,27 @@ def _feature_findings(dataset: Dataset) -> Iterator[Finding]:
     yield from _extra_findings(dataset)
 
 
-def _examine(dataset: Dataset, modality: str, video: str) -> tuple[list[Finding], Array | None, str | None]:
-    """Findings of one feature file but its length, the array if it can be read, and the hash of its source if known."""
-    manifest, where = dataset.modalities[modality], f"modality '{modality}', video '{video}'"
-    findings: list[Finding] = []
-    source: str | None = None
+def _provenance_findings(dataset: Dataset, modality: str, video: str, where: str) -> Generator[Finding, None, str]:
+    """What is wrong with the record of one feature file; returns the hash of its source, where that is known."""
     try:
-        provenance = dataset.provenance(modality, video)
-        findings += [_from_error("error", check, error) for check, error in manifest_problems(provenance, manifest, where)]
-        source = None if provenance is None else str(provenance.get("source_sha256", "")) or None
+        provenance = dataset.provenance(modality, video) or {}
     except DataError as error:
-        findings.append(_from_error("error", "provenance", error))
-    values, unread = _open(dataset, modality, video)
-    if values is None:
-        return [*findings, *unread], None, source
-    problems = [found for found in form_problems(values, manifest, dataset.rows(video), where) if found[0] != "length-drift"]
-    if values.dtype.kind == "f":
-        problems += value_problems(values, where)
-    if manifest.has_units and not problems:
-        problems += presence_problems(values, where)
-    findings += [_from_error("error", check, error) for check, error in problems]
-    return findings, values if values.ndim else None, source
+        yield _from_error("provenance", error)
+        return ""
+    yield from (_from_error(*one) for one in manifest_problems(provenance, dataset.modalities[modality], where))
+    return str(provenance.get("source_sha256", ""))
 
 
-def _open(dataset: Dataset, modality: str, video: str) -> tuple[Array | None, list[Finding]]:
+def _opened(dataset: Dataset, modality: str, video: str) -> Generator[Finding, None, Array | None]:
     """The array of one feature file, or the finding why it cannot be read."""
     check = "outside-folder"
     try:
         path = dataset.feature_file(modality, video)
         check = "unreadable" if path.is_file() else "missing"
-        return dataset.stored_features(modality, video), []
+        return dataset.stored_features(modality, video)
     except DataError as error:
-        return None, [_from_error("error", check, error)]
+        yield _from_error(check, error)
+        return None
 
 
 def _length_findings(dataset: Dataset, lengths: dict[str, dict[str, int]]) -> Iterator[Finding]:
@@ -287,8 +287,7 @@ def _length_findings(dataset: Dataset, lengths: dict[str, dict[str, int]]) -> It
         if any(length != rows for length in found.values()):
             listed = ", ".join(f"{modality} has {length} rows" for modality, length in found.items())
             message = f"{record.frames} frames at stride {dataset.config.stride} make {rows} rows, but {listed}"
-            fix = f"extract the modality that differs again, or correct frames in {VIDEOS_FILE}"
-            yield Finding("error", "length-drift", _video(record.video), message, fix)
+            yield _found("length-drift", _video(record.video), message)
 
 
 def _twin_findings(dataset: Dataset, groups: Iterable[list[str]]) -> Iterator[Finding]:
@@ -300,8 +299,7 @@ def _twin_findings(dataset: Dataset, groups: Iterable[list[str]]) -> Iterator[Fi
         splits = {record.split for record in dataset.select(videos)}
         if {"train", "test"} <= splits:
             listed = ", ".join(f"'{record.video}' ({record.split})" for record in dataset.select(videos))
-            message = f"the same video is in training and test: {listed}"
-            yield Finding("error", "train-test-overlap", VIDEOS_FILE, message, "keep it in one split")
+            yield _found("train-test-overlap", VIDEOS_FILE, f"the same video is in training and test: {listed}")
 
 
 def _extra_findings(dataset: Dataset) -> Iterator[Finding]:
@@ -311,18 +309,21 @@ def _extra_findings(dataset: Dataset) -> Iterator[Finding]:
         where = str(path.relative_to(dataset.root))
         if path.name not in dataset.modalities:
             if path.is_dir():
-                message = f"the folder belongs to no modality of {CONFIG_FILE}"
-                yield Finding("warning", "extra-modality", where, message, "add its manifest, or remove the folder")
+                yield _found("extra-modality", where, f"the folder belongs to no modality of {CONFIG_FILE}")
             continue
         extra = sorted(file.stem for file in path.glob("*.npy") if file.stem not in known)
         if extra:
-            message = f"{len(extra)} feature files without a row in {VIDEOS_FILE}: {_names(extra)}"
-            yield Finding("warning", "extra-file", where, message, f"add the videos to {VIDEOS_FILE}, or remove the files")
+            message = f"{len(extra)} feature files without a row in {VIDEOS_FILE}: {shorten(extra, most=5)}"
+            yield _found("extra-file", where, message)
 
 
-def _from_error(severity: Severity, check: str, error: DataError) -> Finding:
-    plain = DataError(error.what, expected=error.expected, got=error.got)
-    return Finding(severity, check, str(error.where), str(plain), error.fix or "correct the file")
+def _found(check: str, where: object, message: str, severity: Severity | None = None) -> Finding:
+    usual, fix = _CHECKS[check]
+    return Finding(severity or usual, check, str(where), message, fix)
+
+
+def _from_error(check: str, error: DataError) -> Finding:
+    return Finding("error", check, str(error.where), str(error.changed(where=None, fix=None)), error.fix or "correct the file")
 
 
 def _video(video: str) -> str:
@@ -331,8 +332,4 @@ def _video(video: str) -> str:
 
 def _some(videos: Iterable[str], total: int) -> str:
     listed = list(videos)
-    return f"{len(listed)} of {total} videos: {_names(listed)}"
-
-
-def _names(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return f"{len(listed)} of {total} videos: {shorten(listed, most=5)}"

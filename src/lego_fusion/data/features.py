@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from ..errors import DataError, ManifestError
 from ..writing import written_whole
 from .files import check_name, read_text
 from .manifest import Manifest
-from .segments import segment_bounds
+from .segments import presence_problems, segment_spans
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Provenance = dict[str, Any]
+Problem = tuple[str, DataError]
+"""Name of a check, and what it found wrong."""
 
 # Rows looked at together when values are checked: enough to be fast, few enough to keep a long video out of memory.
 _ROWS_AT_ONCE = 4096
@@ -45,18 +47,18 @@ def feature_path(root: str | Path, modality: str, video: str, suffix: str = ".np
     """
     root = Path(root)
     path = root / "features" / check_name(modality, "modality") / f"{check_name(video, 'video')}{suffix}"
+    return _inside(path, root, "the dataset folder", "copy the features into the dataset folder")
+
+
+def _inside(path: Path, root: Path, folder: str, fix: str) -> Path:
+    """The path, unless a link leads out of the folder."""
     try:
-        target = path.resolve()
+        target, inside = path.resolve(), root.resolve()
     except (OSError, RuntimeError) as error:  # links that go in circles
         raise DataError(f"the path cannot be followed: {error}", where=path) from error
-    if not target.is_relative_to(root.resolve()):
-        raise DataError(
-            "the feature file lies outside the dataset folder",
-            where=path,
-            expected=f"a file inside {root}",
-            got=f"a link to {target}",
-            fix="copy the features into the dataset folder",
-        )
+    if not target.is_relative_to(inside):
+        what, expected, got = f"the feature file lies outside {folder}", f"a file inside {root}", f"a link to {target}"
+        raise DataError(what, where=path, expected=expected, got=got, fix=fix)
     return path
 
 
@@ -84,55 +86,44 @@ def load_features(path: Path, where: str) -> Array:
         ) from error
 
 
-def form_problems(values: Array, manifest: Manifest, rows: int, where: str) -> Iterator[tuple[str, DataError]]:
-    """Everything wrong with the type and shape of one feature array, as (name of the check, error).
+def feature_problems(values: Array, manifest: Manifest, rows: int, where: str, *, numbers: bool = True) -> list[Problem]:
+    """Everything wrong with one feature array: with its type and shape, then with its numbers.
 
     Args:
         values: The array as stored.
         manifest: What the dataset says about its modality.
         rows: T that the video's number of frames asks for.
         where: Modality and video, for the messages.
+        numbers: Whether to look at the numbers too.
     """
+    problems: list[Problem] = []
+
+    def refuse(check: str, what: str, expected: str, got: object, fix: str) -> None:
+        problems.append((check, DataError(what, where=where, expected=expected, got=got, fix=fix)))
+
     if values.dtype not in (np.dtype(np.float16), np.dtype(np.float32)):
-        yield (
-            "dtype",
-            DataError(
-                "wrong number type of features",
-                where=where,
-                expected="float32 or float16",
-                got=values.dtype,
-                fix="write the features with values.astype('float32')",
-            ),
-        )
+        fix = "write the features with values.astype('float32')"
+        refuse("dtype", "wrong number type of features", "float32 or float16", values.dtype, fix)
     if values.shape[1:] != manifest.row_shape:
-        yield _shape_problem(values, manifest, where)
+        expected = f"shape (T, {', '.join(map(str, manifest.row_shape))}) as dataset.yaml says"
+        if manifest.has_units:
+            expected += f": {manifest.units} units ({manifest.unit_kind}) of {manifest.width} numbers and their presence"
+        other = "units" if manifest.has_units else "crops"
+        check = other if values.shape[-1:] == manifest.row_shape[-1:] else "width"
+        fix = f"extract this modality again, or correct width and {other} in dataset.yaml"
+        refuse(check, f"wrong width or {other} of features", expected, f"shape {values.shape}", fix)
     if values.ndim and len(values) != rows:
-        yield (
-            "length-drift",
-            DataError(
-                "the number of feature rows does not fit the video",
-                where=where,
-                expected=f"{rows} rows (frames / stride {manifest.stride}, rounded up)",
-                got=f"{len(values)} rows",
-                fix="extract this modality again, or correct frames in videos.csv",
-            ),
-        )
+        expected = f"{rows} rows (frames / stride {manifest.stride}, rounded up)"
+        fix = "extract this modality again, or correct frames in videos.csv"
+        refuse("length-drift", "the number of feature rows does not fit the video", expected, f"{len(values)} rows", fix)
+    if numbers and values.ndim and values.dtype.kind == "f":
+        problems += value_problems(values, where)
+        if manifest.has_units and {check for check, _ in problems} <= {"length-drift"}:
+            problems += presence_problems(values, where)
+    return problems
 
 
-def _shape_problem(values: Array, manifest: Manifest, where: str) -> tuple[str, DataError]:
-    expected = f"shape (T, {', '.join(map(str, manifest.row_shape))}) as dataset.yaml says"
-    if manifest.has_units:
-        expected += f": {manifest.units} units ({manifest.unit_kind}) of {manifest.width} numbers and their presence"
-        check = "width" if values.shape[2:] != manifest.row_shape[1:] else "units"
-        what, fields = "wrong width or units of features", "width and units"
-    else:
-        check = "width" if values.shape[-1:] != (manifest.width,) else "crops"
-        what, fields = "wrong width or crops of features", "width and crops"
-    fix = f"extract this modality again, or correct {fields} in dataset.yaml"
-    return check, DataError(what, where=where, expected=expected, got=f"shape {values.shape}", fix=fix)
-
-
-def value_problems(values: Array, where: str) -> Iterator[tuple[str, DataError]]:
+def value_problems(values: Array, where: str) -> Iterator[Problem]:
     """The first row that holds NaN or infinity, as ("not-finite", error); nothing if all numbers are finite."""
     for start in range(0, len(values), _ROWS_AT_ONCE):
         finite = np.isfinite(values[start : start + _ROWS_AT_ONCE]).reshape(min(_ROWS_AT_ONCE, len(values) - start), -1)
@@ -151,7 +142,7 @@ def value_problems(values: Array, where: str) -> Iterator[tuple[str, DataError]]
             return
 
 
-def manifest_problems(provenance: Mapping[str, Any] | None, manifest: Manifest, where: str) -> Iterator[tuple[str, DataError]]:
+def manifest_problems(provenance: Mapping[str, Any] | None, manifest: Manifest, where: str) -> Iterator[Problem]:
     """A provenance that names another manifest than the dataset, as ("manifest-mismatch", error)."""
     made_with = None if provenance is None else provenance.get("manifest_hash")
     if made_with is not None and made_with != manifest.hash:
@@ -253,6 +244,9 @@ def _absolute(root: str) -> str:
     return root
 
 
+AbsoluteFolder = Annotated[str, AfterValidator(_absolute)]
+
+
 class FeatureLocation(BaseModel):
     """Where the feature files of one modality lie, and how their rows become the snippets of a video.
 
@@ -273,13 +267,11 @@ class FeatureLocation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    root: str
+    root: AbsoluteFolder
     files: str = "{video}.npy"
     length: LengthRule = "error"
     stride: int | None = Field(default=None, ge=1)
     times: str | None = None
-
-    _root_is_absolute = field_validator("root")(_absolute)
 
     @field_validator("files", "times")
     @classmethod
@@ -305,19 +297,11 @@ class FeatureLocation(BaseModel):
             DataError: If the name is not safe, or a link leads out of the folder.
         """
         path = Path(self.root) / (pattern or self.files).replace("{video}", check_name(video, "video"))
-        try:
-            target, root = path.resolve(), Path(self.root).resolve()
-        except (OSError, RuntimeError) as error:  # links that go in circles
-            raise DataError(f"the path cannot be followed: {error}", where=path) from error
-        if not target.is_relative_to(root):
-            raise DataError(
-                "the feature file lies outside its folder",
-                where=path,
-                expected=f"a file inside {root}",
-                got=f"a link to {target}",
-                fix="import again with the folder that holds the files themselves",
-            )
-        return path
+        return _inside(path, Path(self.root), "its folder", "import again with the folder that holds the files themselves")
+
+    def read(self, video: str, where: str) -> Array:
+        """The file of one video, mapped into memory."""
+        return load_features(self.path(video), where)
 
     def spans(self, video: str, source_rows: int, rows: int, stride: int, where: str) -> Spans | None:
         """Which rows of the file of a video are averaged for each of its snippets; None where there is nothing to do.
@@ -338,8 +322,7 @@ class FeatureLocation(BaseModel):
             first = np.arange(rows) * stride
             spans = np.stack([first // self.stride, -(-(first + stride) // self.stride)], axis=1)
         elif source_rows != rows and self.length == "resample":
-            bounds = segment_bounds(source_rows, rows)
-            return np.stack([bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)], axis=1)
+            return np.stack(segment_spans(source_rows, rows), axis=1)
         elif source_rows == rows:
             return None
         else:
@@ -382,10 +365,8 @@ class Member(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    root: str
+    root: AbsoluteFolder
     prefix: str = ""
-
-    _root_is_absolute = field_validator("root")(_absolute)
 
 
 def _by_times(times: Array, source_rows: int, rows: int, stride: int, where: str) -> Spans:

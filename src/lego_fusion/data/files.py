@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import DataError
-from ..writing import written_whole
+from ..writing import write_text
 
 # One path component that every file system takes: a letter or digit first, no separator, nothing Windows refuses.
 _SAFE_NAME = re.compile(r"\w(?:[^/\\:*?\"<>|\x00-\x1f\x7f]*[^/\\:*?\"<>|\x00-\x1f\x7f. ])?")
 _LONGEST_NAME = 200
+Number = TypeVar("Number", int, float)
 
 
 def check_name(name: str, kind: str) -> str:
@@ -87,14 +89,38 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     return table
 
 
+def number_in(row: Mapping[str, str], column: str, kind: Callable[[str], Number]) -> Number:
+    """The number in a cell; ``DataError`` that names the column where there is none.
+
+    Example:
+        >>> number_in({"frames": "16"}, "frames", int)
+        16
+    """
+    try:
+        return kind(row[column])
+    except ValueError as error:
+        expected = "a whole number" if kind is int else "a number"
+        raise DataError(f"'{column}' is not {expected}", expected=expected, got=repr(row[column])) from error
+
+
+def shorten(names: Iterable[str], most: int = 8) -> str:
+    """The first names of a list, and how many more there are.
+
+    Example:
+        >>> shorten("abcd", most=2)
+        'a, b and 2 more'
+    """
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write a CSV file with a header row, whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="raise")
     writer.writeheader()
     writer.writerows(rows)
-    with written_whole(path) as file:
-        file.write(text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 def _check_header(header: list[str], path: Path, required: Sequence[str], optional: Sequence[str]) -> None:

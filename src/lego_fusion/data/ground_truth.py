@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool
 
-from ..errors import DataError, check_choice
+from ..errors import DataError, check_choice, located
 from .features import load_features
 from .files import read_text
 from .lists import video_name
@@ -63,7 +63,7 @@ def read_ground_truth(path: str | Path, spans: Sequence[Span], form: str = "auto
         return intervals_from_array(load_features(path, f"ground truth {path.name}"), spans, where=str(path))
     if form == "masks":
         return _from_masks(path, spans, others)
-    by_video = {"ucf-crime": read_ucf_crime, "xd-violence": read_xd_violence, "intervals": read_intervals}[form](path)
+    by_video = read_intervals(path) if form == "intervals" else read_annotations(path, form)
     return {span.video: by_video[span.video] for span in (*spans, *others) if span.video in by_video}
 
 
@@ -125,32 +125,30 @@ def _wrong_length(labels: Bool[np.ndarray, " frames"], spans: Sequence[Span], wh
     )
 
 
-def read_ucf_crime(path: str | Path) -> Intervals:
-    """Read a temporal annotation file of UCF-Crime: ``name.mp4  Class  start end  start end``, -1 where there is none.
+def read_annotations(path: str | Path, form: str) -> Intervals:
+    """Read a file of temporal annotations, one video a line; frames are taken as they stand, half open.
 
-    A normal video has no interval here. Frames are taken as they stand, half open.
+    A line of UCF-Crime is ``name.mp4  Class  start end  start end``, -1 where there is none; one of XD-Violence is
+    ``name start end start end ...``. A video without an interval is not in the result.
 
-    Raises:
-        DataError: If a line has another form; the message names it.
-    """
-    found: Intervals = {}
-    for where, words in _lines(Path(path)):
-        if len(words) < 4:
-            raise DataError("not a line of UCF-Crime", where=where, expected="name, class, start and end", got=" ".join(words))
-        found[video_name(words[0])] = _pairs(video_name(words[0]), words[2:], where, words[1])
-    return {video: intervals for video, intervals in found.items() if intervals}
-
-
-def read_xd_violence(path: str | Path) -> Intervals:
-    """Read an annotation file of XD-Violence: ``name start end start end ...``; frames as they stand, half open.
+    Args:
+        path: The file.
+        form: ``"ucf-crime"`` or ``"xd-violence"``.
 
     Raises:
         DataError: If a line has another form; the message names it.
     """
     found: Intervals = {}
     for where, words in _lines(Path(path)):
-        class_name = words[0].rpartition("_label_")[2].removesuffix(".mp4") if "_label_" in words[0] else ""
-        found[video_name(words[0])] = _pairs(video_name(words[0]), words[1:], where, class_name)
+        with located(where):
+            if form == "ucf-crime" and len(words) < 4:
+                raise DataError("not a line of UCF-Crime", expected="name, class, start and end", got=" ".join(words))
+            if form == "ucf-crime":
+                class_name, frames = words[1], words[2:]
+            else:
+                class_name = words[0].rpartition("_label_")[2].removesuffix(".mp4") if "_label_" in words[0] else ""
+                frames = words[1:]
+            found[video_name(words[0])] = _pairs(video_name(words[0]), frames, class_name)
     return {video: intervals for video, intervals in found.items() if intervals}
 
 
@@ -159,18 +157,15 @@ def _lines(path: Path) -> list[tuple[str, list[str]]]:
     return [(f"{path}, line {number}", line.split()) for number, line in lines if line.strip()]
 
 
-def _pairs(video: str, words: Sequence[str], where: str, class_name: str) -> tuple[Interval, ...]:
+def _pairs(video: str, words: Sequence[str], class_name: str) -> tuple[Interval, ...]:
     try:
         numbers = [int(float(word)) for word in words]
     except (ValueError, OverflowError) as error:
-        raise DataError("not a frame number", where=where, expected="whole numbers", got=" ".join(words)) from error
+        raise DataError("not a frame number", expected="whole numbers", got=" ".join(words)) from error
     if len(numbers) % 2:
-        raise DataError("a start frame without an end frame", where=where, expected="pairs", got=" ".join(words))
+        raise DataError("a start frame without an end frame", expected="pairs", got=" ".join(words))
     pairs = [pair for pair in zip(numbers[::2], numbers[1::2], strict=True) if pair != (-1, -1)]
-    try:
-        return tuple(Interval(video, start, end, class_name) for start, end in pairs)
-    except DataError as error:
-        raise DataError(error.what, where=where, expected=error.expected, got=error.got) from error
+    return tuple(Interval(video, start, end, class_name) for start, end in pairs)
 
 
 def _from_masks(folder: Path, spans: Sequence[Span], others: Sequence[Span]) -> Intervals:

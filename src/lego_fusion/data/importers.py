@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, MissingExtraError, check_int, check_number, with_changes
+from ..errors import DataError, check_int, check_number, load_package, located, with_changes
 from .dataset import Dataset, write_dataset
-from .features import FeatureLocation, load_features, read_rows, write_features
-from .files import check_name, read_table
+from .features import FeatureLocation, read_rows, write_features
+from .files import check_name, number_in, read_table
 from .ground_truth import Span, audit, read_ground_truth
 from .lists import Benchmark, ListedVideo
 from .manifest import Manifest, Nature
@@ -29,13 +29,18 @@ class ArrayFiles:
     """Features of one modality in ``.npz`` files, one for each video, or in one HDF5 file.
 
     Args:
-        path: A folder of ``<video>.npz``, or an HDF5 file.
+        root: A folder of ``<video>.npz``, or an HDF5 file.
         key: Name of the array: in a ``.npz`` file it may be left out if there is one array only; in HDF5 it holds
             ``{video}``, which alone is the default.
     """
 
-    path: Path
+    root: Path
     key: str = ""
+
+    def path(self, video: str) -> Path:
+        """The file that holds the features of one video."""
+        name = check_name(video, "video")
+        return self.root if self.root.suffix in HDF5_ENDINGS else self.root / f"{name}.npz"
 
     def read(self, video: str, where: str) -> Array:
         """The array of one video.
@@ -44,16 +49,15 @@ class ArrayFiles:
             DataError: If the file or the array is missing, or holds no floating-point numbers.
             MissingExtraError: If HDF5 is needed and h5py is not installed.
         """
-        name = check_name(video, "video")
-        values = self._hdf5(name, where) if self.path.suffix in HDF5_ENDINGS else self._npz(name, where)
+        path = self.path(video)
+        if not path.is_file():
+            raise DataError("there is no feature file", where=where, expected=path)
+        values = self._hdf5(video, where) if path == self.root else self._npz(path)
         if values.dtype.kind != "f":
             raise DataError("not features", where=where, expected="floating-point numbers", got=values.dtype)
         return values
 
-    def _npz(self, video: str, where: str) -> Array:
-        path = self.path / f"{video}.npz"
-        if not path.is_file():
-            raise DataError("there is no feature file", where=where, expected=path)
+    def _npz(self, path: Path) -> Array:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 key = self.key or (arrays.files[0] if len(arrays.files) == 1 else "")
@@ -62,28 +66,27 @@ class ArrayFiles:
                     raise DataError("which array of the file?", where=path, expected="its name", got=got, fix="give the key")
                 values: Array = arrays[key]
                 return values
+        except DataError:
+            raise
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"not a .npz file of numbers: {error}", where=path) from error
 
     def _hdf5(self, video: str, where: str) -> Array:
-        try:
-            import h5py
-        except ImportError as error:
-            raise MissingExtraError("h5py", "formats") from error
+        h5py: Any = load_package("h5py", extra="formats")
         key = (self.key or "{video}").replace("{video}", video)
         try:
-            with h5py.File(self.path, "r") as file:
+            with h5py.File(self.root, "r") as file:
                 found = file.get(key)
                 if not isinstance(found, h5py.Dataset):
-                    raise DataError("there is no such array in the file", where=where, expected=f"'{key}' in {self.path}")
+                    raise DataError("there is no such array in the file", where=where, expected=f"'{key}' in {self.root}")
                 return np.asarray(found[()])
         except OSError as error:
-            raise DataError(f"not an HDF5 file: {error}", where=self.path) from error
+            raise DataError(f"not an HDF5 file: {error}", where=self.root) from error
 
 
 Source = FeatureLocation | ArrayFiles
+_AS_THEY_ARE = FeatureLocation(root="/")
+"""The rule for rows that are written over, which have to fit."""
 Shapes = dict[str, tuple[int, ...]]  # video: rows, crops, width
 
 
@@ -98,9 +101,8 @@ class Warnings:
         if not self.allow_partial:
             more = f" (and {others} more like it)" if others else ""
             fix = problem.fix or "correct it, or allow a partial import"
-            where, expected, got = problem.where, problem.expected, problem.got
-            raise DataError(problem.what + more, where=where, expected=expected, got=got, fix=fix) from problem
-        self.lines.append(str(DataError(problem.what, where=problem.where, expected=problem.expected, got=problem.got)))
+            raise problem.changed(what=problem.what + more, fix=fix) from problem
+        self.lines.append(str(problem.changed(fix=None)))
 
 
 def read_shapes(
@@ -116,11 +118,11 @@ def read_shapes(
         missing: list[DataError] = []
         for done, video in enumerate(listed, start=number * len(listed) + 1):
             where = f"modality '{modality}', video '{video.video}'"
-            if _is_there(source, video.video):
-                found[video.video] = _shape(_open(source, video.video, where), where)
+            path = source.path(video.video)
+            if path.is_file():
+                found[video.video] = _shape(source.read(video.video, where), where)
             else:
-                expected = source.path(video.video) if isinstance(source, FeatureLocation) else source.path
-                missing.append(DataError("a listed video has no feature file", where=where, expected=expected))
+                missing.append(DataError("a listed video has no feature file", where=where, expected=path))
             if on_progress is not None:
                 on_progress(done, len(listed) * len(features))
         for problem in missing:
@@ -128,16 +130,6 @@ def read_shapes(
         _check_same(modality, found)
         shapes[modality] = found
     return shapes
-
-
-def _is_there(source: Source, video: str) -> bool:
-    if isinstance(source, FeatureLocation):
-        return source.path(video).is_file()
-    return source.path.is_file() or (source.path / f"{video}.npz").is_file()
-
-
-def _open(source: Source, video: str, where: str) -> Array:
-    return load_features(source.path(video), where) if isinstance(source, FeatureLocation) else source.read(video, where)
 
 
 def _shape(values: Array, where: str) -> tuple[int, ...]:
@@ -202,16 +194,10 @@ def read_frame_counts(path: str | Path) -> dict[str, tuple[int, float | None]]:
     """
     counts: dict[str, tuple[int, float | None]] = {}
     for line, row in read_table(Path(path), ("video", "frames"), ("fps",)):
-        try:
-            frames, fps = int(row["frames"]), float(row["fps"]) if row.get("fps") else None
-        except ValueError as error:
-            raise DataError(
-                "frames or fps is not a number", where=f"{path}, line {line}", got=", ".join(row.values())
-            ) from error
-        if frames < 1 or row["video"] in counts:
-            raise DataError(
-                "frames below 1, or a video listed twice", where=f"{path}, line {line}", got=", ".join(row.values())
-            )
+        with located(f"{path}, line {line}"):
+            frames, fps = number_in(row, "frames", int), number_in(row, "fps", float) if row.get("fps") else None
+            if frames < 1 or row["video"] in counts:
+                raise DataError("frames below 1, or a video listed twice", got=", ".join(row.values()))
         counts[row["video"]] = frames, fps
     return counts
 
@@ -292,21 +278,17 @@ def import_dataset(
     listed = tuple(video for video in listed if all(video.video in found for found in shapes.values()))
     if not listed:
         raise DataError("no video has features in every modality", where=name, fix="check the folders")
-    clips = _clips(listed, next(iter(shapes.values())), stride, how.frame_counts or {}, how.fps, warnings)
-    manifests = {
-        modality: _manifest(
-            modality, source, shapes[modality], how.snippet_frames, stride, (how.natures or {}).get(modality, "direction")
-        )
-        for modality, source in features.items()
-    }
-    _check_lengths(features, shapes, clips, stride)
-    truth = (
-        []
-        if ground_truth is None
-        else _truth(listed, clips, (ground_truth, how.ground_truth_form, how.truth_split), stride, warnings)
-    )
-    copied = sum(_write(Path(output), modality, source, listed) for modality, source in features.items())
+    clips = _clips(listed, next(iter(shapes.values())), how, warnings)
     locations = {modality: source for modality, source in features.items() if isinstance(source, FeatureLocation)}
+    manifests = {}
+    for modality, found in shapes.items():
+        location = locations.get(modality, _AS_THEY_ARE)
+        manifests[modality] = _manifest(modality, location, found[listed[0].video], how)
+        for video, clip in clips.items():
+            where = f"modality '{modality}', video '{video}'"
+            location.spans(video, found[video][0], -(-clip.frames // stride), stride, where)
+    truth = [] if ground_truth is None else _truth(listed, clips, ground_truth, how, warnings)
+    copied = _write_over(Path(output), listed, {name: one for name, one in features.items() if name not in locations})
     config = DatasetConfig(
         name=name, snippet_frames=how.snippet_frames, stride=stride, modalities=manifests, locations=locations
     )
@@ -323,25 +305,20 @@ def import_dataset(
 def _refuse_extracted(output: Path) -> None:
     """A dataset whose features were made here, or a joined one, is not replaced by another."""
     path = output / CONFIG_FILE
-    if path.is_file() and read_config(path).members:
+    if not path.is_file():
+        return
+    config = read_config(path)
+    if config.members:
         raise DataError("the folder holds a joined dataset", where=output, fix="choose another folder")
-    own = (
-        [one.modality for one in read_config(path).modalities.values() if one.extractor != "imported"] if path.is_file() else []
-    )
+    own = [one.modality for one in config.modalities.values() if one.extractor != "imported"]
     if own:
         got = f"features of {', '.join(own)}"
         raise DataError("the folder holds a dataset that was not imported", where=output, got=got, fix="choose another folder")
 
 
-def _clips(
-    listed: Sequence[ListedVideo],
-    shapes: Shapes,
-    stride: int,
-    counts: Mapping[str, tuple[int, float | None]],
-    fps: float | None,
-    warnings: Warnings,
-) -> dict[str, _Clip]:
-    clips, assumed = {}, 0
+def _clips(listed: Sequence[ListedVideo], shapes: Shapes, how: ImportSettings, warnings: Warnings) -> dict[str, _Clip]:
+    """Frames and rate of every video, as the table of frames says or as its rows tell."""
+    clips, assumed, stride, counts = {}, 0, how.stride, how.frame_counts or {}
     for video in listed:
         rows = shapes[video.video][0]
         frames, rate = counts.get(video.video, (rows * stride, None))
@@ -353,49 +330,36 @@ def _clips(
                 got=frames,
                 fix="correct the table of frames, or leave it out",
             )
-        assumed += rate is None and fps is None
-        clips[video.video] = _Clip(frames, rate or fps or ASSUMED_FPS, video.video in counts)
+        assumed += rate is None and how.fps is None
+        clips[video.video] = _Clip(frames, rate or how.fps or ASSUMED_FPS, video.video in counts)
     if assumed:
         warnings.lines.append(f"no frame rate given for {assumed} videos: {ASSUMED_FPS:g} assumed, which only times depend on")
     return clips
 
 
-def _manifest(modality: str, source: Source, shapes: Shapes, snippet_frames: int, stride: int, nature: Nature) -> Manifest:
-    _, crops, width = next(iter(shapes.values()))
-    location = source if isinstance(source, FeatureLocation) else FeatureLocation(root="/")
-    settings: dict[str, Any] = {"length": location.length, "stride": location.stride, "timed": location.times is not None}
+def _manifest(modality: str, location: FeatureLocation, shape: tuple[int, ...], how: ImportSettings) -> Manifest:
     return Manifest(
         modality=modality,
         extractor="imported",
         version="1",
-        settings=settings,
-        width=width,
-        crops=crops,
-        snippet_frames=snippet_frames,
-        stride=stride,
-        nature=nature,
+        settings={"length": location.length, "stride": location.stride, "timed": location.times is not None},
+        width=shape[2],
+        crops=shape[1],
+        snippet_frames=how.snippet_frames,
+        stride=how.stride,
+        nature=(how.natures or {}).get(modality, "direction"),
     )
-
-
-def _check_lengths(
-    features: Mapping[str, Source], shapes: Mapping[str, Shapes], clips: Mapping[str, _Clip], stride: int
-) -> None:
-    """Every modality can be brought to the snippets of every video."""
-    for modality, source in features.items():
-        location = source if isinstance(source, FeatureLocation) else FeatureLocation(root="/")
-        for video, clip in clips.items():
-            rows, where = -(-clip.frames // stride), f"modality '{modality}', video '{video}'"
-            location.spans(video, shapes[modality][video][0], rows, stride, where)
 
 
 def _truth(
     listed: Sequence[ListedVideo],
     clips: Mapping[str, _Clip],
-    truth: tuple[str | Path, str, str],
-    stride: int,
+    path: str | Path,
+    how: ImportSettings,
     warnings: Warnings,
 ) -> list[Interval]:
-    path, form, split = truth
+    """Ground truth that fits the labels, cut to the frames of each video."""
+    stride, split = how.stride, how.truth_split
     spans: list[Span] = []
     others: list[Span] = []
     for video in listed:
@@ -405,7 +369,7 @@ def _truth(
         group.append(Span(video.video, video.label, clip.frames, padded, slack))
     if not spans:
         raise DataError(f"there is ground truth, but no video in split '{split}'", where=path, fix="name the right split")
-    found = read_ground_truth(path, spans, form, others)
+    found = read_ground_truth(path, spans, how.ground_truth_form, others)
     spans += [span for span in others if span.video in found]
     problems = audit(spans, found)
     contradictions = [problem for problem in problems if problem.what.startswith("the video is normal")]
@@ -422,11 +386,10 @@ def _truth(
     ]
 
 
-def _write(output: Path, modality: str, source: Source, listed: Sequence[ListedVideo]) -> int:
+def _write_over(output: Path, listed: Sequence[ListedVideo], sources: Mapping[str, Source]) -> int:
     """Write over the features that cannot stay where they are; how many files that were."""
-    if isinstance(source, FeatureLocation):
-        return 0
-    for video in listed:
-        where = f"modality '{modality}', video '{video.video}'"
-        write_features(output, modality, video.video, read_rows(source.read(video.video, where), None))
-    return len(listed)
+    for modality, source in sources.items():
+        for video in listed:
+            where = f"modality '{modality}', video '{video.video}'"
+            write_features(output, modality, video.video, read_rows(source.read(video.video, where), None))
+    return len(listed) * len(sources)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def _shared_modalities(datasets: Sequence[Dataset]) -> tuple[dict[str, Manifest]
     """Modalities that all have, made alike everywhere; and what is left out."""
     first, notes = datasets[0], []
     shared = {name: one for name, one in first.modalities.items() if all(name in other.modalities for other in datasets)}
-    for name in _in_order(name for one in datasets for name in one.modalities):
+    for name in dict.fromkeys(name for one in datasets for name in one.modalities):
         if name not in shared:
             lacking = ", ".join(f"'{one.name}'" for one in datasets if name not in one.modalities)
             notes.append(f"modality '{name}' is left out: {lacking} has none")
@@ -137,7 +137,3 @@ def _prefixes(datasets: Sequence[Dataset]) -> Mapping[str, str]:
     """What to put before the names of each dataset's videos, so that all differ."""
     count = Counter(record.video for one in datasets for record in one.videos)
     return {one.name: f"{one.name}_" if any(count[record.video] > 1 for record in one.videos) else "" for one in datasets}
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

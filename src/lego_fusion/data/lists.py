@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import DataError, check_choice
-from .files import check_name, read_table, read_text
+from ..errors import DataError, check_choice, located
+from .files import check_name, read_table, read_text, shorten
 
 _ENDINGS = ("_i3d.npy", "_emb.npy", ".npy", ".mp4", ".avi")
 
@@ -93,14 +93,11 @@ def read_list(path: str | Path) -> tuple[str, ...]:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
-        name, where = video_name(line), f"{path}, line {number}"
-        try:
-            check_name(name, "video")
-        except DataError as error:
-            raise DataError(error.what, where=where, expected=error.expected, fix="correct the list") from error
-        if name in lines:
-            got = f"lines {lines[name]} and {number}"
-            raise DataError(f"the video '{name}' is listed twice", where=where, got=got, fix="remove one of them")
+        with located(f"{path}, line {number}"):
+            name = check_name(video_name(line), "video")
+            if name in lines:
+                got = f"lines {lines[name]} and {number}"
+                raise DataError(f"the video '{name}' is listed twice", got=got, fix="remove one of them")
         lines[name] = number
     if not lines:
         raise DataError("the list names no video", where=path, expected="one video a line")
@@ -133,7 +130,7 @@ def refuse_shared(shared: Sequence[str], where: str) -> None:
             f"{len(shared)} videos are in more than one split",
             where=where,
             expected="lists that share no video",
-            got=", ".join(shared[:5]) + (f" and {len(shared) - 5} more" if len(shared) > 5 else ""),
+            got=shorten(shared, most=5),
             fix="keep each video in one list",
         )
 
@@ -147,14 +144,14 @@ def read_labels(path: str | Path) -> tuple[ListedVideo, ...]:
     path = Path(path)
     videos: dict[str, ListedVideo] = {}
     for line, row in read_table(path, ("video", "label"), ("split", "class", "domain", "source")):
-        name, where = row["video"], f"{path}, line {line}"
-        if row["label"] not in ("normal", "abnormal"):
-            raise DataError("unknown label", where=where, expected="normal or abnormal", got=repr(row["label"]))
-        if name in videos:
-            refuse_shared([name] if videos[name].split != row.get("split", "") else [], where)
-            raise DataError(f"the video '{name}' is listed twice", where=where, fix="remove one of them")
-        optional = [row.get(column, "") for column in ("class", "domain", "source")]
-        videos[name] = ListedVideo(name, row.get("split", ""), row["label"], *optional)
+        name, split = row["video"], row.get("split", "")
+        with located(f"{path}, line {line}"):
+            if row["label"] not in ("normal", "abnormal"):
+                raise DataError("unknown label", expected="normal or abnormal", got=repr(row["label"]))
+            if name in videos:
+                refuse_shared([name] if videos[name].split != split else [], str(path))
+                raise DataError(f"the video '{name}' is listed twice", fix="remove one of them")
+        videos[name] = ListedVideo(name, split, row["label"], *(row.get(one, "") for one in ("class", "domain", "source")))
     if not videos:
         raise DataError("the table lists no video", where=path, fix="add one row per video")
     return tuple(videos.values())
@@ -254,7 +251,10 @@ class Benchmark:
             videos: Labelled videos.
         """
         counted = Counter((video.split, video.label) for video in videos)
-        found = self._wrong_total(sum(counted.values()))
+        found, fix = [], f"complete the list ({self.obtain}), or allow a partial import"
+        if self.total not in (None, counted.total()):
+            expected, got = f"{self.total} videos in all splits together", f"{counted.total()} videos"
+            found.append(DataError("the benchmark has another size", where=self.title, expected=expected, got=got, fix=fix))
         for split, known in self.sizes.items():
             normal, abnormal = counted[split, "normal"], counted[split, "abnormal"]
             if any(normal + abnormal == size.videos and size.abnormal in (None, abnormal) for size in known):
@@ -264,17 +264,9 @@ class Benchmark:
                 for size in known
             )
             got = f"{normal + abnormal} videos, {abnormal} of them abnormal"
-            fix = f"complete the list ({self.obtain}), or allow a partial import"
             where = f"{self.title}, split '{split}'"
             found.append(DataError("the split has another size", where=where, expected=expected, got=got, fix=fix))
         return found
-
-    def _wrong_total(self, videos: int) -> list[DataError]:
-        if self.total in (None, videos):
-            return []
-        expected, got = f"{self.total} videos in all splits together", f"{videos} videos"
-        fix = f"complete the list ({self.obtain}), or allow a partial import"
-        return [DataError("the benchmark has another size", where=self.title, expected=expected, got=got, fix=fix)]
 
 
 _VIDEO_LABELS = "training sees video-level labels only"

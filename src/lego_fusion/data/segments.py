@@ -43,6 +43,17 @@ def segment_bounds(rows: int, segments: int) -> Int[np.ndarray, " bounds"]:
     return np.linspace(0, rows, segments + 1).astype(np.int64)
 
 
+def segment_spans(rows: int, segments: int) -> tuple[Int[np.ndarray, " segments"], Int[np.ndarray, " segments"]]:
+    """First snippet of each segment, and the snippet after its last; a segment without one of its own has that at its start.
+
+    Example:
+        >>> [part.tolist() for part in segment_spans(2, 3)]
+        [[0, 0, 1], [1, 1, 2]]
+    """
+    bounds = segment_bounds(rows, segments)
+    return bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
+
+
 def segment_frames(
     segment: int, segments: int, *, rows: int, frames: int, snippet_frames: int = 16, stride: int = 16
 ) -> tuple[int, int]:
@@ -62,10 +73,8 @@ def segment_frames(
         >>> [segment_frames(segment, 4, rows=2, frames=20) for segment in range(4)]
         [(0, 16), (0, 16), (16, 20), (16, 20)]
     """
-    bounds = segment_bounds(rows, segments)
-    first = min(int(bounds[segment]), rows - 1)
-    last = max(int(bounds[segment + 1]), first + 1)
-    return first * stride, min(frames, (last - 1) * stride + snippet_frames)
+    first, end = (int(part[segment]) for part in segment_spans(rows, segments))
+    return first * stride, min(frames, (end - 1) * stride + snippet_frames)
 
 
 def to_segments(features: Array, segments: int) -> Float[np.ndarray, "segments ..."]:
@@ -87,9 +96,8 @@ def to_segments(features: Array, segments: int) -> Float[np.ndarray, "segments .
     """
     if features.ndim == 0 or features.shape[0] == 0:
         raise DataError("there are no snippets to average", expected="at least one row", got=f"shape {features.shape}")
-    bounds = segment_bounds(features.shape[0], segments)
     result = np.empty((segments, *features.shape[1:]), np.float16 if features.dtype == np.float16 else np.float32)
-    for segment, (first, end) in enumerate(zip(bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1), strict=True)):
+    for segment, (first, end) in enumerate(zip(*segment_spans(features.shape[0], segments), strict=True)):
         result[segment] = features[first:end].mean(axis=0, dtype=np.float64)  # several times as fast as np.add.reduceat
     return result
 
@@ -110,8 +118,7 @@ def segments_to_rows(segment_scores: Float[np.ndarray, " segments"], rows: int) 
         >>> segments_to_rows(np.array([1.0, 3.0, 5.0, 7.0]), rows=2).tolist()
         [2.0, 6.0]
     """
-    bounds = segment_bounds(rows, len(segment_scores))
-    return _mean_over_spans(segment_scores, bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1), rows)
+    return _mean_over_spans(segment_scores, *segment_spans(rows, len(segment_scores)), rows)
 
 
 def rows_to_frames(
@@ -150,63 +157,6 @@ def rows_to_frames(
     starts = np.arange(len(row_scores)) * stride
     ends = np.minimum(starts + max(snippet_frames, stride), frames)
     return _mean_over_spans(row_scores, starts, ends, frames)
-
-
-def window_starts(rows: int, window: int, overlap: int = 0) -> Int[np.ndarray, " windows"]:
-    """Cut a long video into windows: the first snippet of each.
-
-    Args:
-        rows: T, number of snippets, at least 1.
-        window: Snippets in a window, at least 1; a shorter video is one window.
-        overlap: Snippets shared by neighbours, in [0, window - 1]; the last window ends with the video and may share more.
-
-    Returns:
-        First snippets, rising, shape (windows,); all windows hold min(window, T) snippets.
-
-    Example:
-        >>> window_starts(10, window=4, overlap=1).tolist()
-        [0, 3, 6]
-        >>> window_starts(9, window=4).tolist()
-        [0, 4, 5]
-    """
-    check_int(rows, "rows", "window_starts", low=1)
-    check_int(window, "window", "window_starts", low=1)
-    check_int(overlap, "overlap", "window_starts", low=0, high=window - 1)
-    last = max(rows - window, 0)
-    return np.append(np.arange(0, last, window - overlap, dtype=np.int64), last)
-
-
-def merge_windows(
-    window_scores: Float[np.ndarray, "windows length"], starts: Int[np.ndarray, " windows"], rows: int
-) -> Float[np.ndarray, " rows"]:
-    """Average the scores of overlapping windows for every snippet.
-
-    Args:
-        window_scores: Snippet scores of every window, shape (windows, length).
-        starts: First snippet of every window, from ``window_starts``.
-        rows: T, number of snippets.
-
-    Returns:
-        One score per snippet, shape (T,), float64.
-
-    Raises:
-        DataError: If a window reaches beyond the video, or a snippet is in no window.
-
-    Example:
-        >>> merge_windows(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([0, 1]), rows=3).tolist()
-        [0.0, 0.5, 1.0]
-    """
-    check_int(rows, "rows", "merge_windows", low=1)
-    length = window_scores.shape[1]
-    covered = (starts[:, None] + np.arange(length)).ravel()  # (windows * length,)
-    if np.setxor1d(covered, np.arange(rows)).size:
-        raise DataError(
-            "the windows do not cover the video",
-            expected=f"every snippet from 0 to {rows - 1}, and no other",
-            got=f"windows of {length} starting at {starts.tolist()}",
-            fix="take the starts from window_starts",
-        )
-    return _mean_by_place(window_scores.ravel(), covered, rows)
 
 
 def _mean_over_spans(
@@ -302,9 +252,8 @@ def units_to_segments(
         )  # sums of what is there over all snippets, and the share that is there
         share = mean[..., -1:]
         return with_presence(mean[..., :-1] / np.where(share > 0, share, 1.0), share[..., 0] > 0)
-    bounds = segment_bounds(len(stored), segments)
     gathered = []
-    for first, end in zip(bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1), strict=True):
+    for first, end in zip(*segment_spans(len(stored), segments), strict=True):
         units = np.asarray(stored[first:end]).reshape(-1, stored.shape[-1])
         units = units[units[:, -1] > 0]
         if len(units) > MOST_UNITS:

@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
-from ..errors import MissingExtraError, ParameterError, VideoError
-from .video import MAXIMUM_PIXELS, Frame, VideoReader, is_video_file, refuse_absurd_size, upright_picture
+from ..errors import ParameterError, VideoError, load_package
+from .video import (
+    Frame,
+    FrameClock,
+    VideoReader,
+    declared_rate,
+    is_video_file,
+    prepare_decoder,
+    refuse_absurd_size,
+    upright_picture,
+)
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "tcp", "srt")
 _PROTOCOLS = "http,https,tcp,tls,udp,rtp,srtp,rtsp,rtsps,rtmp,srt,crypto,httpproxy"  # never a file of this machine
-_JUMP_SECONDS = 1.0
 _FIRST_NOTES = 250  # frames after which a stream is told what is unusual about it; and again when it ends
 _LONGEST_WAIT = 60.0
 StepCallback = Callable[[str], None]
@@ -65,7 +73,7 @@ class Source(Protocol):
 def open_source(
     source: str, *, once: bool = False, settle_seconds: float = 2.0, give_up_seconds: float | None = None
 ) -> VideoFile | VideoFolder | LiveStream:
-    """StepCallback what a source is by how it is written.
+    """Say what a source is by how it is written.
 
     Args:
         source: A video file, a folder, ``webcam:0`` or ``/dev/video0``, or an address such as ``rtsp://camera/stream``.
@@ -220,66 +228,6 @@ class VideoFolder:
         return ready, len(ready) < len(seen)
 
 
-class StreamClock:
-    """Turn the time stamps of a stream into seconds that never fall, whatever they do.
-
-    A stamp may be missing, repeat, go back, or leap by hours when a camera sets its clock. A missing one is placed by the rate;
-    one a little before the last is moved up to it; after a leap, forward or back, of more than a second that no clock of this
-    machine has seen pass, time goes on from where it was.
-
-    Args:
-        rate: Frames per second where stamps are missing.
-        unit: Seconds of one tick.
-        start: Seconds of the first frame.
-    """
-
-    def __init__(self, rate: float, *, unit: float, start: float = 0.0) -> None:
-        self.rate, self.unit = rate, unit
-        self.last, self._arrived, self._begun = start, 0.0, False
-        self._offset: float | None = None  # seconds of the watch at stamp 0
-        self.counts = dict.fromkeys(("missing", "repeated", "backwards", "leaps"), 0)
-
-    def read(self, stamp: int | None, arrived: float) -> float:
-        """Seconds of a frame.
-
-        Args:
-            stamp: In ticks; None where the frame has none.
-            arrived: When it came, in seconds of a monotonic clock.
-        """
-        wanted = self._wanted(stamp, arrived)
-        if self._begun and wanted <= self.last:
-            self.counts["repeated" if wanted == self.last else "backwards"] += 1
-            wanted = self.last
-        self.last, self._arrived, self._begun = wanted, arrived, True
-        return wanted
-
-    def _wanted(self, stamp: int | None, arrived: float) -> float:
-        frame = 1 / self.rate
-        if stamp is None:
-            self.counts["missing"] += 1
-            return self.last + frame if self._begun else self.last
-        seconds = stamp * self.unit
-        if self._offset is None:
-            self._offset = self.last + (frame if self._begun else 0.0) - seconds
-        passed = arrived - self._arrived if self._begun else 0.0
-        step = seconds + self._offset - self.last
-        longest = max(_JUMP_SECONDS, 5 * frame)
-        if step < -longest or step > passed + longest:
-            self.counts["leaps"] += 1
-            self._offset = self.last + max(frame, passed if step > 0 else 0.0) - seconds
-        return seconds + self._offset
-
-    def notes(self) -> tuple[str, ...]:
-        """What was unusual, in words."""
-        words = {
-            "missing": "{} frames without a time stamp, placed by the rate of {:g} frames/s",
-            "repeated": "{} frames with the time stamp of the frame before",
-            "backwards": "{} frames with a time stamp before the last, moved up to it",
-            "leaps": "the stream's clock leapt {} times; time goes on from where it was",
-        }
-        return tuple(words[kind].format(count, self.rate) for kind, count in self.counts.items() if count)
-
-
 class LiveStream:
     """A camera or an address, opened again with growing pauses when it breaks off.
 
@@ -310,7 +258,7 @@ class LiveStream:
             VideoError: If no frame came for ``give_up_seconds``.
             MissingExtraError: If PyAV is not installed.
         """
-        av = _pyav()
+        av = load_package("av", extra="video")
         wait, self._arrived = self.first_wait, time.monotonic()
         while not stop.is_set():
             before, self._why = self._frames, "the stream ended"
@@ -340,9 +288,8 @@ class LiveStream:
             if self._codec and codec != self._codec:
                 notify(f"the codec changes from {self._codec} to {codec}")
             self._codec = codec
-            rate = float(stream.guessed_rate or stream.average_rate or 25)
-            frames = self._read(av, container, stream, rate, notify, stop)
-            yield Recording("", "", frames, rate)
+            frames = self._read(av, container, stream, notify, stop)
+            yield Recording("", "", frames, declared_rate(stream))
             frames.close()
         finally:
             container.close()
@@ -355,13 +302,10 @@ class LiveStream:
             options["rtsp_transport"] = "tcp"
         return av.open(self.address, options=options, timeout=self.timeout_seconds, metadata_errors="ignore")
 
-    def _read(
-        self, av: Any, container: Any, stream: Any, rate: float, notify: StepCallback, stop: threading.Event
-    ) -> Generator[Frame]:
-        stream.thread_type = "SLICE"
-        stream.codec_context.options = {"max_pixels": str(MAXIMUM_PIXELS)}
+    def _read(self, av: Any, container: Any, stream: Any, notify: StepCallback, stop: threading.Event) -> Generator[Frame]:
+        prepare_decoder(stream)
         start = self._seconds + (time.monotonic() - self._arrived if self._frames else 0.0)
-        clock = StreamClock(rate, unit=float(stream.time_base), start=start)
+        clock = FrameClock(declared_rate(stream), unit=float(stream.time_base), start=start)
         try:
             for index, decoded in enumerate(self._pictures(av, container, stream, notify)):
                 self._arrived = time.monotonic()
@@ -411,14 +355,6 @@ class LiveStream:
             if self._size is not None:
                 notify(f"the size changes from {self._size[0]} x {self._size[1]} to {size[0]} x {size[1]}")
             self._size = size
-
-
-def _pyav() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError("av", "video") from error
-    return av
 
 
 def _in_words(error: Exception) -> str:

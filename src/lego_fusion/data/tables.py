@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,12 +13,9 @@ import yaml
 from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import DataError, check_int
-from .features import (
-    FeatureLocation,
-    Member,
-)
-from .files import check_name, read_table, read_text, write_table
+from ..errors import DataError, check_int, located
+from .features import FeatureLocation, Member
+from .files import check_name, number_in, read_table, read_text, write_table
 from .manifest import Manifest
 from .video import is_video_file
 
@@ -83,21 +79,16 @@ def read_intervals(path: str | Path) -> dict[str, tuple[Interval, ...]]:
     path = Path(path)
     by_video: dict[str, list[Interval]] = {}
     for line, row in read_table(path, _COLUMNS, ("class",)):
-        where = f"{path}, line {line}"
-        start, end = (_frame_number(row, column, where) for column in ("start_frame", "end_frame"))
-        try:
+        with located(f"{path}, line {line}"):
+            start, end = number_in(row, "start_frame", int), number_in(row, "end_frame", int)
             interval = Interval(row["video"], start, end, row.get("class", ""))
-        except DataError as error:
-            raise DataError(error.what, where=where, expected=error.expected, got=error.got, fix=error.fix) from error
         by_video.setdefault(interval.video, []).append(interval)
     return {video: tuple(intervals) for video, intervals in by_video.items()}
 
 
 def write_intervals(path: str | Path, intervals: Iterable[Interval]) -> None:
     """Write ground truth as a table that ``read_intervals`` reads, in the order given, whole or not at all."""
-    rows = ((interval.video, interval.start_frame, interval.end_frame, interval.class_name) for interval in intervals)
-    columns = (*_COLUMNS, "class")
-    write_table(Path(path), columns, (dict(zip(columns, row, strict=True)) for row in rows))
+    _write_records(Path(path), {name: name for name in _COLUMNS} | {"class": "class_name"}, intervals)
 
 
 def labels_from_intervals(intervals: Iterable[Interval], frames: int) -> Bool[np.ndarray, " frames"]:
@@ -149,15 +140,6 @@ def intervals_from_labels(video: str, labels: Bool[np.ndarray, " frames"], class
     steps = np.diff(labels.astype(np.int8), prepend=0, append=0)
     starts, ends = np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()
     return tuple(Interval(video, start, end, class_name) for start, end in zip(starts, ends, strict=True))
-
-
-def _frame_number(row: dict[str, str], column: str, where: str) -> int:
-    try:
-        return int(row[column])
-    except ValueError as error:
-        raise DataError(
-            f"'{column}' is not a whole number", where=where, expected="a frame number", got=repr(row[column])
-        ) from error
 
 
 LABELS = ("normal", "abnormal", "")
@@ -277,13 +259,12 @@ def read_videos(path: str | Path) -> tuple[VideoRecord, ...]:
     records: dict[str, VideoRecord] = {}
     table = read_table(path, _REQUIRED, tuple(_OPTIONAL))
     for line, row in table if not table or "file" in table[0][1] else _with_files(table):
-        try:
-            record = _record_from_row(row)
-        except DataError as error:
-            where = f"{path}, line {line}"
-            raise DataError(error.what, where=where, expected=error.expected, got=error.got, fix=error.fix) from error
-        if record.video in records:
-            raise DataError(f"the video '{record.video}' is listed twice", where=f"{path}, line {line}")
+        with located(f"{path}, line {line}"):
+            frames, fps = number_in(row, "frames", int), number_in(row, "fps", float)
+            optional = {field: row.get(column, "") for column, field in _OPTIONAL.items()}
+            record = VideoRecord(row["video"], row["label"], frames, fps, row["split"], **optional)
+            if record.video in records:
+                raise DataError(f"the video '{record.video}' is listed twice")
         records[record.video] = record
     if not records:
         raise DataError("the table lists no video", where=path, fix="add one row per video")
@@ -293,21 +274,10 @@ def read_videos(path: str | Path) -> tuple[VideoRecord, ...]:
 def write_videos(path: str | Path, records: Iterable[VideoRecord]) -> None:
     """Write ``videos.csv``, whole or not at all; optional columns appear only where a video uses them."""
     records = tuple(records)
-    fields = {name: name for name in _REQUIRED} | {
+    columns = {name: name for name in _REQUIRED} | {
         column: field for column, field in _OPTIONAL.items() if any(getattr(record, field) for record in records)
     }
-    rows = ({column: getattr(record, field) for column, field in fields.items()} for record in records)
-    write_table(Path(path), tuple(fields), rows)
-
-
-def _record_from_row(row: Mapping[str, str]) -> VideoRecord:
-    try:
-        frames, fps = int(row["frames"]), float(row["fps"])
-    except ValueError as error:
-        got = f"frames {row['frames']!r}, fps {row['fps']!r}"
-        raise DataError("frames or fps is not a number", expected="a whole number and a number", got=got) from error
-    optional = {field: row.get(column, "") for column, field in _OPTIONAL.items()}
-    return VideoRecord(row["video"], row["label"], frames, fps, row["split"], **optional)
+    _write_records(Path(path), columns, records)
 
 
 def _with_files(table: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
@@ -321,28 +291,6 @@ def _with_files(table: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict
     return moved
 
 
-def _check_intervals(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:
-    known = {record.video for record in videos}
-    unknown = [video for video in videos_with_intervals if video not in known]
-    if unknown:
-        raise DataError(
-            "intervals of a video that is not in the dataset",
-            where=path,
-            expected=f"videos of {VIDEOS_FILE}",
-            got=_shorten(unknown),
-            fix="correct the name, or remove the interval",
-        )
-
-
-def _hash_tables(root: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE):
-        path = root / name
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
-        digest.update(f"{name} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _shorten(names: Iterable[str], most: int = 8) -> str:
-    listed = list(names)
-    return ", ".join(map(repr, listed[:most])) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+def _write_records(path: Path, columns: Mapping[str, str], records: Iterable[Interval | VideoRecord]) -> None:
+    """Write the fields that columns are named after."""
+    write_table(path, tuple(columns), ({column: getattr(one, field) for column, field in columns.items()} for one in records))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from ..errors import DataError, MissingExtraError, VideoError
+from ..errors import DataError, VideoError, load_package
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".ts")
 MAXIMUM_SIDE = 16_384
 MAXIMUM_PIXELS = 100_000_000
+_JUMP_SECONDS = 1.0
 _NO_PICTURE = np.zeros((1, 1, 3), dtype=np.uint8)
 # Playlists and concatenation scripts, which name other files, are not among these, whatever the suffix says.
 _CONTAINER_FORMATS = (
@@ -47,35 +47,6 @@ class Frame:
     index: int
     time: float
     image: UInt8[np.ndarray, "h w 3"]
-
-
-@dataclass(frozen=True, eq=False)
-class VideoInfo:
-    """What a video holds, counted by decoding it.
-
-    Args:
-        path: The file.
-        frames: Frames that decode.
-        fps: (frames - 1) / (last time - first time); the rate the file declares where there is one frame.
-        width: Pixels of the first frame, upright.
-        height: Pixels of the first frame, upright.
-        times: Seconds of each frame after the first, (frames,).
-        variable_rate: Whether a gap between frames differs from the median gap by over a tenth (and over 2 ms).
-        problem: What is wrong with the file, or None.
-        notes: What is unusual but handled: rotation, repeated time stamps, a change of size.
-        has_audio: Whether there is an audio track.
-    """
-
-    path: Path
-    frames: int
-    fps: float
-    width: int
-    height: int
-    times: Float[np.ndarray, " frames"]
-    variable_rate: bool
-    problem: str | None
-    notes: tuple[str, ...]
-    has_audio: bool
 
 
 def is_video_file(path: str | Path) -> bool:
@@ -153,29 +124,23 @@ class VideoReader:
         self._container, self._stream, self._av_error = open_video(self.path)
         # An AVI numbers its frames as they are stored: the k-th frame shown has the k-th time.
         self._stored_stamps: deque[int | None] | None = deque() if self._container.format.name == "avi" else None
-        rate = float(self._stream.guessed_rate or self._stream.average_rate or 25)
-        self._times = _PresentationClock(rate, unit=float(self._stream.time_base))
+        self._clock = FrameClock(declared_rate(self._stream), unit=float(self._stream.time_base))
         self._frames = self._read()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is unusual about the file but handled."""
-        return (*self._notes.values(), *self._times.notes())
-
-    @property
-    def has_audio(self) -> bool:
-        """Whether there is an audio track."""
-        return bool(self._container.streams.audio)
+        return (*self._notes.values(), *self._clock.notes())
 
     @property
     def start(self) -> float:
         """When the first frame is shown, in seconds of the file's own clock, which its sound follows too."""
-        return self._times.start
+        return (self._clock.zero or 0.0) * self._clock.unit
 
     @property
     def declared_fps(self) -> float:
         """Frames per second that the file declares."""
-        return self._times.rate
+        return self._clock.rate
 
     def __enter__(self) -> VideoReader:
         return self
@@ -202,10 +167,10 @@ class VideoReader:
         """Yield (time, PyAV frame) without converting pictures: for counting."""
         seconds = 0.0
         for decoded in self._decoded():
-            time = self._times.read(self._stored_stamps.popleft() if self._stored_stamps else decoded.pts)
+            time = self._clock.read(self._stored_stamps.popleft() if self._stored_stamps else decoded.pts)
             self._look_at(decoded)
             self.frames_read += 1
-            seconds = time + self._times.seconds_shown(decoded)
+            seconds = time + (decoded.duration * self._clock.unit if decoded.duration else 1 / self._clock.rate)
             yield time, decoded
         if self.frames_read == 0:
             what = _what_it_is(self.path)
@@ -247,11 +212,11 @@ class VideoReader:
             done = "not applied" if rotation % 90 else "applied"
             self._notes.setdefault("rotation", f"rotation by {rotation} degrees counter-clockwise asked for, {done}")
         if decoded.is_corrupt:
-            self._damaged.count(self._position(self.frames_read, self._times.last))
+            self._damaged.count(self._position(self.frames_read, self._clock.last))
 
     def _compare_with_declared(self, seconds: float) -> None:
         declared = _declared_seconds(self._container, self._stream)
-        tolerance = (1.5 if "matroska" in self._container.format.name else 0.6) / self._times.rate
+        tolerance = (1.5 if "matroska" in self._container.format.name else 0.6) / self._clock.rate
         if declared is not None and seconds < declared - tolerance:
             frames = f" and {self._stream.frames} frames" if self._stream.frames else ""
             self._add_problem(f"the video ends early, {self._last_position()}; the file declares {declared:.2f} s{frames}")
@@ -262,49 +227,11 @@ class VideoReader:
     def _last_position(self) -> str:
         if self.frames_read == 0:
             return "before the first frame"
-        return "after " + self._position(self.frames_read - 1, self._times.last)
+        return "after " + self._position(self.frames_read - 1, self._clock.last)
 
     @staticmethod
     def _position(index: int, time: float) -> str:
         return f"frame {index} at {time:.2f} s"
-
-
-def probe_video(path: str | Path) -> VideoInfo:
-    """Decode a video once, without keeping pictures, and say what it holds.
-
-    Raises:
-        VideoError: As VideoReader.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> from lego_fusion.scenes.render import render_scenes
-        >>> with TemporaryDirectory() as folder:
-        ...     scenes = render_scenes(folder, videos=2, frames=(16, 16), size=(64, 96), fps=10.0)
-        ...     info = probe_video(scenes.videos[0].path)
-        >>> info.frames, round(info.fps, 6), info.width, info.height, info.variable_rate, info.problem
-        (16, 10.0, 96, 64, False, None)
-    """
-    times: list[float] = []
-    width = height = 0
-    with VideoReader(path) as reader:
-        for time, decoded in reader.decode():
-            if not times:
-                sideways = _quarter_turns(decoded) % 2
-                width, height = (decoded.width, decoded.height)[:: -1 if sideways else 1]
-            times.append(time)
-        seconds = times[-1]
-        return VideoInfo(
-            path=reader.path,
-            frames=len(times),
-            fps=(len(times) - 1) / seconds if seconds > 0 else reader.declared_fps,
-            width=width,
-            height=height,
-            times=np.array(times, dtype=np.float64),
-            variable_rate=_is_variable_rate(np.diff(times)),
-            problem=reader.problem,
-            notes=reader.notes,
-            has_audio=reader.has_audio,
-        )
 
 
 class _Fault:
@@ -322,55 +249,68 @@ class _Fault:
             to(f"{_count(self.number, self.thing)} {self.what}, the first {self.first}")
 
 
-class _PresentationClock:
-    """Turn time stamps, which may be missing, repeated or backwards, into seconds that never decrease.
+class FrameClock:
+    """Turn the time stamps of frames into seconds that never fall, whatever the stamps do.
+
+    A stamp may be missing, repeat or go back: a missing one is placed by the rate, one before the last is moved up to it. The
+    stamps of a stream may also leap by hours, when a camera sets its clock: after a leap, forward or back, of more than a
+    second that no clock of this machine has seen pass, time goes on from where it was.
 
     Args:
-        rate: Frames per second where time stamps are missing.
-        unit: Seconds of one tick of the time stamps.
+        rate: Frames per second where stamps are missing.
+        unit: Seconds of one tick.
+        start: Seconds of the first frame.
     """
 
-    def __init__(self, rate: float, *, unit: float) -> None:
-        self.rate, self.unit = rate, unit
-        self.last = 0.0
-        self._zero: float | None = None
-        self._index = -1
-        self._missing = self._repeated = self._backwards = 0
+    def __init__(self, rate: float, *, unit: float, start: float = 0.0) -> None:
+        self.rate, self.unit, self.start = rate, unit, start
+        self.last, self._arrived, self._index = start, 0.0, -1
+        self.zero: float | None = None  # the stamp of second 0
+        self.counts = dict.fromkeys(("missing", "repeated", "backwards", "leaps"), 0)
 
-    @property
-    def start(self) -> float:
-        """Seconds of the file's own clock at the first frame."""
-        return 0.0 if self._zero is None else self._zero * self.unit
+    def read(self, stamp: int | None, arrived: float | None = None) -> float:
+        """Seconds of a frame.
 
-    def read(self, stamp: int | None) -> float:
+        Args:
+            stamp: In ticks; None where the frame has none.
+            arrived: When it came, in seconds of a monotonic clock; None in a file, which does not leap.
+        """
         self._index += 1
-        time = self._since_first(stamp)
+        time = self._without_stamp() if stamp is None else self._of_stamp(stamp, arrived)
         if self._index and time <= self.last:
-            self._repeated += time == self.last
-            self._backwards += time < self.last
+            self.counts["repeated" if time == self.last else "backwards"] += 1
             time = self.last
-        self.last = time
+        self.last, self._arrived = time, arrived or 0.0
         return time
 
-    def _since_first(self, stamp: int | None) -> float:
-        if stamp is None:
-            self._missing += 1
-            return self._index / self.rate if self._zero is None else self.last + 1 / self.rate
-        if self._zero is None:
-            self._zero = stamp - self._index / self.rate / self.unit
-        return (stamp - self._zero) * self.unit
+    def _without_stamp(self) -> float:
+        self.counts["missing"] += 1
+        return self.start + self._index / self.rate if self.zero is None else self.last + 1 / self.rate
 
-    def seconds_shown(self, decoded: Any) -> float:
-        """How long a frame stays on the screen."""
-        return decoded.duration * self.unit if decoded.duration else 1 / self.rate
+    def _of_stamp(self, stamp: int, arrived: float | None) -> float:
+        frame = 1 / self.rate
+        if self.zero is None:
+            self.zero = stamp - (self.start + self._index / self.rate) / self.unit
+        time = (stamp - self.zero) * self.unit
+        if arrived is None or not self._index:
+            return time
+        step, passed, longest = time - self.last, arrived - self._arrived, max(_JUMP_SECONDS, 5 * frame)
+        if -longest <= step <= passed + longest:
+            return time
+        self.counts["leaps"] += 1
+        time = self.last + max(frame, passed if step > 0 else 0.0)
+        self.zero = stamp - time / self.unit
+        return time
 
     def notes(self) -> tuple[str, ...]:
-        counted = (
-            (self._missing, f"without a time stamp, placed by the rate of {self.rate:g} frames/s"),
-            (self._repeated, "with the time stamp of the frame before"),
-            (self._backwards, "with a time stamp before the last, moved up to it"),
-        )
-        return tuple(f"{_count(number, 'frame')} {what}" for number, what in counted if number)
+        """What was unusual, in words."""
+        words = {
+            "missing": ("frame", f"without a time stamp, placed by the rate of {self.rate:g} frames/s"),
+            "repeated": ("frame", "with the time stamp of the frame before"),
+            "backwards": ("frame", "with a time stamp before the last, moved up to it"),
+            "leaps": ("leap", "of the stream's clock; time goes on from where it was"),
+        }
+        return tuple(f"{_count(self.counts[kind], thing)} {what}" for kind, (thing, what) in words.items() if self.counts[kind])
 
 
 def open_video(path: Path) -> tuple[Any, Any, Any]:
@@ -379,10 +319,7 @@ def open_video(path: Path) -> tuple[Any, Any, Any]:
     Raises:
         VideoError: As VideoReader.
     """
-    try:
-        av = importlib.import_module("av")
-    except ImportError as error:
-        raise MissingExtraError("av", "video") from error
+    av = load_package("av", extra="video")
     if not path.is_file():
         raise VideoError("not a video file", where=path, got=_kind_of_path(path), fix="give a local video file")
     options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINER_FORMATS}
@@ -402,9 +339,19 @@ def open_video(path: Path) -> tuple[Any, Any, Any]:
     except VideoError:
         container.close()
         raise
+    prepare_decoder(stream)
+    return container, stream, av.FFmpegError
+
+
+def prepare_decoder(stream: Any) -> None:
+    """Decode a stream in a way that does not depend on chance, and refuses pictures of an absurd size."""
     stream.thread_type = "SLICE"  # with frame threads, which frames are marked as damaged is left to chance
     stream.codec_context.options = {"max_pixels": str(MAXIMUM_PIXELS)}
-    return container, stream, av.FFmpegError
+
+
+def declared_rate(stream: Any) -> float:
+    """Frames per second that a stream declares; 25 where it does not."""
+    return float(stream.guessed_rate or stream.average_rate or 25)
 
 
 def _is_cover_picture(av: Any, stream: Any) -> bool:
@@ -437,13 +384,6 @@ def _declared_seconds(container: Any, stream: Any) -> float | None:
     if "matroska" in container.format.name and container.duration and len(container.streams) == 1:
         return float(container.duration) / 1e6 - start
     return None
-
-
-def _is_variable_rate(gaps: Float[np.ndarray, " gaps"]) -> bool:
-    if len(gaps) < 2:
-        return False
-    usual = float(np.median(gaps))
-    return bool(np.abs(gaps - usual).max() > max(0.002, 0.1 * usual))
 
 
 def upright_picture(decoded: Any) -> UInt8[np.ndarray, "h w 3"]:

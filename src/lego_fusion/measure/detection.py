@@ -1,20 +1,32 @@
-"""How well frame scores find the abnormal frames: AUC in its three readings, average precision, false alarms.
+"""How well scores find abnormal frames and videos: AUC in its readings, average precision, false alarms.
 
 Scores may lie in any range: only their order counts, and nothing squashes, clamps or rescales them. Frames are counted
 through the weights of their runs rather than repeated.
+
+The score of a video is the mean over the 3/32 of its frames with the highest scores. That is as much as the 3 of 32 segments
+whose mean the bag loss reads, and it is defined for any frame scores, however they came about.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
+from jaxtyping import Float64
 
 from ..errors import DataError, check_number
-from .ranking import RankedRuns, video_auc, video_average_precision
+from .scored import RankedRuns, require_videos
 from .scored import ScoredVideo as ScoredVideo
-from .scored import require_videos
+
+TOP_SHARE = Fraction(3, 32)
+"""Share of a video's frames that its score is a mean of."""
+_FIXES = {  # of a missing class
+    "frames": "add videos with {} frames, or check the ground truth",
+    "videos": "add {} videos, or report the micro AUC",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ def micro_auc(scored: Sequence[ScoredVideo]) -> float:
 def macro_auc(scored: Sequence[ScoredVideo]) -> float:
     """Mean of the per-video AUC over the videos that have both classes; every such video counts the same.
 
-    Videos with one class only are left out, as an AUC does not exist for them: ``macro_videos`` counts the rest.
+    Videos with one class only are left out, as an AUC does not exist for them; ``detection_metrics`` counts the rest.
 
     Args:
         scored: The videos, each name once.
@@ -73,18 +85,7 @@ def macro_auc(scored: Sequence[ScoredVideo]) -> float:
         1.0
     """
     require_videos(scored)
-    return _macro(RankedRuns.of(scored), len(scored))
-
-
-def macro_videos(scored: Sequence[ScoredVideo]) -> int:
-    """Count the videos with both classes: those that ``macro_auc`` averages over.
-
-    Example:
-        >>> macro_videos([ScoredVideo.from_frames("v01", [1.0, 2.0], [0, 1])])
-        1
-    """
-    require_videos(scored)
-    return sum(_has_both(video) for video in scored)
+    return _macro(RankedRuns.of(scored).auc_by_video(len(scored)))
 
 
 def abnormal_auc(scored: Sequence[ScoredVideo]) -> float:
@@ -105,10 +106,7 @@ def abnormal_auc(scored: Sequence[ScoredVideo]) -> float:
         1.0
     """
     require_videos(scored)
-    abnormal = [video for video in scored if video.abnormal]
-    if not abnormal:
-        raise _missing_class("abnormal-videos-only AUC", "abnormal")
-    return _pool(abnormal, "abnormal-videos-only AUC").auc()
+    return _abnormal_only(RankedRuns.of(scored), scored).auc()
 
 
 def average_precision(scored: Sequence[ScoredVideo]) -> float:
@@ -167,6 +165,67 @@ def false_alarm_rate(scored: Sequence[ScoredVideo], threshold: float, normal_onl
     return alarms / frames
 
 
+def video_scores(scored: Sequence[ScoredVideo]) -> Float64[np.ndarray, " v"]:
+    """S = mean of the score over the 3/32 of the frames with the highest ones, for each video.
+
+    Args:
+        scored: The videos.
+
+    Returns:
+        One score a video, (V,), in the unit of the scores.
+
+    Example:
+        >>> video_scores([ScoredVideo.from_frames("v01", [0.0] * 29 + [1.0, 2.0, 3.0], [0] * 32)]).tolist()
+        [2.0]
+    """
+    return np.array([_video_score(video) for video in scored], np.float64)
+
+
+def video_auc(scored: Sequence[ScoredVideo]) -> float:
+    """Area under the ROC curve of whole videos: P(S+ > S-) + P(S+ = S-) / 2 for an abnormal and a normal video.
+
+    Args:
+        scored: The videos, each name once; one with an abnormal frame is abnormal.
+
+    Returns:
+        The AUC in [0, 1].
+
+    Raises:
+        DataError: If there is no video, a name comes twice, or all videos are of one class.
+
+    Example:
+        >>> video_auc([ScoredVideo.from_frames("v01", [5.0, 0.0], [1, 0]), ScoredVideo.from_frames("v02", [1.0, 2.0], [0, 0])])
+        1.0
+    """
+    return _video_runs(scored, "video AUC").auc()
+
+
+def video_average_precision(scored: Sequence[ScoredVideo]) -> float:
+    """Average precision of whole videos, a sum of steps: sum_k (recall_k - recall_(k-1)) precision_k.
+
+    Args:
+        scored: The videos, each name once; one with an abnormal frame is abnormal.
+
+    Returns:
+        The average precision in (0, 1].
+
+    Raises:
+        DataError: If there is no video, a name comes twice, or all videos are of one class.
+
+    Example:
+        >>> videos = [ScoredVideo.from_frames("v01", [1.0], [1]), ScoredVideo.from_frames("v02", [2.0], [0])]
+        >>> video_average_precision(videos)
+        0.5
+    """
+    return _video_runs(scored, "video average precision").average_precision()
+
+
+def as_single_frames(scored: Sequence[ScoredVideo]) -> list[ScoredVideo]:
+    """Each video as one frame of its score and label: a metric of videos is that metric of these frames."""
+    scores = video_scores(scored)
+    return [ScoredVideo.from_frames(one.video, [score], [one.abnormal]) for one, score in zip(scored, scores, strict=True)]
+
+
 METRICS: dict[str, Callable[[Sequence[ScoredVideo]], float]] = {
     "micro_auc": micro_auc,
     "macro_auc": macro_auc,
@@ -198,17 +257,17 @@ def detection_metrics(scored: Sequence[ScoredVideo], threshold: float | None = N
     """
     require_videos(scored)
     runs = RankedRuns.of(scored)  # the one sort that all of them share
-    abnormal = np.array([video.abnormal for video in scored])
+    aucs = runs.auc_by_video(len(scored))
     metrics: dict[str, Callable[[], float]] = {
         "micro_auc": lambda: _both_classes(runs, "micro AUC").auc(),
-        "macro_auc": lambda: _macro(runs, len(scored)),
-        "abnormal_auc": lambda: _both_classes(runs.of_videos(abnormal), "abnormal-videos-only AUC").auc(),
+        "macro_auc": lambda: _macro(aucs),
+        "abnormal_auc": lambda: _abnormal_only(runs, scored).auc(),
         "average_precision": lambda: _both_classes(runs, "average precision").average_precision(),
+        "video_auc": lambda: video_auc(scored),
+        "video_average_precision": lambda: video_average_precision(scored),
     }
-    metrics |= {"video_auc": lambda: video_auc(scored), "video_average_precision": lambda: video_average_precision(scored)}
     if threshold is not None:
-        limit = threshold
-        metrics["false_alarm_rate"] = lambda: false_alarm_rate(scored, limit)
+        metrics["false_alarm_rate"] = functools.partial(false_alarm_rate, scored, threshold)
     values: dict[str, float] = {}
     undefined: dict[str, str] = {}
     for name, metric in metrics.items():
@@ -216,17 +275,16 @@ def detection_metrics(scored: Sequence[ScoredVideo], threshold: float | None = N
             values[name] = metric()
         except DataError as reason:
             undefined[name] = str(reason)
-    return DetectionMetrics(values, undefined, macro_videos(scored))
+    return DetectionMetrics(values, undefined, int(np.isfinite(aucs).sum()))
 
 
-def _macro(runs: RankedRuns, videos: int) -> float:
-    aucs = runs.auc_by_video(videos)
+def _macro(aucs: Float64[np.ndarray, " v"]) -> float:
     defined = aucs[np.isfinite(aucs)]
     if not len(defined):
         raise DataError(
             "macro AUC is undefined",
             expected="a video with both normal and abnormal frames",
-            got=f"{videos} videos of one class each",
+            got=f"{len(aucs)} videos of one class each",
             fix="report the micro AUC, or evaluate videos with frame-level ground truth",
         )
     return float(np.mean(defined))
@@ -238,21 +296,32 @@ def _pool(scored: Sequence[ScoredVideo], metric: str) -> RankedRuns:
     return _both_classes(RankedRuns.of(scored), metric)
 
 
-def _both_classes(runs: RankedRuns, metric: str) -> RankedRuns:
+def _abnormal_only(runs: RankedRuns, scored: Sequence[ScoredVideo]) -> RankedRuns:
+    abnormal = np.array([video.abnormal for video in scored])
+    return _both_classes(runs.of_videos(abnormal), "abnormal-videos-only AUC")
+
+
+def _both_classes(runs: RankedRuns, metric: str, things: str = "frames") -> RankedRuns:
+    """The runs, unless one class is missing among the frames, or the videos, that they stand for."""
     for name, counts in (("abnormal", runs.abnormal), ("normal", runs.normal)):
         if not counts.any():
-            raise _missing_class(metric, name)
+            raise DataError(
+                f"{metric} is undefined with one class only",
+                expected=f"normal and abnormal {things}",
+                got=f"no {name} {things.removesuffix('s')}",
+                fix=_FIXES[things].format(name),
+            )
     return runs
 
 
-def _has_both(video: ScoredVideo) -> bool:
-    return video.abnormal and not bool(video.labels.all())
+def _video_score(video: ScoredVideo) -> float:
+    order = np.argsort(-video.scores, kind="stable")
+    weights, left = video.weights[order], float(TOP_SHARE) * video.frames
+    counted = np.clip(left - (np.cumsum(weights) - weights), 0.0, weights)
+    return float(counted @ video.scores[order] / left)
 
 
-def _missing_class(metric: str, missing: str) -> DataError:
-    return DataError(
-        f"{metric} is undefined with one class only",
-        expected="normal and abnormal frames",
-        got=f"no {missing} frame",
-        fix=f"add videos with {missing} frames, or check the ground truth",
-    )
+def _video_runs(scored: Sequence[ScoredVideo], metric: str) -> RankedRuns:
+    """The videos as frames, sorted, with both classes present."""
+    require_videos(scored)
+    return _both_classes(RankedRuns.of(as_single_frames(scored)), metric, "videos")

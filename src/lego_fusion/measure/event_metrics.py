@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DataError, check_int, check_number
-from .intervals import Estimate
+from ..errors import DataError, check_number
+from .intervals import Estimate, bootstrap_generator
 
 SECONDS_PER_HOUR = 3600.0
 Span = tuple[float, float]  # start and end in seconds
@@ -150,20 +150,18 @@ def event_average_precision(videos: Sequence[EventVideo], iou: float) -> float:
     true = sum(len(video.truth) for video in videos)
     if not true:
         raise DataError("there is no true event to find", fix="measure videos with ground truth in time")
-    ranked = sorted(((event.peak, place, event) for place, video in enumerate(videos) for event in video.events), key=_ranking)
-    taken: set[tuple[int, Span]] = set()
-    peaks, right = [], []
-    for peak, place, event in ranked:
-        free = [span for span in videos[place].truth if (place, span) not in taken]
-        best = max(free, key=lambda span: temporal_iou((event.start_seconds, event.end_seconds), span), default=None)
-        hit = best is not None and temporal_iou((event.start_seconds, event.end_seconds), best) >= iou
-        if hit and best is not None:
-            taken.add((place, best))
-        peaks.append(peak)
-        right.append(hit)
+    found_by_video = ((place, event) for place, video in enumerate(videos) for event in video.events)
+    ranked = sorted(found_by_video, key=lambda one: (-one[1].peak, one[0], one[1].start_seconds))
     if not ranked:
         return 0.0
-    last_of_tie = np.append(np.diff(np.array(peaks)) != 0, True)
+    free = [list(video.truth) for video in videos]
+    right = []
+    for place, event in ranked:
+        overlaps = [temporal_iou((event.start_seconds, event.end_seconds), span) for span in free[place]]
+        right.append(max(overlaps, default=0.0) >= iou)
+        if right[-1]:
+            free[place].pop(int(np.argmax(overlaps)))
+    last_of_tie = np.append(np.diff([event.peak for _, event in ranked]) != 0, True)
     found = np.cumsum(right)[last_of_tie]
     precision = found / (np.flatnonzero(last_of_tie) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
@@ -228,9 +226,7 @@ def event_intervals(
         Estimates by "event AP@0.5" (one for each IoU), "event mAP", "event recall", "delay seconds" and "false alarms per
         hour"; a metric without a value is left out. Of the delay, resamples with no detected event are left out and counted.
     """
-    check_int(resamples, "resamples", "event_intervals", low=1)
-    check_number(level, "level", "event_intervals", low=1e-9, high=1 - 1e-9)
-    random = np.random.default_rng(seed)
+    random = bootstrap_generator(resamples, level, seed)
     groups = [[video for video in videos if bool(video.truth) is wanted] for wanted in (True, False)]
     whole = _named(event_metrics(videos, ious=ious))
     drawn: dict[str, list[float]] = {name: [] for name in whole}
@@ -255,10 +251,6 @@ def _named(metrics: EventMetrics) -> dict[str, float]:
         "false alarms per hour": metrics.false_alarms_per_hour if metrics.quiet_hours > 0 else None,
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _ranking(row: tuple[float, int, Event]) -> tuple[float, int, float]:
-    return -row[0], row[1], row[2].start_seconds
 
 
 def _meets_any(event: Event, spans: Sequence[Span]) -> bool:

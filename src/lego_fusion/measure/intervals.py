@@ -242,7 +242,7 @@ def mean_interval(
         >>> round(estimate.value, 3), round(estimate.low, 3), round(estimate.high, 3), estimate.unit
         (0.9, 0.8, 1.0, 'split')
     """
-    generator = _generator(resamples, level, seed)
+    generator = bootstrap_generator(resamples, level, seed)
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) < 2 or not np.isfinite(numbers).all():
         expected = "at least 2 finite numbers"
@@ -300,7 +300,7 @@ def _draw(
     videos: Sequence[ScoredVideo], metric: Metric, resamples: int, level: float, seed: int
 ) -> tuple[Int64[np.ndarray, "r v"], np.random.Generator]:
     """Positions of the videos in each resample: abnormal ones first, then normal ones."""
-    generator = _generator(resamples, level, seed)
+    generator = bootstrap_generator(resamples, level, seed)
     _require_several(videos, metric)
     abnormal = np.array([video.abnormal for video in videos])
     drawn = [
@@ -311,7 +311,7 @@ def _draw(
     return np.concatenate(drawn, axis=1), generator
 
 
-def _generator(resamples: int, level: float, seed: int) -> np.random.Generator:
+def bootstrap_generator(resamples: int, level: float, seed: int) -> np.random.Generator:
     """The generator of a bootstrap whose parameters are in their ranges."""
     check_int(resamples, "resamples", "bootstrap", low=1)
     if not 0 < check_number(level, "level", "bootstrap", low=0.0, high=1.0) < 1:

@@ -7,15 +7,22 @@ resample only changes how often each video counts; any other metric is called on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from ..errors import DataError
-from .detection import abnormal_auc, average_precision, macro_auc, micro_auc
-from .ranking import as_single_frames, video_auc, video_average_precision
-from .scored import ScoredVideo
+from .detection import (
+    abnormal_auc,
+    as_single_frames,
+    average_precision,
+    macro_auc,
+    micro_auc,
+    video_auc,
+    video_average_precision,
+)
+from .scored import RankedRuns, ScoredVideo
 
 Metric = Callable[[Sequence[ScoredVideo]], float]
 
@@ -87,68 +94,53 @@ def _macro_on(videos: Sequence[ScoredVideo], draws: Int64[np.ndarray, "r v"]) ->
     return _divide(counts @ aucs[np.isfinite(aucs)], counts.sum(axis=1))
 
 
-@dataclass(frozen=True, eq=False)
-class _SortedRuns:
-    """The runs of all videos from the highest score down, and where each score of an abnormal run begins and ends."""
-
-    positive_owner: Int64[np.ndarray, " p"]
-    positive_weights: Float64[np.ndarray, " p"]
-    negative_owner: Int64[np.ndarray, " n"]
-    negative_weights: Float64[np.ndarray, " n"]
-    positive_ends: Int64[np.ndarray, "2 t"]
-    negative_ends: Int64[np.ndarray, "2 t"]
-
-
-def _sort_runs(videos: Sequence[ScoredVideo]) -> _SortedRuns:
-    owner = np.repeat(np.arange(len(videos)), [len(video.scores) for video in videos])
-    falling = -np.concatenate([video.scores for video in videos])
-    labels = np.concatenate([video.labels for video in videos])
-    weights = np.concatenate([video.weights for video in videos])
-    order = np.argsort(falling, kind="stable")
-    positive, negative = order[labels[order]], order[~labels[order]]
-    thresholds = np.unique(falling[positive])
-    positive_ends, negative_ends = (
-        np.stack(
-            [np.searchsorted(falling[rows], thresholds, side="left"), np.searchsorted(falling[rows], thresholds, side="right")]
-        )
-        for rows in (positive, negative)
-    )
-    return _SortedRuns(owner[positive], weights[positive], owner[negative], weights[negative], positive_ends, negative_ends)
-
-
-def _frames_until(
-    owner: Int64[np.ndarray, " n"], weights: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, "v c"]
-) -> Float64[np.ndarray, "n+1 c"]:
-    """Frames in the first 0 ... n runs, in each of c resamples."""
-    sums = np.zeros((len(owner) + 1, counts.shape[1]))
-    np.cumsum(counts[owner] * weights[:, None], axis=0, out=sums[1:])
-    return sums
-
-
 def _pooled_on(videos: Sequence[ScoredVideo], metric: Metric, counts: Float64[np.ndarray, "r v"]) -> Float64[np.ndarray, " r"]:
     """Micro AUC or average precision of each resample, with runs weighted by the copies of their video.
 
-    AUC = sum_t gain_t (N - (F_above(t) + F_from(t)) / 2) / (P N) and AP = sum_t gain_t T_from(t) / (T_from(t) +
-    F_from(t)) / P over the scores t of abnormal frames, where T and F are the abnormal and normal frames above or from
-    t on, P and N all of them, and gain_t = T_from(t) - T_above(t).
+    AUC = sum_t gain_t (F_below(t) + F_through(t)) / 2 / (P N) and AP = sum_t gain_t T_from(t) / (T_from(t) + F_from(t)) / P
+    over the scores t of abnormal frames, where T and F are the abnormal and normal frames below t, through t or from t on, P
+    and N all of them, and gain_t = T_through(t) - T_below(t).
     """
-    runs = _sort_runs(videos)
+    runs = RankedRuns.of(videos)
+    thresholds = np.unique(runs.group[runs.abnormal > 0])
+    abnormal, normal = (_kind(runs, frames, thresholds) for frames in (runs.abnormal, runs.normal))
     values = []
-    step = max(1, _CHUNK // (len(runs.positive_owner) + len(runs.negative_owner)))
+    step = max(1, _CHUNK // len(runs.group))
     for start in range(0, len(counts), step):
         part = np.ascontiguousarray(counts[start : start + step].T)  # (v, c)
-        true = _frames_until(runs.positive_owner, runs.positive_weights, part)
-        false = _frames_until(runs.negative_owner, runs.negative_weights, part)
-        true_above, true_from = true[runs.positive_ends]  # (t, c) each
-        false_above, false_from = false[runs.negative_ends]
-        gain = true_from - true_above
+        true_below, true_through, positives = _frames_at(*abnormal, part)  # (t, c), (t, c), (c,)
+        false_below, false_through, negatives = _frames_at(*normal, part)
+        gain = true_through - true_below
         if metric is average_precision:
-            found = _divide(gain * true_from, true_from + false_from, empty=0.0).sum(axis=0)
-            values.append(_divide(found, np.where(false[-1] > 0, true[-1], 0.0)))
+            true_from = positives - true_below
+            found = _divide(gain * true_from, true_from + (negatives - false_below), empty=0.0).sum(axis=0)
+            values.append(_divide(found, np.where(negatives > 0, positives, 0.0)))
         else:
-            found = (gain * (false[-1] - (false_above + false_from) / 2)).sum(axis=0)
-            values.append(_divide(found, true[-1] * false[-1]))
+            found = (gain * (false_below + false_through) / 2).sum(axis=0)
+            values.append(_divide(found, positives * negatives))
     return np.concatenate(values)
+
+
+def _kind(
+    runs: RankedRuns, frames: Float64[np.ndarray, " s"], thresholds: Int64[np.ndarray, " t"]
+) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"], Int64[np.ndarray, "2 t"]]:
+    """Owners and frames of the runs that have frames of one kind, and where each threshold begins and ends among them."""
+    rows = np.flatnonzero(frames)
+    ends = [np.searchsorted(runs.group[rows], thresholds, side=side) for side in ("left", "right")]
+    return runs.owner[rows], frames[rows], np.stack(ends)
+
+
+def _frames_at(
+    owner: Int64[np.ndarray, " n"],
+    frames: Float64[np.ndarray, " n"],
+    ends: Int64[np.ndarray, "2 t"],
+    counts: Float64[np.ndarray, "v c"],
+) -> tuple[Float64[np.ndarray, "t c"], Float64[np.ndarray, "t c"], Float64[np.ndarray, " c"]]:
+    """Frames of one kind below each threshold, through it, and in all, in each of c resamples."""
+    sums = np.zeros((len(owner) + 1, counts.shape[1]))
+    np.cumsum(counts[owner] * frames[:, None], axis=0, out=sums[1:])
+    below, through = sums[ends]
+    return below, through, sums[-1]
 
 
 def _divide(

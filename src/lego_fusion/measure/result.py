@@ -1,21 +1,17 @@
-"""The record in which every number travels, and tables made of such records."""
+"""The record in which every number travels, and the Markdown table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from ..errors import DataError, check_choice, check_int
+from ..errors import DataError
 from ..writing import written_whole
 
 Selection = Literal["last-step", "validation", "untrained", "none-learned", "test-best"]
-
-COLUMNS = ("dataset", "split", "modalities", "fusion", "seed", "selection", "metric", "value", "interval")
-"""What a table shows unless it is told otherwise."""
 
 
 class Result(BaseModel):
@@ -30,7 +26,7 @@ class Result(BaseModel):
         seeds: The seeds behind a mean.
         selection: How the model was chosen. ``"test-best"`` is the best of all evaluations on the test set: an
             optimistic number that nobody can reach without test labels. It is never a default, and stands only beside
-            an honest one (``optimism_gap``).
+            an honest one.
         metric: Name of the metric, for example ``"micro_auc"``.
         value: The number, in the unit of the metric (AUC as a share in [0, 1], not in percent).
         low: Lower end of its interval; None where there is no interval.
@@ -54,8 +50,8 @@ class Result(BaseModel):
         ...     dataset="ped2", split="weak", modalities=("motion", "text"), fusion="lego", seed=0,
         ...     selection="last-step", metric="micro_auc", value=0.99, protocol="frame level, real frames",
         ... )
-        >>> markdown_table([result], ["fusion", "modalities", "value"]).splitlines()[-1]
-        '| lego | motion + text | 99.0 |'
+        >>> result.model_copy(update={"seed": 1}).model_dump(include={"fusion", "seed", "value"})
+        {'fusion': 'lego', 'seed': 1, 'value': 0.99}
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -133,45 +129,6 @@ def load_results(path: Path | str) -> list[Result]:
     return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
-def rows(results: Sequence[Result], columns: Sequence[str] = COLUMNS, *, digits: int = 1) -> list[list[str]]:
-    """Write results as text, one row a result: the body of a table.
-
-    Args:
-        results: What to show.
-        columns: Fields of ``Result``, or ``"interval"`` for low and high, or ``"extra.<name>"``.
-        digits: Decimals of value and interval, which are shown in percent.
-
-    Returns:
-        The cells, one list a result; ``"-"`` where a field is empty. The optimistic selection is marked as such.
-
-    Raises:
-        ParameterError: If a column is unknown.
-    """
-    check_int(digits, "digits", "rows", low=0)
-    for column in columns:
-        if not column.startswith("extra."):
-            check_choice(column, "columns", "rows", (*Result.model_fields, "interval"))
-    return [[_cell(result, column, digits) for column in columns] for result in results]
-
-
-def markdown_table(results: Sequence[Result], columns: Sequence[str] = COLUMNS, *, digits: int = 1) -> str:
-    """Write results as a Markdown table.
-
-    Args:
-        results: What to show.
-        columns: As for ``rows``; they are also the heading.
-        digits: Decimals of value and interval, which are shown in percent.
-
-    Returns:
-        The table, its lines joined, without a final line break.
-
-    Raises:
-        ParameterError: If a column is unknown.
-    """
-    heading = [column.removeprefix("extra.").replace("_", " ") for column in columns]
-    return pipe_table(heading, rows(results, columns, digits=digits))
-
-
 def pipe_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     r"""Cells as a Markdown table, its lines joined, without a final line break.
 
@@ -183,72 +140,9 @@ def pipe_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
-def optimism_gap(honest: Result, best: Result) -> float:
-    """Best-on-test minus honest: what choosing the model by its test score adds to the number.
-
-    Args:
-        honest: A result selected by the last step or on validation videos.
-        best: The result of the same runs with ``selection="test-best"``.
-
-    Returns:
-        The gap in the unit of the metric.
-
-    Raises:
-        DataError: If the selections are not these, or the two differ in anything else that says what was measured.
-    """
-    for result, name, allowed in ((honest, "honest", ("last-step", "validation")), (best, "best", ("test-best",))):
-        if result.selection not in allowed:
-            raise DataError(
-                f"the {name} result is selected in another way",
-                where="optimism gap",
-                expected=" or ".join(allowed),
-                got=result.selection,
-                fix="compare an honest number with the best on test",
-            )
-    fields = (
-        *("dataset", "split", "modalities", "fusion", "condition", "smoothing", "domain"),
-        *("seed", "seeds", "metric", "protocol", "parameters"),
-    )
-    _require_same([honest, best], fields, where="optimism gap")
-    return best.value - honest.value
-
-
 def _parse(line: str, where: str) -> Result:
     try:
         return Result.model_validate_json(line)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'line'}: {fault['msg']}" for fault in error.errors())
         raise DataError("a line is not a result", where=where, got=faults, fix="write results with save_results") from error
-
-
-def _require_same(results: Sequence[Result], fields: Sequence[str], where: str) -> None:
-    for field in fields:
-        values = list(dict.fromkeys(getattr(result, field) for result in results))
-        if len(values) > 1:
-            raise DataError(
-                f"results differ in {field}", where=where, expected=repr(values[0]), got=repr(values[1]), fix="group them"
-            )
-
-
-def _cell(result: Result, column: str, digits: int) -> str:
-    if column.startswith("extra."):
-        value = result.extra.get(column.removeprefix("extra."))
-        return "-" if value is None else str(value)
-    if column == "interval":
-        if result.low is None or result.high is None:
-            return "-"
-        return f"[{100 * result.low:.{digits}f}, {100 * result.high:.{digits}f}]"
-    value = getattr(result, column)
-    if value is None or value == ():
-        return "-"
-    if column in ("value", "low", "high"):
-        return f"{100 * value:.{digits}f}"
-    if column.endswith("_seconds"):
-        return f"{value:.2f}"
-    if column == "selection" and value == "test-best":
-        return "test-best (optimistic)"
-    if column == "modalities":
-        return " + ".join(value)
-    if column == "seeds":
-        return ", ".join(map(str, value))
-    return json.dumps(value) if column == "extra" else str(value)

@@ -11,7 +11,7 @@ from typing import Any
 from ..learn.conditions import parse_condition
 from ..learn.methods import UNLEARNED
 from ..learn.settings import Settings, as_word
-from ..measure.ranking import TOP_SHARE
+from ..measure.detection import TOP_SHARE
 from ..measure.result import pipe_table, save_results
 from ..study.cells import ComparisonPlan
 from ..study.plan import ALL_FUSIONS, BEST, OURS, SPLITS

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ..errors import MissingExtraError
-from .script import Actor, Place, Scene, View
+from ..errors import load_package
+from .script import Actor, Figure, Place, Scene, View
 
 Colour = tuple[float, float, float]
 Point = tuple[float, float]
@@ -61,34 +61,27 @@ class Brush:
     """OpenCV's shapes with coordinates in fractions of a pixel and smooth edges."""
 
     def __init__(self) -> None:
-        try:
-            self.cv2: Any = importlib.import_module("cv2")
-        except ImportError as error:
-            raise MissingExtraError("opencv-python-headless", "video") from error
+        self.cv2: Any = load_package("opencv-python-headless", module="cv2", extra="video")
 
     def line(self, canvas: Canvas, points: list[Point], thickness: float, colour: Colour) -> None:
         """Draw a broken line through the points, at least one pixel thick."""
-        ends = [(round(x * _ONE), round(y * _ONE)) for x, y in points]
-        for start, end in pairwise(ends):
+        for start, end in pairwise(map(_fixed, points)):
             self.cv2.line(canvas, start, end, colour, max(1, round(thickness)), self.cv2.LINE_AA, _SHIFT)
 
     def ellipse(
         self, canvas: Canvas, centre: Point, axes: Point, colour: Colour, *, tilt: float = 0.0, arc: Point = (0.0, 360.0)
     ) -> None:
         """Fill an ellipse, or the part of it between two angles in degrees."""
-        where = (round(centre[0] * _ONE), round(centre[1] * _ONE))
-        half = (max(1, round(axes[0] * _ONE)), max(1, round(axes[1] * _ONE)))
-        self.cv2.ellipse(canvas, where, half, tilt, arc[0], arc[1], colour, -1, self.cv2.LINE_AA, _SHIFT)
+        self.cv2.ellipse(canvas, _fixed(centre), _fixed(axes, 1), tilt, *arc, colour, -1, self.cv2.LINE_AA, _SHIFT)
 
     def ring(self, canvas: Canvas, centre: Point, radius: float, thickness: float, colour: Colour) -> None:
         """Draw a circle's outline."""
-        where = (round(centre[0] * _ONE), round(centre[1] * _ONE))
         width = max(1, round(thickness))
-        self.cv2.circle(canvas, where, round(radius * _ONE), colour, width, self.cv2.LINE_AA, _SHIFT)
+        self.cv2.circle(canvas, _fixed(centre), round(radius * _ONE), colour, width, self.cv2.LINE_AA, _SHIFT)
 
     def polygon(self, canvas: Canvas, points: list[Point], colour: Colour) -> None:
         """Fill a convex polygon."""
-        corners = np.array([(round(x * _ONE), round(y * _ONE)) for x, y in points], dtype=np.int32)
+        corners = np.array([_fixed(point) for point in points], dtype=np.int32)
         self.cv2.fillConvexPoly(canvas, corners, colour, self.cv2.LINE_AA, _SHIFT)
 
     def shadow(self, canvas: Canvas, centre: Point, axes: Point, strength: float = 0.35) -> None:
@@ -101,17 +94,34 @@ class Brush:
         ground = canvas[top:bottom, left:right]
         dark = self.cv2.convertScaleAbs(ground, alpha=1 - strength)
         mask = np.zeros(ground.shape[:2], dtype=np.uint8)
-        where = (round((centre[0] - left) * _ONE), round((centre[1] - top) * _ONE))
-        half = (max(1, round(axes[0] * _ONE)), max(1, round(axes[1] * _ONE)))
-        self.cv2.ellipse(mask, where, half, 0, 0, 360, 255, -1, self.cv2.LINE_8, _SHIFT)
+        where = _fixed((centre[0] - left, centre[1] - top))
+        self.cv2.ellipse(mask, where, _fixed(axes, 1), 0, 0, 360, 255, -1, self.cv2.LINE_8, _SHIFT)
         self.cv2.copyTo(dark, mask, ground)
 
 
-def draw_person(
-    brush: Brush, canvas: Canvas, feet: Point, body: float, look: Look, *, phase: float, facing: int, running: bool
-) -> None:
+def _fixed(point: Point, least: int | None = None) -> tuple[int, int]:
+    """A point, or the half axes of an ellipse, as OpenCV wants them: in sixteenths of a pixel, at least so many of them."""
+    x, y = (round(part * _ONE) for part in point)
+    return (x, y) if least is None else (max(least, x), max(least, y))
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a figure stands in one frame: its feet and the height of its body in pixels, its gait in radians, and its way."""
+
+    feet: Point
+    body: float
+    phase: float
+    facing: int
+
+    def at(self, along: float, up: float) -> Point:
+        """The pixel so many body heights ahead of the feet and above them."""
+        return self.feet[0] + self.facing * along * self.body, self.feet[1] - up * self.body
+
+
+def draw_person(brush: Brush, canvas: Canvas, pose: Pose, look: Look, *, running: bool) -> None:
     """Draw someone who walks, stands (phase 0) or runs: legs and arms swing, the body bobs with each step."""
-    x, ground = feet
+    (x, ground), body, phase, facing = pose.feet, pose.body, pose.phase, pose.facing
     reach, lean = (0.3, 0.14) if running else (0.19, 0.02)
     swing = float(np.sin(phase))
     y = ground - abs(float(np.cos(phase))) * (0.05 if running else 0.02) * body
@@ -134,13 +144,9 @@ def draw_person(
     _draw_head(brush, canvas, (neck[0] + facing * 0.015 * body, y - 0.9 * body), body, look, facing)
 
 
-def draw_cyclist(brush: Brush, canvas: Canvas, feet: Point, body: float, look: Look, *, phase: float, facing: int) -> None:
+def draw_cyclist(brush: Brush, canvas: Canvas, pose: Pose, look: Look) -> None:
     """Draw someone on a bicycle, pedalling."""
-    x, y = feet
-
-    def at(along: float, up: float) -> Point:
-        return x + facing * along * body, y - up * body
-
+    (x, y), body, at = pose.feet, pose.body, pose.at
     brush.shadow(canvas, (x + 0.05 * body, y), (0.5 * body, 0.05 * body))
     for along in (-0.32, 0.32):
         brush.ring(canvas, at(along, 0.2), 0.19 * body, 0.04 * body, _TYRE)
@@ -148,26 +154,22 @@ def draw_cyclist(brush: Brush, canvas: Canvas, feet: Point, body: float, look: L
     brush.line(canvas, [*frame, at(0.0, 0.2), at(-0.32, 0.2)], 0.035 * body, _darker(look.hair))
     brush.line(canvas, [at(0.32, 0.2), at(0.24, 0.5), at(0.28, 0.56)], 0.035 * body, _darker(look.hair))
     for half_turn, colour in ((np.pi, _darker(look.trousers)), (0.0, look.trousers)):
-        turn = phase / 2 + half_turn
+        turn = pose.phase / 2 + half_turn
         pedal = at(0.08 * float(np.cos(turn)), 0.18 + 0.08 * float(np.sin(turn)))
         knee = at(0.1 + 0.03 * float(np.cos(turn)), 0.38 + 0.05 * float(np.sin(turn)))
         brush.line(canvas, [at(-0.1, 0.52), knee, pedal], 0.09 * body, colour)
     brush.line(canvas, [at(-0.1, 0.57), at(0.1, 0.84)], 0.2 * look.build * body, look.shirt)
     brush.line(canvas, [at(0.1, 0.82), at(0.2, 0.66), at(0.28, 0.58)], 0.065 * body, _darker(look.shirt))
-    _draw_head(brush, canvas, at(0.17, 0.98), body, look, facing)
+    _draw_head(brush, canvas, at(0.17, 0.98), body, look, pose.facing)
 
 
-def draw_cart(brush: Brush, canvas: Canvas, feet: Point, body: float, look: Look, *, phase: float, facing: int) -> None:
+def draw_cart(brush: Brush, canvas: Canvas, pose: Pose, look: Look) -> None:
     """Draw an open utility cart with a driver: about two body heights long."""
-    x, y = feet
-
-    def at(along: float, up: float) -> Point:
-        return x + facing * along * body, y - up * body
-
+    (x, y), body, at = pose.feet, pose.body, pose.at
     brush.shadow(canvas, (x + 0.05 * body, y), (0.95 * body, 0.09 * body), 0.45)
     brush.polygon(canvas, [at(-0.35, 0.5), at(-0.35, 1.12), at(0.3, 1.12), at(0.42, 0.5)], _darker(_GLASS, 0.75))
     brush.line(canvas, [at(-0.05, 0.5), at(-0.02, 0.82)], 0.22 * body, look.trousers)
-    _draw_head(brush, canvas, at(0.0, 0.95), body, look, facing)
+    _draw_head(brush, canvas, at(0.0, 0.95), body, look, pose.facing)
     brush.line(canvas, [at(0.0, 0.78), at(0.22, 0.66)], 0.06 * body, _darker(look.trousers))
     for along, top in ((-0.38, -0.35), (0.48, 0.34)):
         brush.line(canvas, [at(along, 0.45), at(top, 1.16)], 0.045 * body, _STEEL)
@@ -178,7 +180,7 @@ def draw_cart(brush: Brush, canvas: Canvas, feet: Point, body: float, look: Look
     for along in (-0.62, 0.62):
         brush.ellipse(canvas, at(along, 0.16), (0.17 * body, 0.17 * body), _TYRE)
         brush.ellipse(canvas, at(along, 0.16), (0.07 * body, 0.07 * body), _STEEL)
-        spoke = (0.12 * float(np.cos(phase)), 0.12 * float(np.sin(phase)))
+        spoke = (0.12 * float(np.cos(pose.phase)), 0.12 * float(np.sin(pose.phase)))
         brush.line(canvas, [at(along, 0.16), at(along + spoke[0], 0.16 + spoke[1])], 0.03 * body, _STEEL)
 
 
@@ -193,6 +195,12 @@ def _darker(colour: Colour, factor: float = 0.72) -> Colour:
     return red, green, blue
 
 
+_DRAWN: dict[Figure, Callable[[Brush, Canvas, Pose, Look], None]] = {
+    "walker": partial(draw_person, running=False),
+    "runner": partial(draw_person, running=True),
+    "cyclist": draw_cyclist,
+    "cart": draw_cart,
+}
 _SUPERSAMPLING = 2
 _NOISE_MARGIN = 32
 _IRON = (70.0, 74.0, 78.0)
@@ -234,15 +242,8 @@ class SceneRenderer:
             yield self._expose(canvas, float(gain), scene.exposure, rng)
 
     def _draw(self, canvas: Canvas, actor: Actor, look: Look, index: int) -> None:
-        feet, body = (float(actor.x[index]), float(actor.y[index])), float(actor.body[index])
-        phase = float(actor.phase[index]) if actor.moving[index] else 0.0
-        if actor.figure == "cyclist":
-            draw_cyclist(self._brush, canvas, feet, body, look, phase=phase, facing=actor.facing)
-        elif actor.figure == "cart":
-            draw_cart(self._brush, canvas, feet, body, look, phase=phase, facing=actor.facing)
-        else:
-            running = actor.figure == "runner"
-            draw_person(self._brush, canvas, feet, body, look, phase=phase, facing=actor.facing, running=running)
+        feet, phase = (float(actor.x[index]), float(actor.y[index])), float(actor.phase[index]) if actor.moving[index] else 0.0
+        _DRAWN[actor.figure](self._brush, canvas, Pose(feet, float(actor.body[index]), phase, actor.facing), look)
 
     def _draw_lamp(self, canvas: Canvas) -> None:
         (x, foot), size = self._post, self._view.height
@@ -336,10 +337,8 @@ def _texture(cv2: Any, shape: tuple[int, int], rng: np.random.Generator, grains:
 
 def encode(path: Path, pictures: Iterable[Canvas], view: View) -> None:
     """Write RGB pictures as an H.264 mp4 beside ``path``, then rename: never a half-written video."""
-    try:
-        av, cv2 = importlib.import_module("av"), importlib.import_module("cv2")
-    except ImportError as error:
-        raise MissingExtraError(error.name or "av", "video") from error
+    av: Any = load_package("av", extra="video")
+    cv2: Any = load_package("opencv-python-headless", module="cv2", extra="video")
     unfinished = path.with_name(f".{path.name}.part")
     try:
         with av.open(str(unfinished), "w", format="mp4") as container:

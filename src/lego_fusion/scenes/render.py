@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..data.files import write_table
+from ..data.tables import Interval, write_intervals
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number, with_changes
+from ..writing import write_text
 from .pictures import SceneRenderer, encode
 from .script import ANOMALY_KINDS, COVERAGE, KINDS, SEEN, Actor, Figure, Place, Scene, View, runs_of, write_scene
 
@@ -224,11 +226,10 @@ class SceneSettings:
     def __post_init__(self) -> None:
         check_int(self.videos, "videos", _OWNER, low=2)
         check_int(self.seed, "seed", _OWNER, low=0)
-        if self.camera_seed is not None:
-            check_int(self.camera_seed, "camera_seed", _OWNER, low=0)
-        _check_pair(self.frames, "frames", low=16, high=100_000)
-        _check_pair(self.people, "people", low=0, high=100)
-        _check_pair(self.intruders, "intruders", low=1, high=100)
+        check_int(self.seed_of_cameras, "camera_seed", _OWNER, low=0)
+        for name, low, high in (("frames", 16, 100_000), ("people", 0, 100), ("intruders", 1, 100)):
+            fewest, most = _pair(getattr(self, name), name)
+            check_int(most, name, _OWNER, low=check_int(fewest, name, _OWNER, low=low, high=high), high=high)
         for side in _pair(self.size, "size"):
             if check_int(side, "size", _OWNER, low=64, high=4096) % 2:
                 raise ParameterError(f"The 'size' parameter of {_OWNER} must be even in both sides. Got {self.size}")
@@ -236,17 +237,15 @@ class SceneSettings:
             raise ParameterError(f"The 'size' parameter of {_OWNER} must be (height, width). Got {self.size}")
         check_number(self.fps, "fps", _OWNER, low=1.0, high=120.0)
         check_number(self.noise, "noise", _OWNER, low=0.0, high=50.0)
-        for name in ("abnormal", "train", "false_mention_rate", "camera_spread"):
-            check_number(getattr(self, name), name, _OWNER, low=0.0, high=1.0)
-        for part in _pair(self.coverage, "coverage"):
-            check_number(part, "coverage", _OWNER, low=0.0, high=1.0)
+        shares = [(name, getattr(self, name)) for name in ("abnormal", "train", "false_mention_rate", "camera_spread")]
+        shares += [("coverage", part) for part in _pair(self.coverage, "coverage")]
+        for name, share in (*shares, *(("mention_rates", rate) for rate in self.mention_rates.values())):
+            check_number(share, name, _OWNER, low=0.0, high=1.0)
         if not self.coverage[0] < self.coverage[1]:
             raise ParameterError(f"The 'coverage' parameter of {_OWNER} must be (least, most). Got {self.coverage}")
-        for kind in self.kinds:
-            check_choice(kind, "kinds", _OWNER, KINDS)
-        for kind, rate in self.mention_rates.items():
-            check_choice(kind, "mention_rates", _OWNER, KINDS)
-            check_number(rate, "mention_rates", _OWNER, low=0.0, high=1.0)
+        for name, kinds in (("kinds", self.kinds), ("mention_rates", self.mention_rates)):
+            for kind in kinds:
+                check_choice(kind, name, _OWNER, KINDS)
         if not self.kinds or not 0 < _picked(self.videos, self.abnormal) < self.videos:
             raise ParameterError(
                 f"The 'videos', 'abnormal' and 'kinds' parameters of {_OWNER} must give both normal and abnormal videos. "
@@ -313,10 +312,9 @@ def render_scenes(
         rendered.append(_render(folder, chosen, index, *camera))
         if on_video is not None:
             on_video(rendered[-1])
-    spans = [(video.name, *span, video.kind) for video in rendered for span in video.intervals]
-    _write_csv(intervals, ("video", "start_frame", "end_frame", "class"), spans)
-    rows = [(video.name, video.label, video.split, video.kind) for video in rendered]
-    _write_csv(labels, ("video", "label", "split", "class"), rows)
+    write_intervals(intervals, (Interval(video.name, *span, video.kind) for video in rendered for span in video.intervals))
+    rows = ({"video": one.name, "label": one.label, "split": one.split, "class": one.kind} for one in rendered)
+    write_table(labels, ("video", "label", "split", "class"), rows)
     return SceneSet(folder, tuple(rendered), labels, intervals)
 
 
@@ -350,7 +348,7 @@ def _render(folder: Path, settings: SceneSettings, index: int, view: View, rende
     name = _name(index)
     path, sidecar = folder / "videos" / f"{name}.mp4", folder / "captions" / f"{name}.json"
     encode(path, renderer.pictures(scene, grain), view)
-    _write_text(sidecar, json.dumps(captions, indent=0))
+    write_text(sidecar, json.dumps(captions, indent=0) + "\n")
     label = NORMAL if kind == NORMAL else "abnormal"
     return SceneVideo(name, path, sidecar, label, split, kind, frames, runs_of(scene.abnormal))
 
@@ -393,27 +391,7 @@ def _prepare(folder: Path, videos: int, tables: tuple[Path, ...]) -> None:
         table.unlink(missing_ok=True)
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-    unfinished.replace(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)
-
-
 def _pair(value: object, name: str) -> tuple[object, object]:
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise ParameterError(f"The '{name}' parameter of {_OWNER} must be a pair. Got {value!r} instead")
     return value[0], value[1]
-
-
-def _check_pair(value: object, name: str, *, low: int, high: int) -> None:
-    fewest, most = _pair(value, name)
-    check_int(most, name, _OWNER, low=check_int(fewest, name, _OWNER, low=low, high=high), high=high)

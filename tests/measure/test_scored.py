@@ -8,8 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lego_fusion.errors import DataError
 from lego_fusion.measure.detection import abnormal_auc, average_precision, detection_metrics, macro_auc, micro_auc
-from lego_fusion.measure.ranking import RankedRuns
-from lego_fusion.measure.scored import ScoredVideo
+from lego_fusion.measure.scored import RankedRuns, ScoredVideo
 
 spans = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), min_size=1, max_size=8)  # (score, frames)
 interval = st.tuples(st.integers(-3, 60), st.integers(-3, 60)).map(lambda pair: (min(pair), max(pair)))
