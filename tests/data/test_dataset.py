@@ -246,8 +246,8 @@ HEADER = "video,label,frames,fps,split"
     ("text", "message"),
     [
         (f"{HEADER}\nv1,odd,10,25,train\n", r"unknown label \(.*videos.csv, line 2\).*got 'odd'"),
-        (f"{HEADER}\nv1,normal,10,25,train\nv2,normal,ten,25,\n", r"not a number \(.*videos.csv, line 3\).*'ten'"),
-        (f"{HEADER}\nv1,normal,10.5,25,\n", "not a number .*line 2.*'10.5'"),
+        (f"{HEADER}\nv1,normal,10,25,train\nv2,normal,ten,25,\n", r"not a whole number \(.*videos.csv, line 3\).*'ten'"),
+        (f"{HEADER}\nv1,normal,10.5,25,\n", "not a whole number .*line 2.*'10.5'"),
         (f"{HEADER}\nv1,normal,0,25,\n", "wrong number of frames .*line 2"),
         (f"{HEADER}\nv1,normal,10,0,\n", "wrong frame rate .*line 2.*got 0.0"),
         (f"{HEADER}\nv1,normal,10,nan,\n", "wrong frame rate .*line 2.*got nan"),

@@ -256,7 +256,7 @@ def test_wrong_settings(small, tmp_path, more, error, message):
         run(small, tmp_path, **more)
 
 
-@pytest.mark.parametrize("line, message", [("v1,x", "not a number.*line 2"), ("v1,0", "below 1.*line 2")])
+@pytest.mark.parametrize("line, message", [("v1,x", "not a whole number.*line 2"), ("v1,0", "below 1.*line 2")])
 def test_wrong_frame_tables(tmp_path, line, message):
     (tmp_path / "f.csv").write_text(f"video,frames\n{line}\n")
     with pytest.raises(DataError, match=message):
