@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lego_fusion import Dataset, VideoScores, score_dataset
-from lego_fusion.data.tables import intervals_from_labels
+from lego_fusion.data.ground_truth import intervals_from_labels
 from lego_fusion.data.video import VideoReader
 from lego_fusion.report.figures import CURVE, TRUTH
 

@@ -10,11 +10,12 @@ from lego_fusion.data.ground_truth import (
     Span,
     audit,
     intervals_from_array,
+    labels_from_intervals,
     read_annotations,
     read_ground_truth,
     read_mask,
 )
-from lego_fusion.data.tables import Interval, labels_from_intervals
+from lego_fusion.data.tables import Interval
 from lego_fusion.errors import DataError, ParameterError
 
 SPANS = [Span("a", "abnormal", 30, 32), Span("b", "normal", 16, 16), Span("c", "abnormal", 17, 32)]

@@ -5,13 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lego_fusion.data.tables import (
-    Interval,
-    intervals_from_labels,
-    labels_from_intervals,
-    read_intervals,
-    write_intervals,
-)
+from lego_fusion.data.ground_truth import intervals_from_labels, labels_from_intervals
+from lego_fusion.data.tables import Interval, read_intervals, write_intervals
 from lego_fusion.errors import DataError
 
 HEADER = "video,start_frame,end_frame,class\n"

@@ -15,10 +15,9 @@ import pytest
 av = pytest.importorskip("av", reason="needs PyAV: pip install 'lego-fusion[video]'")
 
 from lego_fusion.data import video as video_module  # noqa: E402
-from probing import probe_video  # noqa: E402
-
 from lego_fusion.data.video import VideoReader, find_videos, is_video_file  # noqa: E402
 from lego_fusion.errors import DataError, MissingExtraError, VideoError  # noqa: E402
+from probing import probe_video  # noqa: E402
 
 RATE = 10
 HEIGHT, WIDTH = 48, 64

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probing import VideoInfo
-
 from lego_fusion.data.video import Frame
 from lego_fusion.scenes.render import SceneSet, render_scenes
+from probing import VideoInfo
 
 
 @pytest.fixture(scope="session")

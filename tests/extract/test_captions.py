@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from probing import VideoInfo
 
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.extract.captions import Caption, captions_per_frame, read_captions
+from probing import VideoInfo
 
 MakeTimeline = Callable[..., VideoInfo]
 EXPECTED = (Caption(0, 3, "a man, walking"), Caption(4, 6, "a cart"))

@@ -69,9 +69,9 @@ def test_finer_units_of_different_number_are_padded_as_absent() -> None:
 
 
 @pytest.mark.parametrize("snippets", [0, -1])
-def test_a_segment_has_at_least_one_snippet(snippets: int) -> None:
+def test_a_segment_has_at_least_one_snippet(planted: Dataset, snippets: int) -> None:
     with pytest.raises(ParameterError, match="segment_snippets"):
-        fixed_segments(np.zeros((2, 3), np.float32), MANIFESTS["motion"], snippets)
+        load_fixed_bags(planted, ["motion"], [planted.videos[0].video], segment_snippets=snippets)
 
 
 def test_a_window_ends_with_its_own_segment() -> None:

@@ -12,8 +12,6 @@ import pytest
 pytest.importorskip("av", reason="needs PyAV: pip install 'lego-fusion[video]'")
 cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install 'lego-fusion[video]'")
 
-from probing import probe_video  # noqa: E402
-
 from lego_fusion.data.video import VideoReader  # noqa: E402
 from lego_fusion.errors import DataError, MissingExtraError, ParameterError  # noqa: E402
 from lego_fusion.scenes.render import (  # noqa: E402
@@ -28,6 +26,7 @@ from lego_fusion.scenes.script import (  # noqa: E402
     runs_of,
     write_scene,
 )
+from probing import probe_video  # noqa: E402
 
 SMALL = {"frames": (24, 40), "size": (80, 120)}
 MENTIONS = ("running", "runs past", "sprinting", "bicycle", "cyclist", "bike", "cart", "utility vehicle")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.dataset import Dataset
-from ..data.tables import intervals_from_labels
+from ..data.ground_truth import intervals_from_labels
 from ..learn.checkpoint import load_detector
 from ..learn.evaluation import Evaluation, measurable_videos, selection_of
 from ..learn.runs import read_method

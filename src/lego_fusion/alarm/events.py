@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..data.tables import intervals_from_labels
+from ..data.ground_truth import intervals_from_labels
 from ..errors import DataError
 from ..learn.scoring import VideoScores
 from ..measure.event_metrics import Event as Event

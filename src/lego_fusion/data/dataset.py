@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +28,7 @@ from .features import (
     read_rows,
 )
 from .files import shorten
+from .ground_truth import labels_from_intervals
 from .manifest import Manifest
 from .tables import (
     CONFIG_FILE,
@@ -37,7 +37,8 @@ from .tables import (
     DatasetConfig,
     Interval,
     VideoRecord,
-    labels_from_intervals,
+    check_listed,
+    hash_tables,
     read_config,
     read_intervals,
     read_videos,
@@ -95,9 +96,8 @@ class Dataset:
                 fix="make one with `lego-fusion extract`",
             )
         config, videos = read_config(root / CONFIG_FILE), read_videos(root / VIDEOS_FILE)
-        ground_truth = read_intervals(root / INTERVALS_FILE) if (root / INTERVALS_FILE).exists() else {}
-        _check_intervals(ground_truth, videos, root / INTERVALS_FILE)
-        return cls(root, config, videos, ground_truth, _hash_tables(root))
+        ground_truth = read_intervals(root / INTERVALS_FILE, videos) if (root / INTERVALS_FILE).exists() else {}
+        return cls(root, config, videos, ground_truth, hash_tables(root))
 
     @property
     def name(self) -> str:
@@ -154,12 +154,12 @@ class Dataset:
             DataError: If a name is unknown, or the file is missing, truncated, of another type, width, number of crops
                 or length than the dataset says, or lies outside the folder.
         """
-        manifest = self.modalities[modality]
+        manifest, rows, (source, name) = self.modalities[modality], self.rows(video), self._source(video)
         where = f"modality '{modality}', video '{video}'"
         values = self.stored_features(modality, video)
-        problems = feature_problems(values, manifest, self.rows(video), where, numbers=check and (finite or manifest.has_units))
+        problems = feature_problems(values, manifest, rows, where, numbers=check and (finite or manifest.has_units))
         if check:
-            problems += manifest_problems(self.provenance(modality, video), manifest, where)
+            problems += manifest_problems(read_provenance(source.root, modality, name), manifest, where)
         for _, problem in problems:
             raise problem
         return values
@@ -167,31 +167,24 @@ class Dataset:
     def feature_file(self, modality: str, video: str) -> Path:
         """Path of one feature file, in the dataset folder or where ``dataset.yaml`` says; it need not exist."""
         self.modalities[modality]
-        if self.config.members:
-            member, own_name = self._origin(video)
-            return member.feature_file(modality, own_name)
-        location, name = self.config.locations.get(modality), self.records[video].video
-        return feature_path(self.root, modality, name) if location is None else location.path(name)
+        source, name = self._source(video)
+        location = source.config.locations.get(modality)
+        return feature_path(source.root, modality, name) if location is None else location.path(name)
 
     def stored_features(self, modality: str, video: str) -> Array:
         """Features of one video as they are stored, brought to its snippets where they lie elsewhere; else unchecked."""
-        where = f"modality '{modality}', video '{video}'"
-        if self.config.members:
-            member, own_name = self._origin(video)
-            self.modalities[modality].require_same(member.modalities[modality], where=where)
-            return member.stored_features(modality, own_name)
-        values = load_features(self.feature_file(modality, video), where)
-        location = self.config.locations.get(modality)
+        where, path, rows = f"modality '{modality}', video '{video}'", self.feature_file(modality, video), self.rows(video)
+        source, name = self._source(video)
+        self.modalities[modality].require_same(source.modalities[modality], where=where)
+        location, values = source.config.locations.get(modality), load_features(path, where)
         if location is None or values.ndim < 2 or not len(values):
             return values
-        return read_rows(values, location.spans(video, len(values), self.rows(video), self.config.stride, where))
+        return read_rows(values, location.spans(name, len(values), rows, source.config.stride, where))
 
     def provenance(self, modality: str, video: str) -> Provenance | None:
         """How the features of one video and modality were made; None where nothing is recorded."""
-        if self.config.members:
-            member, own_name = self._origin(video)
-            return member.provenance(modality, own_name)
-        return read_provenance(self.root, modality, video)
+        source, name = self._source(video)
+        return read_provenance(source.root, modality, name)
 
     def intervals(self, video: str) -> tuple[Interval, ...]:
         """Ground-truth intervals of a video, in the order of the file; empty where there are none."""
@@ -219,9 +212,12 @@ class Dataset:
             )
         return labels_from_intervals(intervals, record.frames)
 
-    def _origin(self, video: str) -> tuple[Dataset, str]:
-        """The member that a video of a joined folder comes from, and its name there."""
-        if self.records[video].video not in self._origins:
+    def _source(self, video: str) -> tuple[Dataset, str]:
+        """The folder that a video's features lie in, and its name there: this one, or a member of a joined folder."""
+        self.records[video]
+        if not self.config.members:
+            return self, video
+        if video not in self._origins:
             listed = shorten(map(repr, self.config.members))
             fix = "join the folders again"
             raise DataError(f"no joined folder has the video '{video}'", where=self.root, expected=f"one of {listed}", fix=fix)
@@ -290,7 +286,7 @@ def write_dataset(
     ground_truth: dict[str, list[Interval]] = {}
     for interval in given:
         ground_truth.setdefault(interval.video, []).append(interval)
-    _check_intervals(ground_truth, videos, root / INTERVALS_FILE)
+    check_listed(ground_truth, videos, root / INTERVALS_FILE)
     frames = {record.video: record.frames for record in videos}
     for video, group in ground_truth.items():
         labels_from_intervals(group, frames[video])
@@ -307,25 +303,3 @@ def write_dataset(
         document = config.model_dump(mode="json", exclude=unused)
         file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())
     return Dataset.open(root)
-
-
-def _check_intervals(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:
-    known = {record.video for record in videos}
-    unknown = [video for video in videos_with_intervals if video not in known]
-    if unknown:
-        raise DataError(
-            "intervals of a video that is not in the dataset",
-            where=path,
-            expected=f"videos of {VIDEOS_FILE}",
-            got=shorten(map(repr, unknown)),
-            fix="correct the name, or remove the interval",
-        )
-
-
-def _hash_tables(root: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE):
-        path = root / name
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
-        digest.update(f"{name} {content}\n".encode())
-    return digest.hexdigest()

@@ -18,7 +18,7 @@ from ..errors import DataError, ManifestError
 from ..writing import written_whole
 from .files import check_name, read_text
 from .manifest import Manifest
-from .segments import presence_problems, segment_spans
+from .segments import segment_spans
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Provenance = dict[str, Any]
@@ -109,7 +109,8 @@ def feature_problems(values: Array, manifest: Manifest, rows: int, where: str, *
         if manifest.has_units:
             expected += f": {manifest.units} units ({manifest.unit_kind}) of {manifest.width} numbers and their presence"
         other = "units" if manifest.has_units else "crops"
-        check = other if values.shape[-1:] == manifest.row_shape[-1:] else "width"
+        of_width = values.shape[2:] == manifest.row_shape[1:] if manifest.has_units else values.shape[-1:] == (manifest.width,)
+        check = other if of_width else "width"
         fix = f"extract this modality again, or correct width and {other} in dataset.yaml"
         refuse(check, f"wrong width or {other} of features", expected, f"shape {values.shape}", fix)
     if values.ndim and len(values) != rows:
@@ -139,6 +140,23 @@ def value_problems(values: Array, where: str) -> Iterator[Problem]:
                     fix="extract this modality again",
                 ),
             )
+            return
+
+
+def presence_problems(stored: Array, where: str) -> Iterator[tuple[str, DataError]]:
+    """A presence that is not 0 or 1, or an absent unit that is not zero, as ("presence", error)."""
+    presence = np.asarray(stored[..., -1])
+    wrong = (presence != 0) & (presence != 1)
+    filled = (presence == 0) & (np.asarray(stored[..., :-1]) != 0).any(axis=-1)
+    for bad, fault, expected in (
+        (wrong, "the presence of a unit is not 0 or 1", "0 or 1 in the last column"),
+        (filled, "an absent unit is not empty", "zeros beside presence 0"),
+    ):
+        if bad.any():
+            row, unit = (int(place) for place in np.argwhere(bad)[0])
+            got = f"{stored[row, unit, -1]:g} and {int(np.count_nonzero(stored[row, unit, :-1]))} numbers that are not 0"
+            fix = "write the features with with_presence, or extract this modality again"
+            yield "presence", DataError(fault, where=f"{where}, row {row}, unit {unit}", expected=expected, got=got, fix=fix)
             return
 
 

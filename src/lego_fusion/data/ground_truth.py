@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool
 
-from ..errors import DataError, check_choice, located
+from ..errors import DataError, check_choice, check_int, located
 from .features import load_features
 from .files import read_text
 from .lists import video_name
-from .tables import Interval, intervals_from_labels, read_intervals
+from .tables import Interval, read_intervals
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Intervals = dict[str, tuple[Interval, ...]]
@@ -259,3 +259,54 @@ def _form_of(path: Path) -> Form:
     words = next((words for _, words in _lines(path)), [])
     second = words[1] if len(words) > 1 else ""
     return "xd-violence" if second.lstrip("-").replace(".", "", 1).isdecimal() or len(words) == 1 else "ucf-crime"
+
+
+def labels_from_intervals(intervals: Iterable[Interval], frames: int) -> Bool[np.ndarray, " frames"]:
+    """One truth value per frame of a video: True inside any of its intervals, which may overlap.
+
+    Args:
+        intervals: Intervals of one video.
+        frames: Number of frames of that video, at least 1.
+
+    Returns:
+        Truth values, shape (frames,).
+
+    Raises:
+        DataError: If an interval ends after the video.
+
+    Example:
+        >>> labels_from_intervals([Interval("v01", 1, 3)], frames=4).tolist()
+        [False, True, True, False]
+    """
+    labels = np.zeros(check_int(frames, "frames", "labels_from_intervals", low=1), dtype=bool)
+    for interval in intervals:
+        if interval.end_frame > frames:
+            raise DataError(
+                "an interval ends after its video",
+                where=f"video '{interval.video}'",
+                expected=f"at most {frames} frames",
+                got=f"frames {interval.start_frame} to {interval.end_frame}",
+                fix="correct intervals.csv, or the number of frames in videos.csv",
+            )
+        labels[interval.start_frame : interval.end_frame] = True
+    return labels
+
+
+def intervals_from_labels(video: str, labels: Bool[np.ndarray, " frames"], class_name: str = "") -> tuple[Interval, ...]:
+    """Longest runs of True in the frames of a video, in time order.
+
+    Args:
+        video: Name of the video.
+        labels: One truth value per frame, shape (frames,).
+        class_name: Kind of event to write into every interval.
+
+    Returns:
+        The intervals; ``labels_from_intervals`` turns them back into the same labels.
+
+    Example:
+        >>> intervals_from_labels("v01", np.array([False, True, True, False]))
+        (Interval(video='v01', start_frame=1, end_frame=3, class_name=''),)
+    """
+    steps = np.diff(labels.astype(np.int8), prepend=0, append=0)
+    starts, ends = np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()
+    return tuple(Interval(video, start, end, class_name) for start, end in zip(starts, ends, strict=True))

@@ -9,7 +9,6 @@ zero in every column. So absence is exact: a motion cell in which nothing moves 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -204,23 +203,6 @@ def split_presence(
 ) -> tuple[Float[np.ndarray, "*rows u d"], Bool[np.ndarray, "*rows u"]]:
     """Part stored units into their features and their presence, the way back from ``with_presence``."""
     return stored[..., :-1], stored[..., -1] > 0
-
-
-def presence_problems(stored: Array, where: str) -> Iterator[tuple[str, DataError]]:
-    """A presence that is not 0 or 1, or an absent unit that is not zero, as ("presence", error)."""
-    presence = np.asarray(stored[..., -1])
-    wrong = (presence != 0) & (presence != 1)
-    filled = (presence == 0) & (np.asarray(stored[..., :-1]) != 0).any(axis=-1)
-    for bad, fault, expected in (
-        (wrong, "the presence of a unit is not 0 or 1", "0 or 1 in the last column"),
-        (filled, "an absent unit is not empty", "zeros beside presence 0"),
-    ):
-        if bad.any():
-            row, unit = (int(place) for place in np.argwhere(bad)[0])
-            got = f"{stored[row, unit, -1]:g} and {int(np.count_nonzero(stored[row, unit, :-1]))} numbers that are not 0"
-            fix = "write the features with with_presence, or extract this modality again"
-            yield "presence", DataError(fault, where=f"{where}, row {row}, unit {unit}", expected=expected, got=got, fix=fix)
-            return
 
 
 def units_to_segments(

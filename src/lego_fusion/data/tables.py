@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import yaml
-from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import DataError, check_int, located
+from ..errors import DataError, located
 from .features import FeatureLocation, Member
-from .files import check_name, number_in, read_table, read_text, write_table
+from .files import check_name, number_in, read_table, read_text, shorten, write_table
 from .manifest import Manifest
 from .video import is_video_file
 
@@ -57,17 +56,19 @@ class Interval:
             )
 
 
-def read_intervals(path: str | Path) -> dict[str, tuple[Interval, ...]]:
+def read_intervals(path: str | Path, videos: Iterable[VideoRecord] | None = None) -> dict[str, tuple[Interval, ...]]:
     """Read ground truth from a table with the columns video, start_frame, end_frame and optionally class.
 
     Args:
         path: A CSV file with a header row.
+        videos: All that may be named, where they are known.
 
     Returns:
         Intervals by video, both in the order of the file.
 
     Raises:
-        DataError: If the table cannot be read or a row is wrong; the message names file and line.
+        DataError: If the table cannot be read or a row is wrong; the message names file and line. Or if it names a video that
+            is not listed.
 
     Example:
         >>> import tempfile
@@ -83,63 +84,28 @@ def read_intervals(path: str | Path) -> dict[str, tuple[Interval, ...]]:
             start, end = number_in(row, "start_frame", int), number_in(row, "end_frame", int)
             interval = Interval(row["video"], start, end, row.get("class", ""))
         by_video.setdefault(interval.video, []).append(interval)
+    if videos is not None:
+        check_listed(by_video, videos, path)
     return {video: tuple(intervals) for video, intervals in by_video.items()}
+
+
+def check_listed(videos_with_intervals: Iterable[str], videos: Iterable[VideoRecord], path: Path) -> None:
+    """Raise ``DataError`` if a table of intervals names a video that is not listed."""
+    known = {record.video for record in videos}
+    unknown = [video for video in videos_with_intervals if video not in known]
+    if unknown:
+        raise DataError(
+            "intervals of a video that is not in the dataset",
+            where=path,
+            expected=f"videos of {VIDEOS_FILE}",
+            got=shorten(map(repr, unknown)),
+            fix="correct the name, or remove the interval",
+        )
 
 
 def write_intervals(path: str | Path, intervals: Iterable[Interval]) -> None:
     """Write ground truth as a table that ``read_intervals`` reads, in the order given, whole or not at all."""
     _write_records(Path(path), {name: name for name in _COLUMNS} | {"class": "class_name"}, intervals)
-
-
-def labels_from_intervals(intervals: Iterable[Interval], frames: int) -> Bool[np.ndarray, " frames"]:
-    """One truth value per frame of a video: True inside any of its intervals, which may overlap.
-
-    Args:
-        intervals: Intervals of one video.
-        frames: Number of frames of that video, at least 1.
-
-    Returns:
-        Truth values, shape (frames,).
-
-    Raises:
-        DataError: If an interval ends after the video.
-
-    Example:
-        >>> labels_from_intervals([Interval("v01", 1, 3)], frames=4).tolist()
-        [False, True, True, False]
-    """
-    labels = np.zeros(check_int(frames, "frames", "labels_from_intervals", low=1), dtype=bool)
-    for interval in intervals:
-        if interval.end_frame > frames:
-            raise DataError(
-                "an interval ends after its video",
-                where=f"video '{interval.video}'",
-                expected=f"at most {frames} frames",
-                got=f"frames {interval.start_frame} to {interval.end_frame}",
-                fix="correct intervals.csv, or the number of frames in videos.csv",
-            )
-        labels[interval.start_frame : interval.end_frame] = True
-    return labels
-
-
-def intervals_from_labels(video: str, labels: Bool[np.ndarray, " frames"], class_name: str = "") -> tuple[Interval, ...]:
-    """Longest runs of True in the frames of a video, in time order.
-
-    Args:
-        video: Name of the video.
-        labels: One truth value per frame, shape (frames,).
-        class_name: Kind of event to write into every interval.
-
-    Returns:
-        The intervals; ``labels_from_intervals`` turns them back into the same labels.
-
-    Example:
-        >>> intervals_from_labels("v01", np.array([False, True, True, False]))
-        (Interval(video='v01', start_frame=1, end_frame=3, class_name=''),)
-    """
-    steps = np.diff(labels.astype(np.int8), prepend=0, append=0)
-    starts, ends = np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()
-    return tuple(Interval(video, start, end, class_name) for start, end in zip(starts, ends, strict=True))
 
 
 LABELS = ("normal", "abnormal", "")
@@ -294,3 +260,13 @@ def _with_files(table: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict
 def _write_records(path: Path, columns: Mapping[str, str], records: Iterable[Interval | VideoRecord]) -> None:
     """Write the fields that columns are named after."""
     write_table(path, tuple(columns), ({column: getattr(one, field) for column, field in columns.items()} for one in records))
+
+
+def hash_tables(root: Path) -> str:
+    """SHA-256 over the three tables of a dataset folder as they stand on disk."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, VIDEOS_FILE, INTERVALS_FILE):
+        path = root / name
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()

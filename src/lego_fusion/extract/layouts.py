@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.files import check_name, read_table
-from ..data.tables import Interval, intervals_from_labels, read_intervals
+from ..data.ground_truth import intervals_from_labels
+from ..data.tables import Interval, read_intervals
 from ..data.video import find_videos
 from ..errors import DataError, check_choice
 from .captions import CAPTION_SUFFIXES, texts_by_video

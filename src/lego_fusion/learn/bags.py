@@ -94,6 +94,13 @@ class Bags:
             raise DataError(f"modality '{missing[0]}' is missing", expected=", ".join(modalities), got=", ".join(self.inputs))
         return replace(self, inputs={name: self.inputs[name] for name in modalities})
 
+    @classmethod
+    def joined(cls, parts: Sequence[Bags]) -> Bags:
+        """The bags of several videos, each of N segments, as one."""
+        inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
+        videos = tuple(video for part in parts for video in part.videos)
+        return replace(parts[0], videos=videos, labels=torch.cat([part.labels for part in parts]), inputs=inputs)
+
 
 def load_bags(
     dataset: Dataset,
@@ -129,41 +136,41 @@ def load_bags(
     if len(counts) > 1:
         raise DataError("modalities have different numbers of crops", got=", ".join(str(count) for count in sorted(counts)))
     crops = counts.pop() if counts else 1
-    wholes = {
-        name: torch.empty(len(videos), crops, nodes, dataset.modalities[name].width, dtype=_number_type(dataset, name, videos))
-        for name in modalities
-        if cut is None and not dataset.modalities[name].has_units
-    }
-    units: dict[str, list[Tensor]] = {name: [] for name in modalities if name not in wholes}
+    wholes: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor]] = {name: [] for name in modalities if cut is not None or dataset.modalities[name].has_units}
     cut = cut or (lambda values, manifest: segments_by_crop(values, manifest, nodes))
 
-    def read(place: int) -> dict[str, Tensor]:
-        found = {name: _read_segments(dataset, name, videos[place], cut) for name in modalities}
-        for name, whole in wholes.items():
-            whole[place] = found[name]
-        return {name: found[name].expand(crops, *found[name].shape[1:]) for name in units}
+    def read(video: str) -> dict[str, Tensor]:
+        return {name: _read_segments(dataset, name, video, cut) for name in modalities}
 
-    threads = thread_count(threads)
-    with ThreadPoolExecutor(threads) as pool:
-        for video, fine in zip(videos, pool.map(read, range(len(videos))), strict=True):
-            for name, tensor in fine.items():
-                units[name].append(tensor)
+    with ThreadPoolExecutor(thread_count(threads)) as pool:
+        for place, (video, found) in enumerate(zip(videos, pool.map(read, videos), strict=True)):
+            for name, segments in found.items():
+                every_crop = segments.expand(crops, *segments.shape[1:])
+                if name in parts:
+                    parts[name].append(every_crop)
+                else:
+                    wholes[name] = _placed(every_crop, wholes.get(name), place, len(videos))
             if on_video is not None:
                 on_video(video)
     labels = torch.tensor([dataset.records[video].label == "abnormal" for video in videos], dtype=torch.bool)
-    inputs = {name: wholes[name].flatten(0, 1) if name in wholes else _joined(units[name]) for name in modalities}
+    inputs = {name: _joined(parts[name]) if name in parts else wholes[name].flatten(0, 1) for name in modalities}
     return Bags(tuple(videos), labels, crops, inputs)
+
+
+def _placed(segments: Tensor, whole: Tensor | None, place: int, count: int) -> Tensor:
+    """One tensor of all videos, filled as they come so that none is twice in memory; float16 until one video is float32."""
+    if whole is None:
+        whole = segments.new_empty(count, *segments.shape)
+    elif segments.dtype != whole.dtype:
+        whole = whole.float()
+    whole[place] = segments
+    return whole
 
 
 def thread_count(threads: int | None) -> int:
     """How many videos are read at a time: as many as there are processors, up to 4, unless it is said."""
     return min(4, os.cpu_count() or 1) if threads is None else check_int(threads, "threads", "load_bags", low=1)
-
-
-def _number_type(dataset: Dataset, modality: str, videos: Sequence[str]) -> torch.dtype:
-    """Of segments: float16 where all files of a modality are."""
-    half = all(dataset.stored_features(modality, video).dtype == np.float16 for video in videos)
-    return torch.float16 if half else torch.float32
 
 
 def _read_segments(dataset: Dataset, modality: str, video: str, cut: Cut) -> Tensor:
@@ -296,9 +303,8 @@ def fixed_segments(values: Float[np.ndarray, "rows ..."], manifest: Manifest, sn
     Args:
         values: Stored features, (T, D), (T, C, D) or (T, U, D + 1).
         manifest: Of the modality.
-        snippets: S; the last segment has the snippets that are left.
+        snippets: S, at least 1; the last segment has the snippets that are left.
     """
-    check_int(snippets, "segment_snippets", "fixed_segments", low=1)
     parts = [segments_by_crop(values[first : first + snippets], manifest, 1) for first in range(0, len(values), snippets)]
     if parts[0].ndim == 4:
         most = max(part.shape[2] for part in parts)
@@ -330,6 +336,11 @@ def load_fixed_bags(
     Raises:
         DataError: As ``load_bags``.
     """
+    if segment_snippets < 1 or nodes < 1:
+        got = f"segment_snippets={segment_snippets}, nodes={nodes}"
+        raise ParameterError(
+            "a segment and a window hold at least one", expected="segment_snippets and nodes from 1 on", got=got
+        )
     bags = load_bags(
         dataset,
         modalities,
@@ -340,7 +351,7 @@ def load_fixed_bags(
     )
     counts = torch.tensor([-(-dataset.rows(video) // segment_snippets) for video in videos])
     mask = torch.arange(int(counts.max())) < counts.repeat_interleave(bags.crops)[:, None]
-    return replace(bags, mask=mask, window=check_int(nodes, "nodes", "load_fixed_bags", low=1))
+    return replace(bags, mask=mask, window=nodes)
 
 
 def bag_of_segments(video: str, segments: Mapping[str, Float[Tensor, "c n ..."]], *, window: int) -> Bags:

@@ -225,9 +225,9 @@ def build_graphs(
     names, count = list(fusion.modalities), thread_count(threads)
     with torch_threads(1), torch.no_grad():  # several videos at a time, each in one thread: none waits for another
         if bags is None and not fusion.knows_training:
-            related = _read_and_related(dataset, fusion, training, nodes, count, on_video)
-            scored = _read_and_related(dataset, fusion, others, nodes, count, on_video) if others else None
-            return Graphs(related, scored, {name: tensor.clone() for name, tensor in _statistics(fusion)})
+            parts = [training, others] if others else [training]
+            graphs = [_read_and_related(dataset, fusion, part, nodes, count, on_video) for part in parts]
+            return Graphs(graphs[0], graphs[1] if others else None, {name: x.clone() for name, x in _statistics(fusion)})
         if bags is None:
             train = load_bags(dataset, names, training, nodes=nodes, threads=count, on_video=on_video)
         else:
@@ -254,15 +254,15 @@ def _read_and_related(
     parts: list[Bags] = []
 
     def relate(video: str) -> Bags:
-        return scoring_inputs(fusion, load_bags(dataset, list(fusion.modalities), [video], nodes=nodes, threads=1))
+        bags = load_bags(dataset, list(fusion.modalities), [video], nodes=nodes, threads=1)
+        return replace(scoring_inputs(fusion, bags), related=True)
 
     with ThreadPoolExecutor(threads) as pool:
         for video, part in zip(videos, pool.map(relate, videos), strict=True):
             parts.append(part)
             if on_video is not None:
                 on_video(video)
-    graphs = {name: torch.cat([part.inputs[name] for part in parts]) for name in fusion.modalities}
-    return Bags(tuple(videos), torch.cat([part.labels for part in parts]), parts[0].crops, graphs, related=True)
+    return Bags.joined(parts)
 
 
 def restore_statistics(fusion: Fusion, statistics: dict[str, Tensor]) -> None:

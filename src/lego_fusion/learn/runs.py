@@ -75,8 +75,8 @@ def train_run(
     nodes, segment_snippets, validation = config.nodes, config.segment_snippets, config.validation
     names = tuple(config.modalities) or tuple(dataset.modalities)
     split = training_split(dataset)
-    split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     require_labels(dataset, split)
+    split = hold_out(dataset, split, validation, seed=training.seed) if validation else split
     if options:  # before the folder is made
         make_default_fusion(method, {name: dataset.modalities[name] for name in names}, nodes=nodes, options=options)
     request = _request(dataset, names, method, training, nodes, config.hidden, split, options)
@@ -192,10 +192,10 @@ def _prepared(
     if cache is not None and trains_on_graphs(fusion, training):
         graphs = cached_graphs(dataset, fusion, kept, split.validation, nodes=nodes, cache=cache)
         return fusion, graphs.training, graphs.others
-    train = load_segments(dataset, names, kept, nodes, segment_snippets)
+    parts = [kept, split.validation] if split.validation else [kept]
+    train, *held_out = [load_segments(dataset, names, part, nodes, segment_snippets) for part in parts]
     fit_frozen(fusion, train)
-    held_out = load_segments(dataset, names, split.validation, nodes, segment_snippets) if split.validation else None
-    return fusion, train, held_out
+    return fusion, train, held_out[0] if held_out else None
 
 
 def _request(

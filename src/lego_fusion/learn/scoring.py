@@ -28,8 +28,9 @@ from scipy.special import expit
 from torch import Tensor
 
 from ..data.dataset import Dataset
+from ..data.ground_truth import labels_from_intervals
 from ..data.segments import rows_to_frames, segment_frames, segments_to_rows
-from ..data.tables import labels_from_intervals, read_intervals
+from ..data.tables import read_intervals
 from ..errors import DataError, ParameterError
 from ..extract.base import Extractor, SidecarExtractor
 from ..extract.describe import describe_video
@@ -262,12 +263,11 @@ def frame_logits(
     """
     first = next(iter(config.manifests.values()))
     grid = (first.snippet_frames, first.stride)
-    if config.segment_snippets is None:
-        spread = rows_to_frames(segments_to_rows(node_logits, rows), frames, *grid)
-        return smooth_frames(spread, fps, config.smoothing, constant=math.gcd(*grid))
-    step = config.segment_snippets * first.stride / fps
-    by_segment = smooth(node_logits, step, config.smoothing, causal=True)
-    return rows_to_frames(np.repeat(by_segment, config.segment_snippets)[:rows], frames, *grid)
+    if config.segment_snippets is not None:
+        by_segment = smooth(node_logits, config.segment_snippets * first.stride / fps, config.smoothing, causal=True)
+        return rows_to_frames(np.repeat(by_segment, config.segment_snippets)[:rows], frames, *grid)
+    spread = rows_to_frames(segments_to_rows(node_logits, rows), frames, *grid)
+    return smooth_frames(spread, fps, config.smoothing, constant=math.gcd(*grid))
 
 
 UNLIKE = 2.0  # ratio from which footage is said to be unlike: at most 1.5 on other clips of one camera, 2.7 and more on others

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from ..data.dataset import Dataset
+from ..data.ground_truth import labels_from_intervals
 from ..data.grouping import sources_of
-from ..data.tables import labels_from_intervals
 from ..errors import DataError, check_choice, check_int, check_number
 
 DomainSplit = Literal["left-out", "within"]

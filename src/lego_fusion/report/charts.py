@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from ..data.tables import intervals_from_labels
+from ..data.ground_truth import intervals_from_labels
 from .words import number_text
 
 WIDTH, HEIGHT = 1000.0, 150.0

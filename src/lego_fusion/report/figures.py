@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from ..alarm.events import frame_edges
-from ..data.tables import intervals_from_labels
+from ..data.ground_truth import intervals_from_labels
 from ..errors import DataError, MissingExtraError
 from ..why.reading import CoefficientTable, VideoReading
 from ..writing import written_whole

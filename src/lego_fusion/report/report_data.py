@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from ..alarm.events import frame_edges, score_segments
-from ..data.tables import intervals_from_labels
+from ..data.ground_truth import intervals_from_labels
 from ..measure.result import Result
 from ..why.learned import ReadingWeights
 from ..why.reading import CoefficientTable, VideoReading

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..alarm.events import as_score
-from ..data.tables import intervals_from_labels
+from ..data.ground_truth import intervals_from_labels
 from ..errors import MissingExtraError
 from ..measure.result import Result
 from ..why.reading import VideoReading
