@@ -27,7 +27,7 @@ from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import draws_at_random, run_method, scored_videos
 from lego_fusion.learn.splits import Split, domain_splits, own_split
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
-from lego_fusion.measure.intervals import seeded_interval
+from lego_fusion.measure.intervals import metric_interval
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.measure.smoothing import SMOOTHING
 from measuring import store
@@ -85,7 +85,7 @@ def measure(root: Path, job: tuple[str, Split, str], method: str, seeds: int) ->
     for domain, part in parts.items():
         row: dict[str, Any] = {"domain": domain, "trained": trained, "statistics": statistics, "method": method}
         for name, metric in METRICS.items():
-            estimate = seeded_interval(part, metric)
+            estimate = metric_interval(part, metric)
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         rows.append(row | {"by_seed": [micro_auc(one) for one in part], "training_videos": len(split.train)})
     return rows

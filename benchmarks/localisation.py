@@ -25,7 +25,7 @@ from lego_fusion.learn.bags import Bags, fit_frozen, load_bags
 from lego_fusion.learn.methods import make_default_fusion, nearest_unit_distances
 from lego_fusion.learn.splits import Split, own_split, resplits
 from lego_fusion.measure.detection import micro_auc
-from lego_fusion.measure.intervals import bootstrap_interval
+from lego_fusion.measure.intervals import metric_interval
 from lego_fusion.why.localise import heat_maps
 from measuring import store
 
@@ -77,7 +77,7 @@ def measure(dataset: Dataset, split: Split, masks: Path, *, interval: bool) -> l
                 continue
             row[name] = metric(scored)
             if interval:
-                found = bootstrap_interval(scored, metric)
+                found = metric_interval(scored, metric)
                 row |= {f"{name}_low": found.low, f"{name}_high": found.high}
         rows.append(row)
     return rows

@@ -33,7 +33,7 @@ from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.methods import LEARNED, UNLEARNED, draws_at_random, run_method, scored_videos
 from lego_fusion.learn.splits import Split, own_split, resplits
 from lego_fusion.measure.detection import abnormal_auc, micro_auc
-from lego_fusion.measure.intervals import seeded_interval
+from lego_fusion.measure.intervals import metric_interval
 from lego_fusion.measure.scored import ScoredVideo
 from lego_fusion.measure.smoothing import SMOOTHING
 from measuring import machine_facts
@@ -129,7 +129,7 @@ def summarise(rows: list[dict[str, Any]], splits: str) -> list[dict[str, Any]]:
             line["gain"], line["gap"] = mean_and_deviation(gains, "gain")[0], mean_and_deviation(gains, "gap")[0]
         if len({(row["dataset"], row["split"]) for row in group}) == 1:
             runs: list[list[ScoredVideo]] = [row["scored"] for row in group]
-            interval = seeded_interval(runs, micro_auc)
+            interval = metric_interval(runs, micro_auc)
             line["low"], line["high"] = interval.low, interval.high
         lines.append(line)
     return lines

@@ -41,7 +41,7 @@ from .learn.scoring import score_dataset as score_dataset
 from .learn.scoring import score_video as score_video
 from .measure.detection import detection_metrics as detection_metrics
 from .measure.detection import micro_auc as micro_auc
-from .measure.intervals import bootstrap_interval as bootstrap_interval
+from .measure.intervals import metric_interval as metric_interval
 from .measure.result import Result as Result
 from .measure.scored import ScoredVideo as ScoredVideo
 from .report.cards import save_cards as save_cards

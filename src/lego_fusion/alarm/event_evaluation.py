@@ -11,7 +11,7 @@ from ..learn.checkpoint import load_detector
 from ..learn.evaluation import Evaluation, measurable_videos, selection_of
 from ..learn.runs import read_method
 from ..learn.scoring import VideoScores, score_dataset
-from ..measure.event_metrics import Event, EventVideo, event_intervals
+from ..measure.event_metrics import RATE, Event, EventVideo, event_intervals, time_text
 from ..measure.intervals import Estimate
 from ..measure.result import Result
 from .calibration import Calibration, read_calibration
@@ -44,7 +44,6 @@ def evaluate_events(
     *,
     split: str = "test",
     ious: Sequence[float] = (0.1, 0.3, 0.5),
-    resamples: int = 1000,
 ) -> Evaluation:
     """Measure the events of one saved run on the videos of a split.
 
@@ -53,7 +52,6 @@ def evaluate_events(
         dataset: Made by the same extractors as the run's training data.
         split: Name of the videos' split; videos without ground truth in time are left out.
         ious: Temporal IoUs of the average precision.
-        resamples: Of the bootstrap over videos.
 
     Raises:
         DataError: No video of the split has ground truth.
@@ -71,7 +69,7 @@ def evaluate_events(
     if promise == UNCALIBRATED:
         notes.append(promise)
     notes += _calibrated_on(calibration, names)
-    protocol = f"events, {len(videos)} videos with {true} true ones; {promise}; 95 % bootstrap interval over videos"
+    protocol = f"events, {len(videos)} videos with {true} true ones; {promise}"
     facts = {
         "dataset": dataset.name,
         "split": split,
@@ -83,13 +81,20 @@ def evaluate_events(
         "protocol": protocol,
         "parameters": detector.parameter_count(),
     }
-    found = event_intervals(videos, ious=ious, resamples=resamples)
-    return Evaluation(tuple(_result(name, estimate, facts) for name, estimate in found.items()), tuple(notes))
+    found = event_intervals(videos, ious=ious)
+    quiet = sum(video.quiet_seconds for video in videos)
+    return Evaluation(tuple(_result(name, estimate, quiet, facts) for name, estimate in found.items()), tuple(notes))
 
 
-def _result(metric: str, estimate: Estimate, facts: dict[str, object]) -> Result:
-    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "level": estimate.level}
-    return Result.model_validate({"metric": metric, **values, **facts})
+def _result(metric: str, found: Estimate | float, quiet_seconds: float, facts: dict[str, object]) -> Result:
+    """A record that says what its interval rests on, or that there is none."""
+    if not isinstance(found, Estimate):
+        protocol = f"{facts['protocol']}; too few videos or events for an interval"
+        return Result.model_validate({**facts, "metric": metric, "value": found, "protocol": protocol})
+    interval = {"value": found.value, "low": found.low, "high": found.high, "level": found.level}
+    over = f"exact, over {time_text(quiet_seconds)} without a true event" if metric == RATE else f"over {found.unit}s"
+    protocol = f"{facts['protocol']}; {100 * found.level:.0f} % interval {over}"
+    return Result.model_validate({**facts, "metric": metric, **interval, "protocol": protocol})
 
 
 def _rule_of(calibration: Calibration | None, camera: str = "") -> tuple[EventRule, str]:

@@ -97,7 +97,7 @@ def _contributions(runs: Sequence[Path], dataset: Dataset, notes: list[str]) -> 
             try:
                 found = run_contributions(runs, dataset)
             except DataError as too_few:
-                found = run_contributions(runs, dataset, resamples=0)
+                found = run_contributions(runs, dataset, intervals=False)
                 notes.append(f"contributions have no interval: {too_few}")
             notify(found.evaluations, found.evaluations)
             return found

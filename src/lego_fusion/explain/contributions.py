@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from ..errors import DataError, ParameterError, check_choice, check_int, check_number, with_changes
-from ..measure.intervals import Estimate, combined_intervals, percentile_interval
+from ..measure.intervals import Estimate, combined_intervals
 from ..measure.scored import ScoredVideo
 from .shapley import (
     Contributions,
@@ -289,11 +289,11 @@ def model_contributions(
             predictor of the most frequent target, which breaks the dummy axiom (see ``contributions``); or a number, for
             example 0.5 for an AUC.
         permutations: None for exact values, at most 12 modalities; a number samples that many orders of modalities.
-        resamples: Bootstrap resamples of the samples (of the videos, where the model returns ``ScoredVideo``) for an interval
-            of every value, of the cooperation and of the interactions; 0 for none. Needs a metric with one value, and exact
-            values. Samples are drawn within each class where targets are integers, booleans or text. The model is not asked
-            again.
-        level: Share of resamples inside the interval, in (0, 1).
+        resamples: Bootstrap resamples of the samples for an interval of every value, of the cooperation and of the
+            interactions; 0 for none. Needs a metric with one value, and exact values. Samples are drawn within each class where
+            targets are integers, booleans or text. Where the model returns ``ScoredVideo``, any number above 0 gives the
+            intervals over videos of ``measure.intervals``, which draw nothing. The model is not asked again.
+        level: How often an interval is to hold the true value, in (0, 1).
         tolerance: The model is evaluated twice on the full set; its predictions may differ by ``tolerance`` times the larger
             of 1 and their maximum.
         seed: Of permutations and resamples.
@@ -403,9 +403,7 @@ def _intervals(
     if not isinstance(runs[0], np.ndarray):
         offsets = np.zeros(len(weights)) if isinstance(baseline, str) else weights[:, 0] * baseline
         metric = value.metric
-        return tuple(
-            combined_intervals(runs, shares, metric, offsets=offsets, resamples=resamples, level=level, seed=value.seed)
-        )
+        return tuple(combined_intervals(runs, shares, metric, offsets=offsets, level=level))
     return _sample_intervals(value, runs, shares, weights[:, 0], baseline, resamples, level)
 
 
@@ -431,7 +429,9 @@ def _sample_intervals(
 
     everyone = combined(np.arange(len(targets)))
     samples = np.stack([combined(rows) for rows in _draw_samples(targets, resamples, value.seed)], axis=1)  # (k, resamples)
-    return tuple(percentile_interval(float(one), row, level, "sample") for one, row in zip(everyone, samples, strict=True))
+    low, high = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=1)
+    ends = zip(everyone, np.fmin(low, everyone), np.fmax(high, everyone), strict=True)
+    return tuple(Estimate(float(one), float(least), float(most), level, "sample") for one, least, most in ends)
 
 
 def _draw_samples(targets: npt.NDArray[Any], resamples: int, seed: int) -> list[Int64[np.ndarray, " n"]]:

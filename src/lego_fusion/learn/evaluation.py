@@ -11,7 +11,7 @@ from typing import Any
 from ..data.dataset import Dataset
 from ..errors import DataError
 from ..measure.detection import METRICS
-from ..measure.intervals import seeded_interval
+from ..measure.intervals import metric_interval
 from ..measure.result import Result, Selection
 from ..measure.scored import ScoredVideo
 from .checkpoint import RunConfig, load_detector
@@ -60,7 +60,6 @@ def evaluate_runs(
     dataset: Dataset,
     *,
     split: str = "test",
-    resamples: int = 1000,
     train_seconds: float | None = None,
 ) -> Evaluation:
     """Measure saved runs on the videos of a split; runs that differ in their seed alone become one mean with its interval.
@@ -71,7 +70,6 @@ def evaluate_runs(
         folders: Run folders.
         dataset: Made by the same extractors as the runs' training data.
         split: Name of the videos' split in ``videos.csv``; videos without ground truth in time are left out, and noted.
-        resamples: Of the bootstrap behind the intervals.
         train_seconds: Of a run, to be written into the records.
 
     Raises:
@@ -88,11 +86,11 @@ def evaluate_runs(
     runs = [_score(Path(folder), dataset, videos) for folder in folders]
     results: list[Result] = []
     for group in _groups(runs):
-        measured = _measured(group, dataset.name, split, resamples, train_seconds)
+        measured = _measured(group, dataset.name, split, train_seconds)
         notes += [*_trained_on(group, videos), *measured.notes]
         results += measured.results
         for domain, members in domains.items():
-            part = _measured(group, dataset.name, split, resamples, train_seconds, domain=domain, videos=members)
+            part = _measured(group, dataset.name, split, train_seconds, domain=domain, videos=members)
             notes += [f"domain '{domain}': {note}" for note in part.notes]
             results += part.results
     return Evaluation(tuple(results), tuple(dict.fromkeys(notes)))
@@ -172,12 +170,11 @@ def _trained_on(group: Sequence[_ScoredRun], videos: Sequence[str]) -> list[str]
     return [f"{seen} of the {len(videos)} videos were trained on: these numbers say nothing about new videos"] if seen else []
 
 
-def measure_runs(runs: Sequence[Sequence[ScoredVideo]], *, resamples: int = 1000, **facts: Any) -> Evaluation:
+def measure_runs(runs: Sequence[Sequence[ScoredVideo]], **facts: Any) -> Evaluation:
     """Every metric that is defined, as the mean over the runs of one method, with its interval where there are videos enough.
 
     Args:
         runs: The same videos as scored with each seed.
-        resamples: Of the bootstrap.
         facts: Fields of ``Result`` that say what is measured; all but metric, value, interval and protocol.
     """
     abnormal = sum(video.abnormal for video in runs[0])
@@ -187,10 +184,10 @@ def measure_runs(runs: Sequence[Sequence[ScoredVideo]], *, resamples: int = 1000
         protocol = f"frame level, real frames, {len(runs[0])} videos ({abnormal} abnormal)"
         found: dict[str, Any] = {}
         try:
-            estimate = seeded_interval(runs, metric, resamples=resamples)
+            estimate = metric_interval(runs, metric)
             found = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "level": estimate.level}
             drawn = "videos" if estimate.unit == "video" else "videos and seeds"
-            protocol += f"; {100 * estimate.level:.0f} % bootstrap interval over {drawn}"
+            protocol += f"; {100 * estimate.level:.0f} % interval over {drawn}"
         except DataError as too_few:
             try:
                 found = {"value": sum(metric(run) for run in runs) / len(runs)}
@@ -206,7 +203,6 @@ def _measured(
     group: Sequence[_ScoredRun],
     dataset: str,
     split: str,
-    resamples: int,
     train_seconds: float | None,
     *,
     domain: str = "",
@@ -215,7 +211,6 @@ def _measured(
     first, seeds = group[0], tuple(run.seed for run in group)
     return measure_runs(
         [[one for one in run.videos if videos is None or one.video in videos] for run in group],
-        resamples=resamples,
         dataset=dataset,
         split=split,
         domain=domain,

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 
 from ..errors import DataError, check_number
-from .intervals import Estimate, bootstrap_generator
+from .intervals import Estimate, jackknife_interval, rate_interval
 
 SECONDS_PER_HOUR = 3600.0
+DELAY, RATE = "delay seconds", "false alarms per hour"
 Span = tuple[float, float]  # start and end in seconds
 
 
@@ -87,7 +89,7 @@ class EventMetrics:
     Args:
         average_precision: By temporal IoU.
         recall: Share of true events that an event with an alarm meets; None without a true event.
-        delay_seconds: Median time from the start of a detected true event to its alarm; None where none is detected.
+        delays: Times in seconds from the start of each detected true event to its first alarm.
         false_alarms: Alarms of events that meet no true event.
         quiet_hours: Hours without a true event.
         true_events: How many there are.
@@ -95,10 +97,15 @@ class EventMetrics:
 
     average_precision: dict[float, float]
     recall: float | None
-    delay_seconds: float | None
+    delays: tuple[float, ...]
     false_alarms: int
     quiet_hours: float
     true_events: int
+
+    @property
+    def delay_seconds(self) -> float | None:
+        """Median of the delays; None where no true event is detected."""
+        return float(np.median(self.delays)) if self.delays else None
 
     @property
     def false_alarms_per_hour(self) -> float:
@@ -111,6 +118,18 @@ class EventMetrics:
     def mean_average_precision(self) -> float | None:
         """Mean over the temporal IoUs; None without a true event."""
         return float(np.mean(list(self.average_precision.values()))) if self.average_precision else None
+
+
+def time_text(seconds: float) -> str:
+    """A length of time for a person.
+
+    Example:
+        >>> time_text(12.0), time_text(1800.0), time_text(9000.0)
+        ('12 s', '30 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * SECONDS_PER_HOUR else f"{seconds / SECONDS_PER_HOUR:.1f} h"
 
 
 def temporal_iou(a: Span, b: Span) -> float:
@@ -198,7 +217,7 @@ def event_metrics(videos: Sequence[EventVideo], *, ious: Sequence[float] = (0.1,
     return EventMetrics(
         average_precision={iou: event_average_precision(videos, iou) for iou in ious} if true else {},
         recall=len(delays) / true if true else None,
-        delay_seconds=float(np.median(delays)) if delays else None,
+        delays=tuple(delays),
         false_alarms=false,
         quiet_hours=sum(video.quiet_seconds for video in videos) / SECONDS_PER_HOUR,
         true_events=true,
@@ -206,40 +225,62 @@ def event_metrics(videos: Sequence[EventVideo], *, ious: Sequence[float] = (0.1,
 
 
 def event_intervals(
-    videos: Sequence[EventVideo],
-    *,
-    ious: Sequence[float] = (0.1, 0.3, 0.5),
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Estimate]:
-    """Every metric of events with its bootstrap interval over videos, those with and without a true event drawn apart.
+    videos: Sequence[EventVideo], *, ious: Sequence[float] = (0.1, 0.3, 0.5), level: float = 0.95
+) -> dict[str, Estimate | float]:
+    """Every metric of events, with its interval where there is enough to say one.
+
+    Average precision and recall have the jackknife interval over videos, those with and without a true event apart
+    (``measure.intervals``); the rate of false alarms has the exact one of a Poisson rate over the quiet hours; the median delay
+    that between order statistics, which needs six detected events for 95 %.
 
     Args:
         videos: With events and truth.
         ious: Temporal IoUs of the average precision.
-        resamples: To draw, >= 1.
-        level: Share of resamples inside the interval, in (0, 1).
-        seed: Of the resampling.
+        level: How often an interval is to hold the true value, in (0, 1).
 
     Returns:
-        Estimates by "event AP@0.5" (one for each IoU), "event mAP", "event recall", "delay seconds" and "false alarms per
-        hour"; a metric without a value is left out. Of the delay, resamples with no detected event are left out and counted.
+        By "event AP@0.5" (one for each IoU), "event mAP", "event recall", "delay seconds" and "false alarms per hour": an
+        estimate, or a bare number where there is too little for an interval; a metric without a value is left out.
     """
-    random = bootstrap_generator(resamples, level, seed)
-    groups = [[video for video in videos if bool(video.truth) is wanted] for wanted in (True, False)]
-    whole = _named(event_metrics(videos, ious=ious))
-    drawn: dict[str, list[float]] = {name: [] for name in whole}
-    for _ in range(resamples):
-        chosen = [group[int(i)] for group in groups for i in random.integers(len(group), size=len(group))]
-        for name, value in _named(event_metrics(chosen, ious=ious)).items():
-            drawn.setdefault(name, []).append(value)
-    found = {}
-    for name, value in whole.items():
-        low, high = np.quantile(drawn[name], [(1 - level) / 2, (1 + level) / 2]) if drawn[name] else (value, value)
-        missing = resamples - len(drawn[name])
-        found[name] = Estimate(value, min(float(low), value), max(float(high), value), level, resamples, undefined=missing)
+    whole = event_metrics(videos, ious=ious)
+    others = [_named(event_metrics([*videos[:i], *videos[i + 1 :]], ious=ious)) for i in range(len(videos)) if len(videos) > 1]
+    with_truth = np.array([bool(video.truth) for video in videos])
+    found: dict[str, Estimate | float] = {}
+    for name, value in _named(whole).items():
+        try:
+            if name == RATE:
+                found[name] = rate_interval(whole.false_alarms, whole.quiet_hours, level=level)
+            elif name == DELAY:
+                found[name] = median_interval(whole.delays, level=level)
+            else:
+                without = np.array([other.get(name, np.nan) for other in others])
+                found[name] = jackknife_interval(value, without, with_truth, level=level, share=True)
+        except DataError:
+            found[name] = value
     return found
+
+
+def median_interval(values: Sequence[float], *, level: float = 0.95) -> Estimate:
+    """Median with the interval between two order statistics, which holds the true one at least so often whatever the law.
+
+    Low is the k-th lowest and high the k-th highest of n values, k the largest number with
+    P(Binomial(n, 1/2) < k) <= (1 - level) / 2.
+
+    Raises:
+        DataError: If there are too few values for this level.
+
+    Source: Conover, Practical Nonparametric Statistics (1999), 3.2.
+
+    Example:
+        >>> print(median_interval([4.0, 1.0, 2.0, 3.0, 9.0, 5.0]))
+        3.5000 [1.0000, 9.0000]
+    """
+    ordered = sorted(values)
+    k = int(binom.ppf((1 - level) / 2, len(ordered), 0.5))
+    k += int(binom.cdf(k, len(ordered), 0.5) <= (1 - level) / 2)
+    if k < 1:
+        raise DataError("too few values for an interval of their median", expected="6 for 95 %", got=len(ordered))
+    return Estimate(float(np.median(ordered)), ordered[k - 1], ordered[-k], level, "event")
 
 
 def _named(metrics: EventMetrics) -> dict[str, float]:
@@ -247,8 +288,8 @@ def _named(metrics: EventMetrics) -> dict[str, float]:
         **{f"event AP@{iou:g}": value for iou, value in metrics.average_precision.items()},
         "event mAP": metrics.mean_average_precision,
         "event recall": metrics.recall,
-        "delay seconds": metrics.delay_seconds,
-        "false alarms per hour": metrics.false_alarms_per_hour if metrics.quiet_hours > 0 else None,
+        DELAY: metrics.delay_seconds,
+        RATE: metrics.false_alarms_per_hour if metrics.quiet_hours > 0 else None,
     }
     return {name: value for name, value in values.items() if value is not None}
 

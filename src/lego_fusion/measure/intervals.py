@@ -1,9 +1,20 @@
-"""How far a metric can be trusted: bootstrap intervals over videos and seeds, and paired differences.
+"""How far a metric can be trusted: intervals over videos and seeds, paired differences, splits, rates.
 
-The unit that is drawn again is the video, because the frames of one video are not independent of each other. Abnormal
-and normal videos are drawn apart (stratified): a test set fixes how many it has of each, and every resample keeps both
-classes, without which no AUC exists. A resample is the same for every run that it is applied to, so that two methods
-are compared on the same videos.
+The unit that is left out is the video, because the frames of one video are not independent of each other. Videos and seeds are
+two random factors, as cases and readers are in studies of several readers: with m_s the metric of seed s on all videos and
+m_s,-i without video i,
+
+    Cov_h(s, s') = (n_h - 1) / n_h * sum over i in h of (m_s,-i - mean_h m_s,-) (m_s',-i - mean_h m_s',-)     (jackknife)
+    V            = sum over h of max(0, mean over s != s' of Cov_h(s, s')) + var_s(m_s) / S
+
+where h runs over the kinds of videos, abnormal and normal, whose numbers n_h a test set fixes. The variance between seeds holds
+what a seed and a video have with each other, so nothing counts twice. One seed says nothing of others: V is then the sum of
+Cov_h(s, s), and the interval is that of this detector on other videos. The interval is value -/+ t V^(1/2), with Student's t
+quantile at the degrees of freedom that the parts of V have together (``_freedom``); for a share of [0, 1] on the scale
+log(p / (1 - p)), where it cannot leave that range and is as skew as such numbers are near its ends.
+
+Source: Obuchowski and Rockette 1995 and Hillis 2007 (two factors), Efron and Stein 1981 (jackknife), Satterthwaite 1946.
+How often the intervals cover in simulations: docs/protocols.md.
 """
 
 from __future__ import annotations
@@ -12,32 +23,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64
+from scipy.special import expit, logit
+from scipy.stats import chi2, t
 
-from ..errors import DataError, ParameterError, check_int, check_number
-from .detection import abnormal_auc, macro_auc
+from ..errors import DataError, ParameterError, check_number
+from .detection import METRICS, abnormal_auc, macro_auc
 from .resampling import Metric as Metric
-from .resampling import metric_on, multiplicities
+from .resampling import metric_on
 from .scored import ScoredVideo, require_videos
 
 Runs = Sequence[ScoredVideo] | Sequence[Sequence[ScoredVideo]]
+LEAST_VIDEOS = 3
+"""Videos of a kind, or splits, below which there is no interval: of two, it would be 13 standard errors wide."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its bootstrap interval.
+    """A value with its interval.
 
     Args:
-        value: The metric on all videos.
+        value: The number measured.
         low: Lower end of the interval, at most ``value``.
         high: Upper end of the interval, at least ``value``.
-        level: Share of resamples inside, for example 0.95.
-        resamples: Resamples drawn.
-        unit: What was drawn again: ``"video"``, or ``"video and seed"``.
-        undefined: Resamples on which the metric has no value; they are left out of the interval.
+        level: How often such intervals hold the true value, for example 0.95.
+        unit: What varies: ``"video"``, ``"video and seed"``, or what else there are several of.
 
     Example:
-        >>> print(Estimate(0.9, 0.85, 0.93, level=0.95, resamples=1000))
+        >>> print(Estimate(0.9, 0.85, 0.93, level=0.95))
         0.9000 [0.8500, 0.9300]
     """
 
@@ -45,128 +58,76 @@ class Estimate:
     low: float
     high: float
     level: float
-    resamples: int
     unit: str = "video"
-    undefined: int = 0
 
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-def bootstrap_interval(
-    scored: Sequence[ScoredVideo], metric: Metric, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Estimate:
-    """Percentile bootstrap over videos, stratified by whether a video is abnormal.
+def metric_interval(runs: Runs, metric: Metric, *, level: float = 0.95) -> Estimate:
+    """Mean of a metric over training seeds, with its interval over videos and, where there are several, seeds.
 
-    [low, high] are the (1 - level) / 2 and (1 + level) / 2 quantiles of the metric over the resamples, widened to hold
-    the value where they miss it. Neither the order of the videos nor of their runs matters.
+    Neither the order of the videos nor of the runs matters.
 
     Args:
-        scored: The videos, each name once.
-        metric: Function of a list of videos. Those of ``detection.METRICS`` are computed for many resamples at once; any
-            other is called once a resample, on a list in which the k-th copy of a video is named ``name#k``.
-        resamples: Resamples to draw, 1 or more.
-        level: Share of resamples inside the interval, in (0, 1).
-        seed: Seed of the resampling, 0 or more.
-
-    Returns:
-        The value and its interval.
-
-    Raises:
-        DataError: If the metric is undefined on the videos or on most resamples, or a kind of video that the metric
-            depends on comes only once.
-        ParameterError: If a parameter is out of its range.
-
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
-
-    Example:
-        >>> from lego_fusion.measure.detection import ScoredVideo, micro_auc
-        >>> videos = [ScoredVideo.from_frames(f"v{i}", [0.1 * i, 0.5], [0, i % 2]) for i in range(8)]
-        >>> estimate = bootstrap_interval(videos, micro_auc, resamples=200)
-        >>> estimate.low <= estimate.value <= estimate.high
-        True
-    """
-    return seeded_interval([scored], metric, resamples=resamples, level=level, seed=seed)
-
-
-def seeded_interval(
-    runs: Sequence[Sequence[ScoredVideo]],
-    metric: Metric,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
-    """Mean of a metric over training seeds; the interval draws videos and, nested in that, seeds.
-
-    A resample draws videos, the same for every run, and then as many runs as there are, with replacement.
-
-    Args:
-        runs: The same videos as scored by each of the seeds.
-        metric: As for ``bootstrap_interval``.
-        resamples: Resamples to draw, 1 or more.
-        level: Share of resamples inside the interval, in (0, 1).
-        seed: Seed of the resampling, 0 or more.
+        runs: The videos as scored by one detector, each name once; or one such list for each seed.
+        metric: Function of a list of videos. Those of ``detection.METRICS`` are computed without every video at once; any
+            other is called once a video.
+        level: How often the interval is to hold the true value, in (0, 1).
 
     Returns:
         The mean over the runs and its interval.
 
     Raises:
-        DataError: As ``bootstrap_interval``, and if the runs differ in their videos or ground truth.
+        DataError: If the metric is undefined on the videos or without one of them, there are fewer than three videos of a
+            kind that it looks at, or the runs differ in their videos or ground truth.
         ParameterError: If a parameter is out of its range.
 
     Example:
         >>> from lego_fusion.measure.detection import ScoredVideo, micro_auc
-        >>> def scores_of(seed: int) -> list[ScoredVideo]:
-        ...     return [ScoredVideo.from_frames(f"v{i}", [0.1 * i, 0.5 + seed], [0, i % 2]) for i in range(8)]
-        >>> seeded_interval([scores_of(0), scores_of(1)], micro_auc, resamples=200).unit
+        >>> videos = [ScoredVideo.from_frames(f"v{i}", [0.1 * i, 0.5], [0, i % 2]) for i in range(8)]
+        >>> print(metric_interval(videos, micro_auc))
+        0.6250 [0.3017, 0.8654]
+        >>> metric_interval([videos, videos], micro_auc).unit
         'video and seed'
     """
-    sorted_runs = _same_videos(runs)
-    value = _mean_value(sorted_runs, metric)
-    draws, generator = _draw(sorted_runs[0], metric, resamples, level, seed)
-    samples = _mean_over_runs(sorted_runs, metric, draws, _draw_runs(generator, resamples, len(runs)))
-    return percentile_interval(value, samples, level, unit="video" if len(runs) == 1 else "video and seed")
+    same = _same_videos(_as_runs(runs))
+    values = np.array([_value(run, metric) for run in same])
+    return _estimate(values, _left_out(same, metric), _kinds(same[0]), level, share=metric in METRICS.values())
 
 
-def paired_difference(
-    first: Runs, second: Runs, metric: Metric, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Estimate:
-    """Difference of a metric, first minus second, with both measured on the same resamples.
+def paired_difference(first: Runs, second: Runs, metric: Metric, *, level: float = 0.95) -> Estimate:
+    """Difference of a metric, first minus second, both on the same videos and, where there are several, the same seeds.
 
     Args:
         first: Videos as scored by one method; or one such list for each of its seeds.
-        second: The same videos as scored by the other. With equally many runs, the runs are taken as pairs, in order,
-            and drawn together; otherwise the runs of each method are drawn on their own.
-        metric: As for ``bootstrap_interval``.
-        resamples: Resamples to draw, 1 or more.
-        level: Share of resamples inside the interval, in (0, 1).
-        seed: Seed of the resampling, 0 or more.
+        second: The same videos as scored by the other. Its runs are paired with those of the first, in order; the single
+            run of a method that draws nothing is paired with every run of the other.
+        metric: As for ``metric_interval``.
+        level: How often the interval is to hold the true difference, in (0, 1).
 
     Returns:
         The difference and its interval; an interval that excludes 0 tells the methods apart at this level.
 
     Raises:
-        DataError: As ``bootstrap_interval``, and if the runs differ in their videos or ground truth.
+        DataError: As ``metric_interval``, and if both methods have several runs and not as many.
         ParameterError: If a parameter is out of its range.
 
     Example:
         >>> from lego_fusion.measure.detection import ScoredVideo, micro_auc
         >>> good = [ScoredVideo.from_frames(f"v{i}", [0.0, 1.0], [0, i % 2]) for i in range(8)]
-        >>> poor = [ScoredVideo.from_frames(f"v{i}", [1.0, 0.0], [0, i % 2]) for i in range(8)]
-        >>> paired_difference(good, poor, micro_auc, resamples=200).low > 0
+        >>> poor = [ScoredVideo.from_frames(f"v{i}", [i % 3, 0.5], [0, i % 2]) for i in range(8)]
+        >>> paired_difference(good, poor, micro_auc).low > 0
         True
     """
     one, other = _as_runs(first), _as_runs(second)
+    if len(one) != len(other) and 1 not in (len(one), len(other)):
+        fix = "train both methods with the same seeds"
+        raise DataError("runs are paired by seed", expected=f"{len(one)} runs of both", got=len(other), fix=fix)
     runs = _same_videos([*one, *other])
-    first_runs, second_runs = runs[: len(one)], runs[len(one) :]
-    value = _mean_value(first_runs, metric) - _mean_value(second_runs, metric)
-    draws, generator = _draw(runs[0], metric, resamples, level, seed)
-    picks = _draw_runs(generator, resamples, len(one))
-    other_picks = picks if len(one) == len(other) else _draw_runs(generator, resamples, len(other))
-    samples = _mean_over_runs(first_runs, metric, draws, picks)
-    samples = samples - _mean_over_runs(second_runs, metric, draws, other_picks)
-    return percentile_interval(value, samples, level, unit="video" if len(runs) == 2 else "video and seed")
+    values, left_out = np.array([_value(run, metric) for run in runs]), _left_out(runs, metric)
+    of_first, of_second = slice(0, len(one)), slice(len(one), None)
+    return _estimate(values[of_first] - values[of_second], left_out[of_first] - left_out[of_second], _kinds(runs[0]), level)
 
 
 def combined_intervals(
@@ -175,80 +136,209 @@ def combined_intervals(
     metric: Metric,
     *,
     offsets: Float64[np.ndarray, " k"] | None = None,
-    resamples: int = 1000,
     level: float = 0.95,
-    seed: int = 0,
 ) -> list[Estimate]:
-    """Intervals of k linear combinations of what m runs reach, all measured on the same resamples of the videos.
+    """Intervals over videos of k linear combinations of what m runs reach.
 
     The combinations are coefficients @ metric + offsets; ``paired_difference`` of two single runs is the row (1, -1).
 
     Args:
         runs: The same videos as scored in m ways.
         coefficients: One row per combination (k, m).
-        metric: As for ``bootstrap_interval``.
-        offsets: Added to each combination (k,), the same in every resample; None for zero.
-        resamples: Resamples to draw, 1 or more.
-        level: Share of resamples inside the interval, in (0, 1).
-        seed: Seed of the resampling, 0 or more.
+        metric: As for ``metric_interval``.
+        offsets: Added to each combination (k,), known exactly; None for zero.
+        level: How often an interval is to hold the true value, in (0, 1).
 
     Returns:
         The k values and their intervals.
 
     Raises:
-        DataError: As ``bootstrap_interval``, and if the runs differ in their videos or ground truth.
+        DataError: As ``metric_interval``.
         ParameterError: If a parameter is out of its range.
 
     Example:
         >>> from lego_fusion.measure.detection import ScoredVideo, micro_auc
         >>> good = [ScoredVideo.from_frames(f"v{i}", [0.0, 1.0], [0, i % 2]) for i in range(8)]
-        >>> poor = [ScoredVideo.from_frames(f"v{i}", [1.0, 0.0], [0, i % 2]) for i in range(8)]
-        >>> combined_intervals([good, poor], np.array([[1.0, -1.0]]), micro_auc, resamples=200)[0].low > 0
+        >>> poor = [ScoredVideo.from_frames(f"v{i}", [i % 3, 0.5], [0, i % 2]) for i in range(8)]
+        >>> combined_intervals([good, poor], np.array([[1.0, -1.0]]), micro_auc)[0].low > 0
         True
     """
-    sorted_runs = _same_videos(runs)
+    same = _same_videos(runs)
     added = np.zeros(len(coefficients)) if offsets is None else offsets
-    values = coefficients @ np.array([_mean_value([run], metric) for run in sorted_runs]) + added
-    draws, _ = _draw(sorted_runs[0], metric, resamples, level, seed)
-    samples = coefficients @ np.stack([metric_on(run, metric, draws) for run in sorted_runs]) + added[:, None]  # (k, r)
-    return [percentile_interval(float(value), row, level) for value, row in zip(values, samples, strict=True)]
+    values = coefficients @ np.array([_value(run, metric) for run in same]) + added
+    left_out, kinds = coefficients @ _left_out(same, metric), _kinds(same[0])
+    return [_estimate(values[k : k + 1], left_out[k : k + 1], kinds, level) for k in range(len(values))]
+
+
+def jackknife_interval(
+    value: float,
+    left_out: Float64[np.ndarray, " v"],
+    abnormal: Bool[np.ndarray, " v"],
+    *,
+    level: float = 0.95,
+    share: bool = False,
+) -> Estimate:
+    """The interval of any statistic of videos, from its value without each of them.
+
+    Args:
+        value: On all videos.
+        left_out: Without video i, (V,).
+        abnormal: Which videos are of the one kind; the others are of the other.
+        level: How often the interval is to hold the true value, in (0, 1).
+        share: Whether it is a number of [0, 1].
+
+    Raises:
+        DataError: If a number is not finite, or there are fewer than three videos of a kind that the statistic looks at.
+
+    Example:
+        >>> numbers = np.array([1.0, 2.0, 3.0, 4.0])  # for a mean it is the t interval
+        >>> left_out = (numbers.sum() - numbers) / 3
+        >>> print(jackknife_interval(numbers.mean(), left_out, np.zeros(4, np.bool_)))
+        2.5000 [0.4457, 4.5543]
+    """
+    return _estimate(np.array([value]), left_out[None], (abnormal, ~abnormal), level, share=share)
 
 
 def mean_interval(
-    values: Sequence[float], *, unit: str = "split", resamples: int = 1000, level: float = 0.95, seed: int = 0
+    values: Sequence[float], *, unit: str = "split", level: float = 0.95, overlap: float = 0.0, share: bool = False
 ) -> Estimate:
-    """Mean of one number per unit; the interval draws the units again.
+    """Mean of one number per unit, with its t interval: V = (1 / J + overlap) var(values), J - 1 degrees of freedom.
 
-    For numbers that are already whole, such as the AUC of each split (or a difference of two). It describes how the mean
-    varies with the units drawn; where units share videos, as random re-splits of one dataset do, it says nothing about
-    other videos. The resamples depend on the number of units alone, so equal lists get equal intervals.
+    For numbers that are already whole, such as the AUC of each split (or a difference of two). Random re-splits of one dataset
+    share videos, so their numbers depend on each other and 1 / J alone is too little: with overlap = test videos / training
+    videos it is the corrected resampled t interval.
 
     Args:
-        values: One finite number per unit, two or more.
+        values: One finite number per unit, three or more.
         unit: What a number stands for.
-        resamples: Resamples to draw, 1 or more.
-        level: Share of resamples inside the interval, in (0, 1).
-        seed: Seed of the resampling, 0 or more.
+        level: How often the interval is to hold the true mean, in (0, 1).
+        overlap: Test over training videos where units are random re-splits of the same videos; 0 for independent units.
+        share: Whether the numbers are of [0, 1].
 
     Returns:
-        The mean and its percentile interval.
+        The mean and its interval.
 
     Raises:
-        DataError: If there are fewer than two values, or one is not finite.
+        DataError: If there are fewer than three values, or one is not finite.
         ParameterError: If a parameter is out of its range.
 
+    Source: Nadeau and Bengio, Inference for the Generalization Error (2003).
+
     Example:
-        >>> estimate = mean_interval([0.9, 1.0, 0.8])
-        >>> round(estimate.value, 3), round(estimate.low, 3), round(estimate.high, 3), estimate.unit
-        (0.9, 0.8, 1.0, 'split')
+        >>> print(mean_interval([0.9, 1.0, 0.8]))
+        0.9000 [0.6516, 1.1484]
+        >>> print(mean_interval([0.9, 1.0, 0.8], overlap=0.5, share=True))
+        0.9000 [0.1028, 0.9986]
     """
-    generator = bootstrap_generator(resamples, level, seed)
-    numbers = np.asarray(values, dtype=np.float64)
-    if len(numbers) < 2 or not np.isfinite(numbers).all():
-        expected = "at least 2 finite numbers"
-        raise DataError(f"an interval over {unit}s needs several values", expected=expected, got=list(values))
-    drawn = numbers[generator.integers(0, len(numbers), size=(resamples, len(numbers)))].mean(axis=1)
-    return percentile_interval(float(numbers.mean()), drawn, level, unit=unit)
+    numbers, level = np.asarray(values, dtype=np.float64), _level(level)
+    if len(numbers) < LEAST_VIDEOS or not np.isfinite(numbers).all():
+        expected, got = f"at least {LEAST_VIDEOS} finite numbers", f"{len(numbers)}: {', '.join(map(str, values[:4]))}"
+        raise DataError(f"an interval over {unit}s needs several values", expected=expected, got=got)
+    weight = 1 / len(numbers) + check_number(overlap, "overlap", "mean_interval", low=0.0)
+    low, high = _bounds(float(numbers.mean()), weight * numbers.var(ddof=1), len(numbers) - 1, 1 / weight, level, share)
+    return Estimate(float(numbers.mean()), low, high, level, unit)
+
+
+def rate_interval(count: int, hours: float, *, level: float = 0.95) -> Estimate:
+    """Events per hour with the exact interval of a Poisson rate: chi2 quantiles at 2 n and 2 n + 2 degrees over 2 hours.
+
+    It holds for events that come independently of each other; nothing seen in a short time is compatible with a high rate.
+
+    Args:
+        count: n, events counted.
+        hours: In how much time, > 0.
+        level: How often the interval is to hold the true rate, at least, in (0, 1).
+
+    Source: Garwood 1936.
+
+    Example:
+        >>> print(rate_interval(0, 12 / 3600))
+        0.0000 [0.0000, 1106.6638]
+    """
+    level, tail = _level(level), (1 - level) / 2
+    check_number(hours, "hours", "rate_interval", low=1e-12)
+    low = float(chi2.ppf(tail, 2 * count)) / (2 * hours) if count else 0.0
+    return Estimate(count / hours, low, float(chi2.ppf(1 - tail, 2 * count + 2)) / (2 * hours), level, "hour")
+
+
+def _estimate(
+    values: Float64[np.ndarray, " s"],
+    left_out: Float64[np.ndarray, "s v"],
+    kinds: Sequence[Bool[np.ndarray, " v"]],
+    level: float,
+    *,
+    share: bool = False,
+) -> Estimate:
+    """The mean of S values with its interval, from the values without each video."""
+    seeds, level = len(values), _level(level)
+    if not (np.isfinite(values).all() and np.isfinite(left_out).all()):
+        place = int(np.argmax(~np.isfinite(left_out).all(axis=0)))
+        fix = "add videos, or report the value without an interval"
+        raise DataError("without one of the videos there is no value", got=f"none without video number {place}", fix=fix)
+    between = 1 - np.eye(seeds) if seeds > 1 else np.ones((1, 1))
+    parts, freedoms = [], []
+    for kind in kinds:
+        members, count = left_out[:, kind], int(kind.sum())
+        looked_at = bool((members != values[:, None]).any())
+        if looked_at and count < LEAST_VIDEOS:
+            fix = "add videos, or report the value without an interval"
+            expected = f"at least {LEAST_VIDEOS} with, and {LEAST_VIDEOS} without anything abnormal"
+            raise DataError("an interval over videos needs several of a kind", expected=expected, got=count, fix=fix)
+        if looked_at:
+            apart = members - members.mean(axis=1, keepdims=True)
+            covariance = (count - 1) / count * (apart @ apart.T)
+            parts.append(max(0.0, float((between * covariance).sum() / between.sum())))
+            freedoms.append(count - 1)
+    of_videos = sum(parts)
+    of_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    freedom = _freedom(parts, freedoms, of_seeds, seeds - 1)
+    value, fewest = float(values.mean()), min(int(kind.sum()) for kind in kinds if kind.any())
+    low, high = _bounds(value, of_videos + of_seeds, freedom, fewest, level, share)
+    return Estimate(value, low, high, level, "video" if seeds == 1 else "video and seed")
+
+
+def _freedom(parts: Sequence[float], freedoms: Sequence[int], of_seeds: float, seed_freedom: int) -> float:
+    """Degrees of freedom of a variance with parts: V^2 / (sum of part^2 / its degrees), Satterthwaite's.
+
+    The kinds of videos count as one part with the mean of their 1 / degrees, which is nearer to the fewer videos.
+    """
+    of_videos = sum(parts)
+    if of_videos + of_seeds == 0:
+        return np.inf
+    inverse = of_videos * sum(part / freedom for part, freedom in zip(parts, freedoms, strict=True))
+    if of_seeds:
+        inverse += of_seeds**2 / seed_freedom
+    return float((of_videos + of_seeds) ** 2 / inverse)
+
+
+def _bounds(value: float, variance: float, freedom: float, units: float, level: float, share: bool) -> tuple[float, float]:
+    """Ends of an interval; of a share of exactly 0 or 1, the bound that as many units without an exception leave."""
+    if share and value in (0.0, 1.0):
+        other = float(((1 - level) / 2) ** (1 / units))  # Clopper and Pearson 1934
+        return (other, 1.0) if value else (0.0, 1 - other)
+    half = float(t.ppf((1 + level) / 2, freedom)) * variance**0.5
+    if not share:
+        return value - half, value + half
+    half /= value * (1 - value)
+    return float(expit(logit(value) - half)), float(expit(logit(value) + half))
+
+
+def _level(level: float) -> float:
+    if not 0 < check_number(level, "level", "interval", low=0.0, high=1.0) < 1:
+        raise ParameterError(f"The 'level' parameter of interval must be a number in (0, 1). Got {level!r} instead")
+    return level
+
+
+def _kinds(videos: Sequence[ScoredVideo]) -> tuple[Bool[np.ndarray, " v"], Bool[np.ndarray, " v"]]:
+    abnormal = np.array([video.abnormal for video in videos])
+    return abnormal, ~abnormal
+
+
+def _left_out(runs: Sequence[Sequence[ScoredVideo]], metric: Metric) -> Float64[np.ndarray, "m v"]:
+    """The metric of each run without each of its videos."""
+    _require_several(runs[0], metric)
+    others = 1 - np.eye(len(runs[0]))
+    return np.stack([metric_on(run, metric, others) for run in runs])
 
 
 def _as_runs(scored: Runs) -> list[Sequence[ScoredVideo]]:
@@ -296,89 +386,25 @@ def _require_same_truth(video: ScoredVideo, same: ScoredVideo) -> None:
         )
 
 
-def _draw(
-    videos: Sequence[ScoredVideo], metric: Metric, resamples: int, level: float, seed: int
-) -> tuple[Int64[np.ndarray, "r v"], np.random.Generator]:
-    """Positions of the videos in each resample: abnormal ones first, then normal ones."""
-    generator = bootstrap_generator(resamples, level, seed)
-    _require_several(videos, metric)
-    abnormal = np.array([video.abnormal for video in videos])
-    drawn = [
-        members[generator.integers(0, len(members), size=(resamples, len(members)))]
-        for members in (np.flatnonzero(abnormal), np.flatnonzero(~abnormal))
-        if len(members)
-    ]
-    return np.concatenate(drawn, axis=1), generator
-
-
-def bootstrap_generator(resamples: int, level: float, seed: int) -> np.random.Generator:
-    """The generator of a bootstrap whose parameters are in their ranges."""
-    check_int(resamples, "resamples", "bootstrap", low=1)
-    if not 0 < check_number(level, "level", "bootstrap", low=0.0, high=1.0) < 1:
-        raise ParameterError(f"The 'level' parameter of bootstrap must be a number in (0, 1). Got {level!r} instead")
-    return np.random.default_rng(check_int(seed, "seed", "bootstrap", low=0))
-
-
 def _require_several(videos: Sequence[ScoredVideo], metric: Metric) -> None:
-    """Every kind of video that the metric looks at comes more than once, or not at all."""
+    """Every kind of video that the metric looks at comes three times, or not at all."""
     kinds = {"abnormal": [video for video in videos if video.abnormal]}
     if metric is macro_auc:
         kinds["two-class"] = [video for video in videos if video.abnormal and not video.labels.all()]
     elif metric is not abnormal_auc:
         kinds["normal"] = [video for video in videos if not video.abnormal]
     for kind, members in kinds.items():
-        if len(members) == 1:
+        if 0 < len(members) < LEAST_VIDEOS:
             raise DataError(
-                f"an interval over videos needs more than one {kind} video",
-                expected=f"at least 2 {kind} videos",
-                got=f"1, '{members[0].video}'",
+                f"an interval over videos needs more than {len(members)} {kind} video{'s' * (len(members) > 1)}",
+                expected=f"at least {LEAST_VIDEOS} {kind} videos",
+                got=f"{len(members)}: {', '.join(video.video for video in members)}",
                 fix="add videos, or report the value without an interval",
             )
 
 
-def _draw_runs(generator: np.random.Generator, resamples: int, runs: int) -> Float64[np.ndarray, "r m"]:
-    """How often each run is taken in each resample, as a share."""
-    picks = generator.integers(0, runs, size=(resamples, runs))
-    return multiplicities(picks) / runs
-
-
-def _mean_over_runs(
-    runs: Sequence[Sequence[ScoredVideo]],
-    metric: Metric,
-    draws: Int64[np.ndarray, "r v"],
-    shares: Float64[np.ndarray, "r m"],
-) -> Float64[np.ndarray, " r"]:
-    """The metric of each resample, averaged over the runs by their shares."""
-    values = np.stack([metric_on(run, metric, draws) for run in runs], axis=1)  # (r, m)
-    means: Float64[np.ndarray, " r"] = (shares * values).sum(axis=1)
-    return means
-
-
-def _mean_value(runs: Sequence[Sequence[ScoredVideo]], metric: Metric) -> float:
-    value = float(np.mean([metric(run) for run in runs]))
+def _value(run: Sequence[ScoredVideo], metric: Metric) -> float:
+    value = float(metric(run))
     if not np.isfinite(value):
         raise DataError("the metric has no finite value on these videos", expected="a finite number", got=value)
     return value
-
-
-def percentile_interval(value: float, samples: Float64[np.ndarray, " r"], level: float, unit: str = "video") -> Estimate:
-    """A value with the quantiles of its resampled values, widened to hold it; resamples that are not finite are left out.
-
-    Raises:
-        DataError: If most resamples are not finite.
-
-    Example:
-        >>> print(percentile_interval(0.5, np.linspace(0.0, 1.0, 101), level=0.9))
-        0.5000 [0.0500, 0.9500]
-    """
-    defined = samples[np.isfinite(samples)]
-    undefined = len(samples) - len(defined)
-    if 2 * undefined > len(samples):
-        raise DataError(
-            "the metric is undefined on most resamples of the videos",
-            expected="a value on at least half of them",
-            got=f"{len(defined)} of {len(samples)}",
-            fix="add videos, or report the value without an interval",
-        )
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, min(float(low), value), max(float(high), value), level, len(samples), unit=unit, undefined=undefined)

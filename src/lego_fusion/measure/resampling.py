@@ -1,12 +1,12 @@
-"""A metric on many resamples of the videos at once, apart from ``intervals``: the arithmetic without the statistics.
+"""A metric on many choices of the videos at once, apart from ``intervals``: the arithmetic without the statistics.
 
-A resample is an array of positions in the list of videos. Where a metric is known, its runs are sorted once and a
-resample only changes how often each video counts; any other metric is called on every resampled list.
+A choice says how often each video counts. Where a metric is known, its runs are sorted once for all choices; any other metric
+is called on the list of every choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,55 +29,43 @@ Metric = Callable[[Sequence[ScoredVideo]], float]
 _CHUNK = 2**18  # numbers held at once: small enough to stay in the processor's cache
 
 
-def metric_on(videos: Sequence[ScoredVideo], metric: Metric, draws: Int64[np.ndarray, "r v"]) -> Float64[np.ndarray, " r"]:
-    """Compute a metric on each of r resamples.
+def metric_on(videos: Sequence[ScoredVideo], metric: Metric, counts: Float64[np.ndarray, "r v"]) -> Float64[np.ndarray, " r"]:
+    """Compute a metric on each of r choices of the videos.
 
     Args:
         videos: The videos, each name once.
-        metric: Those of ``detection.METRICS`` are computed on all resamples together; any other is called on lists in
-            which the k-th copy of a video is named ``name#k``.
-        draws: Positions in ``videos`` (r, v), as many in each resample as there are videos.
+        metric: Those of ``detection.METRICS`` are computed on all choices together; any other is called on lists in which the
+            k-th copy of a video is named ``name#k`` from the second on.
+        counts: How often each video counts in each choice (r, v), whole numbers.
 
     Returns:
-        The metric of each resample, NaN where it is undefined.
+        The metric of each choice, NaN where it is undefined.
 
     Example:
         >>> videos = [ScoredVideo.from_frames(name, [0.0, 1.0], [0, 1]) for name in ("v01", "v02")]
-        >>> metric_on(videos, micro_auc, np.array([[0, 1], [1, 1]])).tolist()
+        >>> metric_on(videos, micro_auc, np.array([[1.0, 1.0], [0.0, 2.0]])).tolist()
         [1.0, 1.0]
     """
     if metric is macro_auc:
-        return _macro_on(videos, draws)
+        return _macro_on(videos, counts)
     if metric is micro_auc or metric is average_precision:
-        return _pooled_on(videos, metric, multiplicities(draws))
+        return _pooled_on(videos, metric, counts)
     if metric is abnormal_auc:
         kept = [position for position, video in enumerate(videos) if video.abnormal]
-        return _pooled_on([videos[position] for position in kept], micro_auc, multiplicities(draws)[:, kept])
+        return _pooled_on([videos[position] for position in kept], micro_auc, counts[:, kept])
     if metric is video_auc or metric is video_average_precision:
         frames, of_frames = as_single_frames(videos), micro_auc if metric is video_auc else average_precision
-        return _pooled_on(frames, of_frames, multiplicities(draws))
-    return np.array([_value_or_nan(metric, resample) for resample in _resampled_lists(videos, draws)])
+        return _pooled_on(frames, of_frames, counts)
+    return np.array([_value_or_nan(metric, _chosen(videos, row)) for row in counts])
 
 
-def multiplicities(draws: Int64[np.ndarray, "r v"]) -> Float64[np.ndarray, "r v"]:
-    """How often each of v things was drawn in each of r resamples."""
-    resamples, size = draws.shape
-    cells = draws + size * np.arange(resamples)[:, None]
-    return np.bincount(cells.ravel(), minlength=resamples * size).reshape(resamples, size).astype(np.float64)
-
-
-def _resampled_lists(videos: Sequence[ScoredVideo], draws: Int64[np.ndarray, "r v"]) -> Iterator[list[ScoredVideo]]:
-    """Each resample as a list of videos whose k-th copies are named ``name#k``."""
-    copies: dict[tuple[int, int], ScoredVideo] = {}
-    for draw in draws.tolist():
-        resample, times = [], dict.fromkeys(draw, 0)
-        for position in draw:
-            times[position] += 1
-            key = (position, times[position])
-            if key not in copies:
-                copies[key] = replace(videos[position], video=f"{videos[position].video}#{times[position]}")
-            resample.append(copies[key])
-        yield resample
+def _chosen(videos: Sequence[ScoredVideo], counts: Float64[np.ndarray, " v"]) -> list[ScoredVideo]:
+    """A choice as a list of videos of different names."""
+    return [
+        video if copy == 1 else replace(video, video=f"{video.video}#{copy}")
+        for video, count in zip(videos, counts, strict=True)
+        for copy in range(1, int(count) + 1)
+    ]
 
 
 def _value_or_nan(metric: Metric, resample: Sequence[ScoredVideo]) -> float:
@@ -87,15 +75,15 @@ def _value_or_nan(metric: Metric, resample: Sequence[ScoredVideo]) -> float:
         return float("nan")
 
 
-def _macro_on(videos: Sequence[ScoredVideo], draws: Int64[np.ndarray, "r v"]) -> Float64[np.ndarray, " r"]:
-    """Macro AUC of each resample, from the AUC of every video computed once."""
+def _macro_on(videos: Sequence[ScoredVideo], counts: Float64[np.ndarray, "r v"]) -> Float64[np.ndarray, " r"]:
+    """Macro AUC of each choice, from the AUC of every video computed once."""
     aucs = np.array([_value_or_nan(macro_auc, [video]) for video in videos])
-    counts = multiplicities(draws)[:, np.isfinite(aucs)]
+    counts = counts[:, np.isfinite(aucs)]
     return _divide(counts @ aucs[np.isfinite(aucs)], counts.sum(axis=1))
 
 
 def _pooled_on(videos: Sequence[ScoredVideo], metric: Metric, counts: Float64[np.ndarray, "r v"]) -> Float64[np.ndarray, " r"]:
-    """Micro AUC or average precision of each resample, with runs weighted by the copies of their video.
+    """Micro AUC or average precision of each choice, with runs weighted by how often their video counts.
 
     AUC = sum_t gain_t (F_below(t) + F_through(t)) / 2 / (P N) and AP = sum_t gain_t T_from(t) / (T_from(t) + F_from(t)) / P
     over the scores t of abnormal frames, where T and F are the abnormal and normal frames below t, through t or from t on, P
@@ -136,7 +124,7 @@ def _frames_at(
     ends: Int64[np.ndarray, "2 t"],
     counts: Float64[np.ndarray, "v c"],
 ) -> tuple[Float64[np.ndarray, "t c"], Float64[np.ndarray, "t c"], Float64[np.ndarray, " c"]]:
-    """Frames of one kind below each threshold, through it, and in all, in each of c resamples."""
+    """Frames of one kind below each threshold, through it, and in all, in each of c choices."""
     sums = np.zeros((len(owner) + 1, counts.shape[1]))
     np.cumsum(counts[owner] * frames[:, None], axis=0, out=sums[1:])
     below, through = sums[ends]

@@ -167,7 +167,6 @@ def run_report(
     *,
     split: str = "test",
     videos: Sequence[str] = (),
-    resamples: int = 1000,
     on_video: StepCallback | None = None,
 ) -> Report:
     """A run on the videos of a split: how good it is, and what it saw in each.
@@ -177,7 +176,6 @@ def run_report(
         dataset: Made by the same extractors as the run's training data.
         split: Whose videos are shown and, where they have ground truth, measured.
         videos: Names of the videos to show instead; nothing is measured on a choice of videos.
-        resamples: Of the bootstrap behind the intervals.
         on_video: Called with how many videos of how many are read.
 
     Raises:
@@ -195,8 +193,8 @@ def run_report(
     readings = reader.dataset_videos(dataset, [record.video for record in records], on_video=on_video)
     measured = events = Evaluation((), ())
     if not videos and any(dataset.has_ground_truth(record.video) for record in records):
-        measured = evaluate_runs([folder], dataset, split=split, resamples=resamples)
-        events = evaluate_events(folder, dataset, split=split, resamples=resamples)
+        measured = evaluate_runs([folder], dataset, split=split)
+        events = evaluate_events(folder, dataset, split=split)
     which = f"split {split}" if not videos else "chosen videos"
     return _report(
         f"{folder.name} on {dataset.name}, {which}",

@@ -21,7 +21,7 @@ from ..errors import DataError, LegoFusionError
 from ..learn.methods import LEARNED
 from ..learn.processes import SINGLE_PROCESS, Ranks
 from ..measure.detection import METRICS, micro_auc
-from ..measure.intervals import Estimate, mean_interval, paired_difference, seeded_interval
+from ..measure.intervals import Estimate, mean_interval, metric_interval, paired_difference
 from ..measure.result import Result
 from ..measure.scored import ScoredVideo
 from .cells import (
@@ -169,14 +169,13 @@ def summarise(
     *,
     failures: Mapping[Cell, str] | None = None,
     baseline: str = "",
-    resamples: int = 1000,
     partial: bool = False,
 ) -> Comparison:
     """Make the table of a comparison whose cells are in a folder.
 
-    With one split, intervals are bootstraps over its test videos and the seeds. With several, each split counts as its mean
-    over seeds and the bootstrap draws splits; with several datasets, in the rows of all together, it draws datasets. A
-    difference is taken on the same videos, splits, seeds and resamples.
+    With one split, intervals are over its test videos and the seeds. With several, each split counts as its mean over seeds
+    and intervals are over splits, wider for random re-splits, which share videos (``measure.intervals.mean_interval``); in the
+    rows of several datasets together, over datasets. A difference is taken on the same videos, splits and seeds.
 
     Args:
         plan: Of the folder.
@@ -185,7 +184,6 @@ def summarise(
         failures: What ``run_cells`` returned.
         baseline: Name of a method; ``"best"`` for the baseline with the highest mean in each modality set (chosen on the test
             numbers, which is favourable to it); by default concat where it is compared.
-        resamples: Of every bootstrap.
         partial: Make it of the cells that are finished, and count the others; a difference is then taken over the splits that
             both methods have.
 
@@ -198,7 +196,7 @@ def summarise(
     require_same_cells(folder, plan)
     unfinished = unfinished_cells(folder, cells) if partial else frozenset()
     results = {cell: read_cell(folder, plan, cell) for cell in cells if cell not in failures and cell not in unfinished}
-    measure = _Intervals(plan, {dataset.name: dataset for dataset in datasets}, resamples)
+    measure = _Intervals(plan, {dataset.name: dataset for dataset in datasets})
     rows: list[Row] = []
     for groups in _blocks(plan, results, failures):
         reference = _baseline_of(groups, baseline)
@@ -265,8 +263,8 @@ class _Group:
 class _Intervals:
     """Intervals of groups and of their differences; each cell's frames are scored once."""
 
-    def __init__(self, plan: ComparisonPlan, datasets: Mapping[str, Dataset], resamples: int) -> None:
-        self.plan, self.datasets, self.resamples = plan, datasets, resamples
+    def __init__(self, plan: ComparisonPlan, datasets: Mapping[str, Dataset]) -> None:
+        self.plan, self.datasets = plan, datasets
         self.notes: dict[str, None] = {}
         self._scored: dict[Cell, list[ScoredVideo]] = {}
 
@@ -279,14 +277,22 @@ class _Intervals:
             interval = None
         return (interval.low, interval.high) if interval else (None, None)
 
-    def _of_units(self, group: _Group, other: _Group | None) -> Estimate | None:
+    def _of_units(self, group: _Group, other: _Group | None) -> Estimate:
         values = np.array(group.values(_micro)) - (np.array(other.values(_micro)) if other else 0.0)
-        return mean_interval(values.tolist(), unit=group.unit, resamples=self.resamples) if len(values) > 1 else None
+        overlap = self._overlap(group.row.dataset) if group.unit == "split" else 0.0
+        return mean_interval(values.tolist(), unit=group.unit, overlap=overlap, share=other is None)
+
+    def _overlap(self, dataset: str) -> float:
+        """Test over training videos of random re-splits; what else there is of splits tests each video once."""
+        splits = next(one.splits for one in self.plan.datasets if one.name == dataset)
+        if self.plan.split_kind != "resplits":
+            return 0.0
+        return sum(len(split.test) for split in splits) / sum(len(split.train) for split in splits)
 
     def _of_videos(self, group: _Group, other: _Group | None) -> Estimate:
         if other is None:
-            return seeded_interval(self._runs(group), micro_auc, resamples=self.resamples)
-        return paired_difference(self._runs(group), self._runs(other), micro_auc, resamples=self.resamples)
+            return metric_interval(self._runs(group), micro_auc)
+        return paired_difference(self._runs(group), self._runs(other), micro_auc)
 
     def _runs(self, group: _Group) -> list[list[ScoredVideo]]:
         for result in group.results:

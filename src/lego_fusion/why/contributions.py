@@ -34,7 +34,7 @@ def run_contributions(
     split: str = "test",
     quantity: Quantity = "micro-auc",
     draws: int = 16,
-    resamples: int = 1000,
+    intervals: bool = True,
 ) -> Contributions:
     """Shapley values of the modalities for a metric of a run, or of the mean of runs that differ in their seed.
 
@@ -44,7 +44,7 @@ def run_contributions(
         split: Name of the videos' split; those without ground truth in time are left out.
         quantity: As for ``detector_contributions``.
         draws: As there.
-        resamples: As there.
+        intervals: As there.
 
     Raises:
         DataError: If no video of the split has ground truth, the training videos are not there, or the runs do not see the
@@ -66,7 +66,7 @@ def run_contributions(
     train = training_bags(config, dataset)
     for detector in detectors:
         require_same_references(detector.fusion, train, dataset.name)
-    given: dict[str, Any] = {"quantity": quantity, "draws": draws, "resamples": resamples}
+    given: dict[str, Any] = {"quantity": quantity, "draws": draws, "intervals": intervals}
     return detector_contributions(detectors, dataset, train, test, smoothing=config.smoothing, **given)
 
 
@@ -78,7 +78,7 @@ def detector_contributions(
     *,
     quantity: Quantity = "micro-auc",
     draws: int = 16,
-    resamples: int = 1000,
+    intervals: bool = True,
     smoothing: float = 0.0,
 ) -> Contributions:
     """Shapley values, cooperation and interactions of the modalities on test videos, with intervals over videos.
@@ -94,7 +94,7 @@ def detector_contributions(
         test: Bags of videos with ground truth.
         quantity: ``"micro-auc"``, or ``"abnormal-logit"``: the mean logit of all abnormal frames, which does not saturate.
         draws: How many normal videos stand in for each video; v is the mean over them.
-        resamples: Of the bootstrap over videos.
+        intervals: Whether to give every value its interval over videos.
         smoothing: Of the frames, in seconds (``measure.smoothing``).
 
     Raises:
@@ -121,7 +121,7 @@ def detector_contributions(
         background=background,
         label=f"permute, {draws} draws of normal training videos",
         repeats=draws,
-        resamples=resamples,
+        resamples=int(intervals),  # of videos there is nothing to draw: they are left out one by one
     )
 
 
