@@ -3,30 +3,29 @@
     python benchmarks/interval_coverage.py [--experiments 600] [--quick]
 
 A video has a level of its own, an abnormal one also a strength of its own in one stretch of its 20 segments; every segment has
-noise that all seeds see, and noise of each seed. With a strong seed effect every training finds another strength. The true value
-is that of many videos and seeds. Paired differences are of two methods that are equally good on the whole, with noise and seed
-effects of their own. Sizes are abnormal + normal videos: of small sets, and 44 + 155. Events are runs of segments over a
+noise that all seeds see, and noise of each seed. With a strong seed effect every training finds another strength. The true
+value is that of many videos and seeds. Paired differences are of two methods that are equally good on the whole, with noise and
+seed effects of their own. Sizes are abnormal + normal videos: of small sets, and 44 + 155. Events are runs of segments over a
 threshold; re-splits of one pool are too slow to simulate with training, so J independent values stand for splits.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from lego_fusion.measure.detection import METRICS, ScoredVideo
-from lego_fusion.measure.event_metrics import Event, EventVideo, event_intervals
+from lego_fusion.measure.event_metrics import DELAY, RATE, Event, EventVideo, event_intervals, event_metrics
 from lego_fusion.measure.intervals import Estimate, mean_interval, metric_interval, paired_difference, rate_interval
 from measuring import store
 
 SIZES = ((6, 12), (12, 6), (12, 12), (44, 155))
 SEEDS = ((1, False), (3, False), (3, True), (5, False), (5, True))
 SEGMENTS, STRENGTH, SEED_EFFECT = 20, 1.5, 0.6
-SMALL = ((2, 2), (3, 3), (4, 4), (6, 6))
 Scores = Float64[np.ndarray, "s v t"]
 
 
@@ -53,9 +52,7 @@ def draw(
 def as_runs(scores: Scores, labels: Bool[np.ndarray, "v t"]) -> list[list[ScoredVideo]]:
     """The same as scored videos, a list for each seed."""
     frames = np.ones(SEGMENTS)
-    return [
-        [ScoredVideo(f"v{v:04}", run[v], labels=labels[v], weights=frames) for v in range(len(labels))] for run in scores
-    ]
+    return [[ScoredVideo(f"v{v:04}", run[v], labels=labels[v], weights=frames) for v in range(len(labels))] for run in scores]
 
 
 def as_events(scores: Float64[np.ndarray, "v t"], labels: Bool[np.ndarray, "v t"], threshold: float) -> list[EventVideo]:
@@ -113,7 +110,7 @@ def event_rows(size: tuple[int, int], experiments: int, random: np.random.Genera
     """Coverage of the event metrics at one size; a metric without an interval in most experiments is left out."""
     many = tuple(4000 * part // sum(size) for part in size)
     (scores,), labels = draw(random, *many, 1, strong=False)
-    truth = {name: _value(one) for name, one in event_intervals_fast(as_events(scores[0], labels, 2.0)).items()}
+    truth = event_values(as_events(scores[0], labels, 2.0))
     found: dict[str, list[Estimate]] = {name: [] for name in truth}
     for _ in range(experiments):
         (scores,), labels = draw(random, *size, 1, strong=False)
@@ -125,19 +122,13 @@ def event_rows(size: tuple[int, int], experiments: int, random: np.random.Genera
     return [{**facts, "what": name, **held(intervals, truth[name])} for name, intervals in enough.items()]
 
 
-def event_intervals_fast(videos: list[EventVideo]) -> dict[str, Estimate | float]:
+def event_values(videos: list[EventVideo]) -> dict[str, float]:
     """Values of very many videos, without leaving each of them out."""
-    from lego_fusion.measure.event_metrics import DELAY, RATE, event_metrics
-
     found = event_metrics(videos)
     values: dict[str, float | None] = {f"event AP@{iou:g}": value for iou, value in found.average_precision.items()}
     values |= {"event mAP": found.mean_average_precision, "event recall": found.recall, DELAY: found.delay_seconds}
     values[RATE] = found.false_alarms_per_hour
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _value(one: Estimate | float) -> float:
-    return one.value if isinstance(one, Estimate) else one
 
 
 def number_rows(experiments: int, random: np.random.Generator) -> list[Any]:
@@ -160,22 +151,21 @@ def main() -> None:
     given = parser.parse_args()
     random = np.random.default_rng(0)
     sizes, experiments = (SIZES[:1], 40) if given.quick else (SIZES, given.experiments)
-    rows: list[Any] = number_rows(experiments // 10 if given.quick else experiments, random)
+    rows = _print(number_rows(experiments // 10 if given.quick else experiments, random))
     for size in sizes:
         fewer = experiments if sum(size) < 100 else experiments // 2
         for seeds, strong in SEEDS:
-            rows += metric_rows(size, seeds, strong=strong, experiments=fewer, random=random)
-            _print(rows[-6:])
-        rows += event_rows(size, fewer, random)
-        _print(rows[-7:])
+            rows += _print(metric_rows(size, seeds, strong=strong, experiments=fewer, random=random))
+        rows += _print(event_rows(size, fewer, random))
     if not given.quick:
-        store("interval_coverage", rows, {"command": "python benchmarks/interval_coverage.py", "level": 0.95})
+        store("interval_coverage", {"benchmark": "How often 95 % intervals hold the true value", "level": 0.95, "rows": rows})
 
 
-def _print(rows: Sequence[dict[str, Any]]) -> None:
+def _print(rows: list[Any]) -> list[Any]:
     for row in rows:
-        size = f"{row['abnormal']} + {row['normal']}, {row['seeds']} seeds, seed effect {row['seed effect']}: " if "seeds" in row else ""
-        print(f"{size}{row['what']}: {100 * row['coverage']:.1f} % (width {row['width']:.3f})", flush=True)
+        sizes = "{abnormal} + {normal}, {seeds} seeds, seed effect {seed effect}: ".format(**row) if "seeds" in row else ""
+        print(f"{sizes}{row['what']}: {100 * row['coverage']:.1f} % (width {row['width']:.3f})", flush=True)
+    return rows
 
 
 if __name__ == "__main__":

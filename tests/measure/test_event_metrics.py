@@ -1,6 +1,8 @@
 """Metrics of events, against counts by hand."""
 
+import numpy as np
 import pytest
+from scipy.stats import t
 
 from lego_fusion.errors import DataError
 from lego_fusion.measure.event_metrics import (
@@ -9,8 +11,10 @@ from lego_fusion.measure.event_metrics import (
     event_average_precision,
     event_intervals,
     event_metrics,
+    median_interval,
     temporal_iou,
 )
+from lego_fusion.measure.intervals import rate_interval
 
 
 def event(start: float, end: float, peak: float, *, quiet: bool = False) -> Event:
@@ -59,17 +63,78 @@ def test_without_a_true_event_only_false_alarms_have_a_value() -> None:
     assert metrics.false_alarms_per_hour == 2.0
 
 
-def test_intervals_hold_the_value_and_shrink_to_it_where_all_videos_are_alike() -> None:
+def test_precision_is_made_to_fall_with_recall() -> None:
+    """Ranked: wrong, right, right, of two true events: precision 1/2 at the first, 2/3 at the second, so 2/3 at both."""
+    found = (event(50, 60, 3.0), event(0, 10, 2.0), event(20, 30, 1.0))
+    video = EventVideo("a", 100.0, found, ((0.0, 10.0), (20.0, 30.0)))
+    assert event_average_precision([video], 0.5) == pytest.approx(2 / 3)
+
+
+def test_the_delay_is_that_of_the_first_alarm_and_never_negative() -> None:
+    late, early = Event(4.0, 9.0, 1.0, 4.0, 8.0), Event(1.0, 3.0, 1.0, 1.0, 2.5)
+    for events in ((late, early), (early, late)):
+        assert event_metrics([EventVideo("a", 20.0, events, ((1.0, 9.0),))]).delays == (1.5,)
+    before = EventVideo("a", 20.0, (Event(0.0, 5.0, 1.0, 0.0, 0.5),), ((3.0, 9.0),))
+    assert event_metrics([before]).delays == (0.0,)
+
+
+def test_an_event_that_only_touches_a_true_one_does_not_meet_it() -> None:
+    touching = (Event(0.0, 2.0, 1.0, 0.0, 1.0), Event(5.0, 6.0, 1.0, 5.0, 5.5))
+    metrics = event_metrics([EventVideo("a", 10.0, touching, ((2.0, 5.0),))])
+    assert (metrics.recall, metrics.false_alarms, metrics.delays) == (0.0, 2, ())
+    assert temporal_iou((0.0, 2.0), (2.0, 5.0)) == 0.0
+
+
+def test_a_kept_quiet_event_counts_for_average_precision_alone() -> None:
+    quiet = EventVideo("a", 3600.0, (event(0, 10, 2.0, quiet=True),), ((0.0, 10.0),))
+    metrics = event_metrics([quiet])
+    assert (metrics.average_precision[0.5], metrics.recall, metrics.delays) == (1.0, 0.0, ())
+
+
+def test_intervals_of_shares_leave_one_video_out_each() -> None:
+    """Recall 5 / 6: without the miss it is 1, without any other 4 / 5."""
     alike = [EventVideo(str(i), 100.0, (event(2, 10, 1.0),), ((0.0, 10.0),)) for i in range(5)]
-    found = event_intervals(alike, resamples=50)
-    assert (found["event recall"].low, found["event recall"].high) == (1.0, 1.0)
-    assert found["delay seconds"].value == 10.0
+    found = event_intervals(alike)
+    assert (found["event recall"].value, found["event recall"].high) == (1.0, 1.0)
+    assert found["event recall"].low == pytest.approx(0.025 ** (1 / 5))  # five videos without a miss
     differing = [*alike, EventVideo("miss", 100.0, (event(50, 60, 2.0),), ((0.0, 10.0),))]
-    found = event_intervals(differing, resamples=200)
-    recall = found["event recall"]
-    assert recall.value == pytest.approx(5 / 6)
-    assert recall.low < recall.value < recall.high
+    found = event_intervals(differing)
+    without = np.array([4 / 5] * 5 + [1.0])
+    variance = 5 / 6 * ((without - without.mean()) ** 2).sum()
+    half = t.ppf(0.975, 5) * variance**0.5 / (5 / 36)
+    assert found["event recall"].value == pytest.approx(5 / 6)
+    assert found["event recall"].low == pytest.approx(1 / (1 + np.exp(half) / 5))
     assert found["event AP@0.5"].value == pytest.approx(5 / 6 * 5 / 6)  # one false event ranks first
+    assert found["event AP@0.5"].low < found["event AP@0.5"].value < found["event AP@0.5"].high
+
+
+def test_quiet_videos_count_in_the_rate_and_in_the_intervals() -> None:
+    loud = [EventVideo(f"t{i}", 100.0, (event(2, 10, 1.0),), ((0.0, 10.0),)) for i in range(4)]
+    false = [EventVideo(f"q{i}", 1800.0, (event(0, 5, float(i)),) if i < 2 else (), ()) for i in range(5)]
+    found = event_intervals([*loud, *false])
+    hours = (5 * 1800 + 4 * 90) / 3600
+    assert found["false alarms per hour"] == rate_interval(2, hours)
+    alone = event_intervals(loud)["event AP@0.5"]
+    assert (alone.value, alone.high) == (1.0, 1.0)
+    with_false = found["event AP@0.5"]  # ranked: one false at 1.0 beside the four true ones: 4 / 5
+    assert with_false.value == pytest.approx(4 / 5)
+    assert with_false.low < 4 / 5 < with_false.high  # without that quiet video it would be 1
+
+
+def test_the_median_delay_lies_between_order_statistics() -> None:
+    assert median_interval([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]).low == 1.0
+    nine = median_interval([float(n) for n in range(1, 10)])  # P(Binomial(9, 1/2) <= 1) = 10 / 512 <= 0.025 < 46 / 512
+    assert (nine.low, nine.value, nine.high) == (2.0, 5.0, 8.0)
+    with pytest.raises(DataError, match="6 for 95 %, got 5"):
+        median_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+
+
+def test_what_has_too_little_for_an_interval_is_a_bare_number() -> None:
+    few = [EventVideo(str(i), 100.0, (event(2, 10, 1.0),), ((0.0, 10.0),)) for i in range(2)]
+    found = event_intervals([*few, EventVideo("miss", 100.0, (), ((0.0, 10.0),))][1:])
+    assert found["event recall"] == 0.5
+    assert found["delay seconds"] == 10.0
+    assert "false alarms per hour" not in event_intervals([EventVideo("all", 10.0, (), ((0.0, 10.0),))])
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The fast metrics on resamples against scikit-learn on repeated frames, and against the metric called on each list."""
+"""The fast metrics on choices of the videos against scikit-learn on repeated frames, and the metric called on each list."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from lego_fusion.measure.detection import (
     average_precision,
     micro_auc,
 )
-from lego_fusion.measure.resampling import metric_on, multiplicities
+from lego_fusion.measure.resampling import metric_on
 
 Make = Callable[..., list[ScoredVideo]]
 
 
-def any_draws(videos: int, resamples: int = 40, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, videos, size=(resamples, videos))
+def any_counts(videos: int, choices: int = 40, seed: int = 5) -> np.ndarray:
+    draws = np.random.default_rng(seed).integers(0, videos, size=(choices, videos))
+    return (draws[:, :, None] == np.arange(videos)).sum(axis=1).astype(float)
 
 
 def frames(videos: list[ScoredVideo]) -> tuple[np.ndarray, np.ndarray]:
@@ -35,10 +36,9 @@ def frames(videos: list[ScoredVideo]) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("count", "runs"), [(9, 8), (4, 1), (12, 40)])
 def test_pooled_metrics_equal_scikit_learn_on_repeated_frames(count: int, runs: int, make_videos: Make) -> None:
     videos = make_videos(count, max(runs, 2))
-    draws = any_draws(count)
-    lists = [[videos[position] for position in draw] for draw in draws]
-    lists = [one for one in lists if any(video.abnormal for video in one)]
-    draws = np.array([draw for draw in draws if any(videos[position].abnormal for position in draw)])
+    counts = any_counts(count)
+    counts = counts[counts @ np.array([video.abnormal for video in videos]) > 0]
+    lists = [[video for video, times in zip(videos, row, strict=True) for _ in range(int(times))] for row in counts]
     abnormal = [[video for video in one if video.abnormal] for one in lists]
     for metric, oracle, data in (
         (micro_auc, roc_auc_score, lists),
@@ -46,33 +46,34 @@ def test_pooled_metrics_equal_scikit_learn_on_repeated_frames(count: int, runs: 
         (abnormal_auc, roc_auc_score, abnormal),
     ):
         expected = [oracle(*frames(one)) for one in data]
-        np.testing.assert_allclose(metric_on(videos, metric, draws), expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(metric_on(videos, metric, counts), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
-def test_fast_equals_the_metric_called_on_each_resampled_list(metric: Callable[..., float], make_videos: Make) -> None:
+def test_fast_equals_the_metric_called_on_each_chosen_list(metric: Callable[..., float], make_videos: Make) -> None:
     videos = [
         *make_videos(6, 5),
         ScoredVideo.from_frames("all abnormal", [1.0, 0.5], [1, 1]),
         ScoredVideo.from_frames("one frame", [0.5], [0]),
     ]
-    draws = np.vstack([any_draws(8, 60), np.full((1, 8), 6), np.full((1, 8), 7), [[6, 7] * 4]])
-    slow = metric_on(videos, lambda resample: metric(resample), draws)
-    np.testing.assert_allclose(metric_on(videos, metric, draws), slow, rtol=0, atol=1e-12, equal_nan=True)
+    single, both = np.eye(8)[6:] * 8, np.array([[0.0] * 6 + [4.0, 4.0]])
+    counts = np.vstack([any_counts(8, 60), single, both])
+    slow = metric_on(videos, lambda chosen: metric(chosen), counts)
+    np.testing.assert_allclose(metric_on(videos, metric, counts), slow, rtol=0, atol=1e-12, equal_nan=True)
     assert np.isnan(slow[60:62]).all()  # one class only has no value
 
 
 def test_chunks_do_not_matter(make_videos: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    videos, draws = make_videos(), any_draws(9)
-    whole = [metric_on(videos, metric, draws) for metric in (micro_auc, average_precision)]
+    videos, counts = make_videos(), any_counts(9)
+    whole = [metric_on(videos, metric, counts) for metric in (micro_auc, average_precision)]
     monkeypatch.setattr(resampling, "_CHUNK", 1)
     for metric, expected in zip((micro_auc, average_precision), whole, strict=True):
-        np.testing.assert_allclose(metric_on(videos, metric, draws), expected, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(metric_on(videos, metric, counts), expected, rtol=0, atol=1e-14)
 
 
 def test_every_video_once_is_the_metric_itself(make_videos: Make) -> None:
     videos = make_videos()
-    once = np.random.default_rng(0).permutation(9)[None]
+    once = np.ones((1, 9))
     for metric in METRICS.values():
         assert metric_on(videos, metric, once)[0] == pytest.approx(metric(videos), abs=1e-12)
 
@@ -81,25 +82,21 @@ def test_an_unknown_metric_sees_copies_under_their_own_names() -> None:
     videos = [ScoredVideo.from_frames(name, [0.0, 1.0], [0, 1]) for name in ("a", "a#1", "b")]
     seen: list[list[str]] = []
 
-    def record(resample: list[ScoredVideo]) -> float:
-        seen.append([video.video for video in resample])
-        return micro_auc(resample)
+    def record(chosen: list[ScoredVideo]) -> float:
+        seen.append([video.video for video in chosen])
+        return micro_auc(chosen)
 
-    assert metric_on(videos, record, np.array([[0, 1, 0], [2, 2, 2]])).tolist() == [1.0, 1.0]
-    assert seen == [["a#1", "a#1#1", "a#2"], ["b#1", "b#2", "b#3"]]
+    assert metric_on(videos, record, np.array([[2.0, 1.0, 0.0], [0.0, 0.0, 3.0]])).tolist() == [1.0, 1.0]
+    assert seen == [["a", "a#2", "a#1"], ["b", "b#2", "b#3"]]
 
 
 def test_only_our_errors_mean_undefined(make_videos: Make) -> None:
-    def undefined(resample: list[ScoredVideo]) -> float:
+    def undefined(chosen: list[ScoredVideo]) -> float:
         raise DataError("no value")
 
-    def broken(resample: list[ScoredVideo]) -> float:
+    def broken(chosen: list[ScoredVideo]) -> float:
         raise ZeroDivisionError
 
-    assert np.isnan(metric_on(make_videos(), undefined, any_draws(9, 3))).all()
+    assert np.isnan(metric_on(make_videos(), undefined, any_counts(9, 3))).all()
     with pytest.raises(ZeroDivisionError):
-        metric_on(make_videos(), broken, any_draws(9, 3))
-
-
-def test_multiplicities_count_by_row() -> None:
-    assert multiplicities(np.array([[0, 0, 2], [1, 1, 1]])).tolist() == [[2, 0, 1], [0, 3, 0]]
+        metric_on(make_videos(), broken, any_counts(9, 3))

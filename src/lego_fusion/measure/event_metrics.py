@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import binom
 
 from ..errors import DataError, check_number
-from .intervals import Estimate, jackknife_interval, rate_interval
+from .intervals import Estimate, count_dispersion, jackknife_interval, rate_interval
 
 SECONDS_PER_HOUR = 3600.0
 DELAY, RATE = "delay seconds", "false alarms per hour"
@@ -230,8 +230,9 @@ def event_intervals(
     """Every metric of events, with its interval where there is enough to say one.
 
     Average precision and recall have the jackknife interval over videos, those with and without a true event apart
-    (``measure.intervals``); the rate of false alarms has the exact one of a Poisson rate over the quiet hours; the median delay
-    that between order statistics, which needs six detected events for 95 %.
+    (``measure.intervals``); the rate of false alarms has the exact one of a Poisson rate over the quiet hours, wider where
+    the alarms crowd in some videos (``count_dispersion``); the median delay that between order statistics, which needs six
+    detected events for 95 %.
 
     Args:
         videos: With events and truth.
@@ -243,13 +244,16 @@ def event_intervals(
         estimate, or a bare number where there is too little for an interval; a metric without a value is left out.
     """
     whole = event_metrics(videos, ious=ious)
-    others = [_named(event_metrics([*videos[:i], *videos[i + 1 :]], ious=ious)) for i in range(len(videos)) if len(videos) > 1]
+    lists = [[*videos[:i], *videos[i + 1 :]] for i in range(len(videos))]
+    others = [_named(event_metrics(one, ious=ious)) if one else {} for one in lists]
     with_truth = np.array([bool(video.truth) for video in videos])
     found: dict[str, Estimate | float] = {}
     for name, value in _named(whole).items():
         try:
             if name == RATE:
-                found[name] = rate_interval(whole.false_alarms, whole.quiet_hours, level=level)
+                counts = [event_metrics([video], ious=()).false_alarms for video in videos]
+                dispersion = count_dispersion(counts, [video.quiet_seconds for video in videos])
+                found[name] = rate_interval(whole.false_alarms, whole.quiet_hours, dispersion=dispersion, level=level)
             elif name == DELAY:
                 found[name] = median_interval(whole.delays, level=level)
             else:

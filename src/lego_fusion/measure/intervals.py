@@ -235,18 +235,24 @@ def mean_interval(
         expected, got = f"at least {LEAST_VIDEOS} finite numbers", f"{len(numbers)}: {', '.join(map(str, values[:4]))}"
         raise DataError(f"an interval over {unit}s needs several values", expected=expected, got=got)
     weight = 1 / len(numbers) + check_number(overlap, "overlap", "mean_interval", low=0.0)
-    low, high = _bounds(float(numbers.mean()), weight * numbers.var(ddof=1), len(numbers) - 1, 1 / weight, level, share)
+    low, high = _bounds(
+        float(numbers.mean()), float(weight * numbers.var(ddof=1)), len(numbers) - 1.0, 1 / weight, level, share
+    )
     return Estimate(float(numbers.mean()), low, high, level, unit)
 
 
-def rate_interval(count: int, hours: float, *, level: float = 0.95) -> Estimate:
-    """Events per hour with the exact interval of a Poisson rate: chi2 quantiles at 2 n and 2 n + 2 degrees over 2 hours.
+def rate_interval(count: int, hours: float, *, dispersion: float = 1.0, level: float = 0.95) -> Estimate:
+    """Events per hour with the exact interval of a Poisson rate, which allows for events that come in clusters.
 
-    It holds for events that come independently of each other; nothing seen in a short time is compatible with a high rate.
+    With phi the dispersion, m = count / phi clusters of phi events each are a Poisson number: the ends are phi times the
+    chi-squared quantiles at 2 m and 2 m + 2 degrees of freedom over 2 hours. Nothing seen in a short time is compatible with a
+    high rate.
 
     Args:
-        count: n, events counted.
+        count: Events counted.
         hours: In how much time, > 0.
+        dispersion: Variance over mean of the counts of equal times, >= 1 (``count_dispersion``); 1 for events that come
+            independently of each other.
         level: How often the interval is to hold the true rate, at least, in (0, 1).
 
     Source: Garwood 1936.
@@ -254,11 +260,34 @@ def rate_interval(count: int, hours: float, *, level: float = 0.95) -> Estimate:
     Example:
         >>> print(rate_interval(0, 12 / 3600))
         0.0000 [0.0000, 1106.6638]
+        >>> print(rate_interval(6, 2.0, dispersion=3.0))  # as wide as that of two events
+        3.0000 [0.3633, 10.8370]
     """
     level, tail = _level(level), (1 - level) / 2
     check_number(hours, "hours", "rate_interval", low=1e-12)
-    low = float(chi2.ppf(tail, 2 * count)) / (2 * hours) if count else 0.0
-    return Estimate(count / hours, low, float(chi2.ppf(1 - tail, 2 * count + 2)) / (2 * hours), level, "hour")
+    clusters, of_each = count / check_number(dispersion, "dispersion", "rate_interval", low=1.0), dispersion / (2 * hours)
+    low = of_each * float(chi2.ppf(tail, 2 * clusters)) if count else 0.0
+    return Estimate(count / hours, low, of_each * float(chi2.ppf(1 - tail, 2 * clusters + 2)), level, "hour")
+
+
+def count_dispersion(counts: Sequence[int], hours: Sequence[float]) -> float:
+    """Pearson's estimate of how much more counts of events vary than a Poisson number does, at least 1.
+
+    max(1, sum of (n_i - rate h_i)^2 / (rate h_i) / (V - 1)), rate the events per hour over all V stretches of time.
+
+    Args:
+        counts: n_i, events in each stretch, for example a video.
+        hours: h_i, its length; stretches of no length are left out.
+
+    Example:
+        >>> count_dispersion([2, 2, 2], [1.0, 1.0, 1.0]), count_dispersion([6, 0, 0], [1.0, 1.0, 1.0])
+        (1.0, 6.0)
+    """
+    pairs = [(count, length) for count, length in zip(counts, hours, strict=True) if length > 0]
+    rate = sum(count for count, _ in pairs) / max(sum(length for _, length in pairs), 1e-300)
+    if len(pairs) < 2 or not rate:
+        return 1.0
+    return max(1.0, sum((count - rate * length) ** 2 / (rate * length) for count, length in pairs) / (len(pairs) - 1))
 
 
 def _estimate(
@@ -293,7 +322,7 @@ def _estimate(
     of_seeds = float(values.var(ddof=1)) / seeds if seeds > 1 else 0.0
     freedom = _freedom(parts, freedoms, of_seeds, seeds - 1)
     value, fewest = float(values.mean()), min(int(kind.sum()) for kind in kinds if kind.any())
-    low, high = _bounds(value, of_videos + of_seeds, freedom, fewest, level, share)
+    low, high = _bounds(value, of_videos + of_seeds, freedom, float(fewest), level, share)
     return Estimate(value, low, high, level, "video" if seeds == 1 else "video and seed")
 
 
