@@ -84,10 +84,10 @@ def held(intervals: Sequence[Estimate], truth: float) -> dict[str, float]:
 def metric_rows(size: tuple[int, int], seeds: int, *, strong: bool, experiments: int, random: np.random.Generator) -> list[Any]:
     """Coverage of every metric at one size, and of the paired differences."""
     names = ("micro_auc", "average_precision", "macro_auc", "abnormal_auc")
-    total = max(1000, sum(size))
+    total = max(500, sum(size))
     many = tuple(total * part // sum(size) for part in size)
     truths: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(10):
+    for _ in range(40):
         (scores,), labels = draw(random, *many, 6, strong=strong)
         for run in as_runs(scores, labels):
             for name in names:
@@ -153,7 +153,7 @@ def main() -> None:
     sizes, experiments = (SIZES[:1], 40) if given.quick else (SIZES, given.experiments)
     rows = _print(number_rows(experiments // 10 if given.quick else experiments, random))
     for size in sizes:
-        fewer = experiments if sum(size) < 100 else experiments // 2
+        fewer = experiments if sum(size) < 100 else 2 * experiments // 3
         for seeds, strong in SEEDS:
             rows += _print(metric_rows(size, seeds, strong=strong, experiments=fewer, random=random))
         rows += _print(event_rows(size, fewer, random))

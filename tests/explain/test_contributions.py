@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.explain.contributions import ModelValue, model_contributions
 from lego_fusion.measure.detection import micro_auc
-from lego_fusion.measure.intervals import bootstrap_interval
+from lego_fusion.measure.intervals import combined_intervals
 from lego_fusion.measure.scored import ScoredVideo
 
 BITS = {"x1": np.array([0, 0, 1, 1]), "x2": np.array([0, 1, 0, 1])}
@@ -243,16 +243,16 @@ def video_features() -> dict[str, np.ndarray]:
 
 def test_intervals_of_videos_come_from_the_measure_of_videos() -> None:
     features = video_features()
-    told = model_contributions(scored, features, micro_auc, removal="mean", baseline=0.5, resamples=300)
+    told = model_contributions(scored, features, micro_auc, removal="mean", baseline=0.5, resamples=1)
     assert told.intervals is not None
     assert [one.value for one in told.intervals] == pytest.approx([*told.values, float(told.cooperation)])
     assert told.intervals[0].unit == "video"
     alone = model_contributions(
-        lambda x: scored({**features, **x}), {"good": features["good"]}, micro_auc, removal="mean", baseline=0.5, resamples=300
+        lambda x: scored({**features, **x}), {"good": features["good"]}, micro_auc, removal="mean", baseline=0.5, resamples=1
     )
     assert alone.intervals is not None
-    direct = bootstrap_interval(scored(features), micro_auc, resamples=300)
-    assert alone.intervals[0].low == pytest.approx(direct.low - 0.5)  # v(all) - 1/2, on the same resamples
+    (direct,) = combined_intervals([scored(features)], np.ones((1, 1)), micro_auc)
+    assert alone.intervals[0].low == pytest.approx(direct.low - 0.5)  # v(all) - 1/2
     assert alone.intervals[0].high == pytest.approx(direct.high - 0.5)
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from known_answers.pixels import frame_heat_maps, heat_map, hit_rate, pointing_hits, scored_pixels
 from lego_fusion.errors import DataError
 from lego_fusion.measure.detection import micro_auc
-from lego_fusion.measure.intervals import bootstrap_interval
+from lego_fusion.measure.intervals import metric_interval
 
 
 def made(seed: int, frames: int = 5, size: tuple[int, int] = (11, 17), grid: tuple[int, int] = (3, 4)):
@@ -65,7 +65,7 @@ def test_videos_count_by_their_frames_and_have_intervals():
     videos = [pointing_hits(f"v{seed}", *made(seed, frames=3 + seed))[0] for seed in range(6)]
     everything = np.concatenate([video.scores for video in videos])
     assert hit_rate(videos) == pytest.approx(everything.mean())
-    found = bootstrap_interval(videos, hit_rate, resamples=100)
+    found = metric_interval(videos, hit_rate)
     assert found.low <= found.value <= found.high
 
 

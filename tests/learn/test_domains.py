@@ -127,7 +127,7 @@ def test_errors_of_domain_splits(planted, joined, unchecked_types):
 
 def test_each_domain_is_measured_on_its_own_videos(joined, tmp_path):
     train_run(joined, tmp_path / "run", nodes=8, training=TrainingConfig(steps=5))
-    found = evaluate_runs([tmp_path / "run"], joined, resamples=50)
+    found = evaluate_runs([tmp_path / "run"], joined)
     values = {one.domain: one.value for one in found.results if one.metric == "micro_auc"}
     assert set(values) == {"", "day", "night"}  # calm has one class only
     scored = [
@@ -144,6 +144,6 @@ def test_each_domain_is_measured_on_its_own_videos(joined, tmp_path):
 
 def test_one_domain_is_measured_as_before(planted, tmp_path):
     train_run(planted, tmp_path / "run", nodes=8, training=TrainingConfig(steps=5))
-    found = evaluate_runs([tmp_path / "run"], planted, resamples=50)
+    found = evaluate_runs([tmp_path / "run"], planted)
     assert {one.domain for one in found.results} == {""}
     assert POOLED_NOTE not in found.notes

@@ -182,7 +182,7 @@ def test_a_run_is_saved_loaded_and_measured(fine, tmp_path, method):
     for name, tensor in trained.detector.state_dict().items():
         assert torch.equal(tensor, detector.state_dict()[name])
     assert len(bags.videos) == len(scores) and all(np.isfinite(one.scores).all() for one in scores)
-    assert evaluate_runs([tmp_path / "run"], fine, resamples=10).results
+    assert evaluate_runs([tmp_path / "run"], fine).results
 
 
 def test_an_explanation_says_where_in_the_picture(fine, tmp_path):

@@ -172,7 +172,7 @@ def test_a_run_of_fixed_segments_is_measured_beside_one_of_equal_spans(planted: 
     training = TrainingConfig(steps=5)
     train_run(planted, tmp_path / "spans", training=training)
     train_run(planted, tmp_path / "stream", training=training, segment_snippets=1)
-    measured = evaluate_runs([tmp_path / "spans", tmp_path / "stream"], planted, resamples=10)
+    measured = evaluate_runs([tmp_path / "spans", tmp_path / "stream"], planted)
     assert {result.fusion for result in measured.results} == {"lego", "lego, streamable"}
 
 

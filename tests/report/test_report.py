@@ -266,7 +266,7 @@ def test_of_one_video_every_moment_has_a_picture_and_of_several_the_peaks() -> N
 
 
 def test_a_run_is_measured_and_described(made: Any) -> None:
-    found = run_report(made.run("lego"), Dataset.open(made.data), resamples=20)
+    found = run_report(made.run("lego"), Dataset.open(made.data))
     assert [one.video for one in found.readings] == ["calm", "odd"]
     assert {one.metric for one in found.results} >= {"micro_auc"}
     assert {one.metric for one in found.event_results} >= {"event recall"}
@@ -274,11 +274,11 @@ def test_a_run_is_measured_and_described(made: Any) -> None:
     assert any("not calibrated" in note for note in found.notes)
     chosen = run_report(made.run("lego"), Dataset.open(made.data), videos=["odd"])
     assert chosen.results == ()
-    assert run_report(made.run("paper"), Dataset.open(made.data), resamples=20).square
+    assert run_report(made.run("paper"), Dataset.open(made.data)).square
 
 
 def test_the_curve_is_high_where_it_is_abnormal(made: Any) -> None:
-    found = run_report(made.run("lego"), Dataset.open(made.data), resamples=20)
+    found = run_report(made.run("lego"), Dataset.open(made.data))
     odd = next(one for one in found.readings if one.video == "odd")
     assert odd.scores.truth is not None
     assert odd.scores.logits is not None

@@ -17,7 +17,7 @@ CURVE = "document.getElementById('curve')"
 
 @pytest.fixture(scope="module")
 def page(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    report = run_report(made.run("lego"), Dataset.open(made.data), resamples=10)
+    report = run_report(made.run("lego"), Dataset.open(made.data))
     return save_report(tmp_path_factory.mktemp("page") / "report.html", report, report_pictures(report))
 
 

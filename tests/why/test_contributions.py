@@ -48,7 +48,7 @@ def runs(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.mark.parametrize("name", ["lego-0", "concat"])
 def test_values_divide_what_the_run_reaches(planted: Dataset, runs: dict[str, Path], name: str) -> None:
-    told = run_contributions([runs[name]], planted, draws=8, resamples=50)
+    told = run_contributions([runs[name]], planted, draws=8)
     videos = [one.video for one in planted.select(split="test")]
     scored = [ScoredVideo.from_frames(one.video, one.scores, one.truth) for one in score_dataset(runs[name], planted, videos)]
     assert float(told.full) == pytest.approx(micro_auc(scored))
@@ -59,11 +59,11 @@ def test_values_divide_what_the_run_reaches(planted: Dataset, runs: dict[str, Pa
 
 
 def test_planted_modalities_count_and_noise_does_not(planted: Dataset, runs: dict[str, Path]) -> None:
-    told = run_contributions([runs["lego-0"], runs["lego-1"]], planted, quantity="abnormal-logit", resamples=0)
+    told = run_contributions([runs["lego-0"], runs["lego-1"]], planted, quantity="abnormal-logit", intervals=False)
     motion, text, noise = told.values
     assert min(motion, text) > 10 * abs(noise)
     assert told.baseline < 0 < told.full
-    auc = run_contributions([runs["lego-0"]], planted, resamples=0)
+    auc = run_contributions([runs["lego-0"]], planted, intervals=False)
     assert min(auc.singles[:2]) > 0.9
     assert abs(auc.singles[2] - 0.5) < 0.2
     assert auc.cooperation < -0.2  # either of the two would do
@@ -74,7 +74,7 @@ def test_the_logit_is_the_mean_over_abnormal_frames(planted: Dataset, runs: dict
     videos = [one.video for one in planted.select(split="test")]
     test = load_bags(planted, list(config.manifests), videos, nodes=config.nodes)
     told = detector_contributions(
-        [detector], planted, training_bags(config, planted), test, quantity="abnormal-logit", resamples=0
+        [detector], planted, training_bags(config, planted), test, quantity="abnormal-logit", intervals=False
     )
     frames = scored_videos(planted, dict(zip(videos, predict_logits(detector, test).double(), strict=True)))
     by_hand = np.concatenate([np.repeat(one.scores, one.weights.astype(int)) for one in frames])
@@ -84,8 +84,8 @@ def test_the_logit_is_the_mean_over_abnormal_frames(planted: Dataset, runs: dict
 
 def test_several_runs_are_explained_by_their_mean(planted: Dataset, runs: dict[str, Path]) -> None:
     pair = [runs["lego-0"], runs["lego-1"]]
-    one, other = (run_contributions([run], planted, draws=4, resamples=0) for run in pair)
-    both = run_contributions(pair, planted, draws=4, resamples=0)
+    one, other = (run_contributions([run], planted, draws=4, intervals=False) for run in pair)
+    both = run_contributions(pair, planted, draws=4, intervals=False)
     np.testing.assert_allclose(both.values, (one.values + other.values) / 2)
 
 
