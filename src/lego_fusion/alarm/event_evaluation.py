@@ -92,7 +92,9 @@ def _result(metric: str, found: Estimate | float, quiet_seconds: float, facts: d
         protocol = f"{facts['protocol']}; too few videos or events for an interval"
         return Result.model_validate({**facts, "metric": metric, "value": found, "protocol": protocol})
     interval = {"value": found.value, "low": found.low, "high": found.high, "level": found.level}
-    over = f"of a Poisson rate over {time_text(quiet_seconds)} without a true event" if metric == RATE else f"over {found.unit}s"
+    over = (
+        f"of a Poisson rate over {time_text(quiet_seconds)} without a true event" if metric == RATE else f"over {found.unit}s"
+    )
     protocol = f"{facts['protocol']}; {100 * found.level:.0f} % interval {over}"
     return Result.model_validate({**facts, "metric": metric, **interval, "protocol": protocol})
 
