@@ -24,8 +24,8 @@ def evaluate(
     """Measure saved runs, with intervals; runs that differ in their seed alone become one mean.
 
     Frame-level AUC on the real frames: micro (all frames pooled), abnormal videos only, macro (mean over videos with both
-    classes) and average precision. Intervals are over videos and, of several runs, seeds. Of events: average precision at temporal
-    IoU, recall, delay of the alarm and false alarms per hour without an event, for each run by its own calibration.
+    classes) and average precision. Intervals are over videos and, of several runs, seeds. Of events: average precision at
+    temporal IoU, recall, delay of the alarm and false alarms per hour without an event, for each run by its own calibration.
 
     Example: lego-fusion evaluate runs/seed-* --data my-dataset
     """

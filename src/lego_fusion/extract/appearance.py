@@ -12,7 +12,8 @@ from pydantic import Field
 from ..data.manifest import Nature
 from ..data.segments import cells_of_pixels
 from ..data.video import Frame
-from .base import RegionExtractor, RegionText, direction_histograms, load_opencv, reduced_size, sample_evenly, with_settings
+from .base import RegionExtractor, RegionText, load_opencv, reduced_size, sample_evenly, with_settings
+from .motion import direction_histograms
 
 _DIRECTIONS = 9
 _CLIP = 0.2  # the share of one direction in a block is limited, as in the source

@@ -317,35 +317,6 @@ def reduced_size(image: UInt8[np.ndarray, "h w 3"], longest_side: int) -> tuple[
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def direction_histograms(
-    places: Float[np.ndarray, " points"],
-    weights: Float[np.ndarray, " points"],
-    cells: Int64[np.ndarray, " points"],
-    *,
-    count: int,
-    bins: int,
-) -> Float64[np.ndarray, "count bins"]:
-    """Sum weights by cell and direction, each split linearly between the two directions nearest to it.
-
-    Args:
-        places: Direction of each point, in bins from that of number 0.
-        weights: Of each point.
-        cells: Number of its cell.
-        count: Cells.
-        bins: Directions of a full turn.
-
-    Example:
-        >>> direction_histograms(np.array([3.75]), np.array([8.0]), np.array([0]), count=1, bins=4).tolist()
-        [[6.0, 0.0, 0.0, 2.0]]
-    """
-    low = np.floor(places).astype(np.int64)
-    share = places - low  # of the next direction
-    sums = np.zeros(count * bins)
-    for direction, part in ((low, 1 - share), (low + 1, share)):
-        sums += np.bincount(cells * bins + direction % bins, weights * part, minlength=len(sums))
-    return sums.reshape(count, bins)
-
-
 def load_package(package: str, *, module: str | None = None, extra: str) -> ModuleType:
     """Import an optional package where it is used, or raise ``MissingExtraError`` that says what to install."""
     try:

@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from pydantic import Field
 
 from ..data.manifest import Nature, UnitKind
 from ..data.segments import cells_of_pixels, with_presence
 from ..data.video import Frame
 from ..errors import DataError, ParameterError
-from .base import RegionExtractor, RegionText, direction_histograms, load_opencv, reduced_size, with_settings
+from .base import RegionExtractor, RegionText, load_opencv, reduced_size, with_settings
 
 STATISTICS = (
     "speed_rms",
@@ -327,3 +327,32 @@ class MotionFrames(Motion):
             values[first + pair] = self.describe(flow[pair : pair + 1], speed[pair : pair + 1])
         present[first : len(frames)] = True
         return with_presence(values, present)
+
+
+def direction_histograms(
+    places: Float[np.ndarray, " points"],
+    weights: Float[np.ndarray, " points"],
+    cells: Int64[np.ndarray, " points"],
+    *,
+    count: int,
+    bins: int,
+) -> Float64[np.ndarray, "count bins"]:
+    """Sum weights by cell and direction, each split linearly between the two directions nearest to it.
+
+    Args:
+        places: Direction of each point, in bins from that of number 0.
+        weights: Of each point.
+        cells: Number of its cell.
+        count: Cells.
+        bins: Directions of a full turn.
+
+    Example:
+        >>> direction_histograms(np.array([3.75]), np.array([8.0]), np.array([0]), count=1, bins=4).tolist()
+        [[6.0, 0.0, 0.0, 2.0]]
+    """
+    low = np.floor(places).astype(np.int64)
+    share = places - low  # of the next direction
+    sums = np.zeros(count * bins)
+    for direction, part in ((low, 1 - share), (low + 1, share)):
+        sums += np.bincount(cells * bins + direction % bins, weights * part, minlength=len(sums))
+    return sums.reshape(count, bins)

@@ -233,6 +233,13 @@ class ComparisonPlan(_Plan):
         """The dataset of a cell."""
         return next(dataset for dataset in self.datasets if dataset.name == cell.dataset)
 
+    def overlap(self, dataset: str) -> float:
+        """Test over training videos of random re-splits; 0 for splits that test each video once."""
+        if self.split_kind != "resplits":
+            return 0.0
+        splits = next(one.splits for one in self.datasets if one.name == dataset)
+        return sum(len(split.test) for split in splits) / sum(len(split.train) for split in splits)
+
     def split(self, cell: Cell) -> Split:
         """The split of a cell."""
         return next(split for split in self.dataset(cell).splits if split.name == cell.split)

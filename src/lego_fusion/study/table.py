@@ -272,22 +272,15 @@ class _Intervals:
         """Interval of the mean micro AUC, or of its difference to another group; of units, or of the videos of one split."""
         try:
             interval = self._of_units(group, other) if group.several else self._of_videos(group, other)
+            return interval.low, interval.high
         except DataError as error:
             self.notes[f"{group.row.dataset}: no intervals: {error}"] = None
-            interval = None
-        return (interval.low, interval.high) if interval else (None, None)
+            return None, None
 
     def _of_units(self, group: _Group, other: _Group | None) -> Estimate:
         values = np.array(group.values(_micro)) - (np.array(other.values(_micro)) if other else 0.0)
-        overlap = self._overlap(group.row.dataset) if group.unit == "split" else 0.0
+        overlap = self.plan.overlap(group.row.dataset) if group.unit == "split" else 0.0
         return mean_interval(values.tolist(), unit=group.unit, overlap=overlap, share=other is None)
-
-    def _overlap(self, dataset: str) -> float:
-        """Test over training videos of random re-splits; what else there is of splits tests each video once."""
-        splits = next(one.splits for one in self.plan.datasets if one.name == dataset)
-        if self.plan.split_kind != "resplits":
-            return 0.0
-        return sum(len(split.test) for split in splits) / sum(len(split.train) for split in splits)
 
     def _of_videos(self, group: _Group, other: _Group | None) -> Estimate:
         if other is None:
@@ -383,7 +376,7 @@ def _micro(result: CellResult) -> float | None:
 
 
 def _gap(result: CellResult) -> float | None:
-    honest, best = result.value("micro_auc"), result.value("micro_auc", "test-best")
+    honest, best = _micro(result), result.value("micro_auc", "test-best")
     return best - honest if honest is not None and best is not None else None
 
 
