@@ -10,8 +10,9 @@ K = H G H and H = I - 11^T / n,
 
     C = (K + lambda I)^-1,   alpha = C (y - mean(y)),   y_i - f_without_i(x_i) = alpha_i / (C_ii - 1 / (n lambda)).
 
-The last line is the prediction error for sample i by a model that never saw it, without fitting n models. The subtracted term
-is what the mean costs: it is refitted too. Without it the formula reads no error at all on pure noise once lambda is small,
+The last line is the prediction error for sample i by a ridge fitted without it, without fitting n models. A and lambda that were
+chosen by this very error have seen every sample: it is then too small, and what is said of new data comes from folds in which
+they are chosen again (``estimators``). The subtracted term is what the mean costs: it is refitted too. Without it the formula reads no error at all on pure noise once lambda is small,
 because the constant vector, which no centred kernel explains, then fills C_ii.
 """
 
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from ..errors import DataError, check_int, check_number
 
-RIDGES = tuple(float(ridge) for ridge in torch.logspace(-4, 3, 29, dtype=torch.float64))
+RIDGES = tuple(float(ridge) for ridge in torch.logspace(-7, 3, 41, dtype=torch.float64))
 WEAKEST = 1e-12  # share of the largest eigenvalue below which a direction between landmarks is rounding
 Factor = tuple[str, str]  # (kernel, view), such as ("gaussian", "motion")
 
@@ -126,12 +127,15 @@ def mix_terms(
     return total
 
 
-def term_means(terms: Sequence[Term], graphs: Mapping[Factor, Float[Tensor, "n m"]]) -> Float[Tensor, "k m"]:
-    """Column mean over the rows of every kernel, which is what centring at prediction time subtracts."""
+def term_means(
+    terms: Sequence[Term], graphs: Mapping[Factor, Float[Tensor, "n m"]], shares: Float[Tensor, " n"]
+) -> Float[Tensor, "k m"]:
+    """Column sum over the rows of every kernel, a row times its share; of shares that sum to one it is the mean, which is what
+    centring at prediction time subtracts."""
     columns = []
     for term in terms:
         first, *rest = (graphs[factor] for factor in term.factors)
-        columns.append(torch.einsum("nm,nm->m", first, rest[0]) / len(first) if rest else first.mean(0))
+        columns.append(torch.einsum("n,nm,nm->m", shares, first, rest[0]) if rest else shares @ first)
     return torch.stack(columns)
 
 
@@ -263,25 +267,41 @@ def leave_one_out_gradient(
     return float(residuals.square().mean()), by_kernel, float(by_ridge)
 
 
-def solve_ridge(kernel: Float[Tensor, "n n"], targets: Float[Tensor, "n c"], ridges: Sequence[float] = RIDGES) -> Ridge:
+def solve_ridge(
+    kernel: Float[Tensor, "n n"],
+    targets: Float[Tensor, "n c"],
+    ridges: Sequence[float] = RIDGES,
+    *,
+    counts: Float[Tensor, " n"] | None = None,
+) -> Ridge:
     """Kernel ridge with a mean of its own; the ridge of the smallest leave-one-out error, from one eigendecomposition.
 
+    With s_i how much a row counts (mean 1) it minimises sum_i s_i (y_i - f(x_i))^2 + lambda |f|^2, which is the ridge of
+    S^1/2 K S^1/2 on S^1/2 (y - mean); alpha_i is then divided by (C_ii - s_i / (n lambda)) s_i^1/2.
+
     Args:
-        kernel: Centred, (n, n). The supports of the result are the n rows themselves.
+        kernel: Positive semidefinite, (n, n), centred where every row counts alike. The supports of the result are its rows.
         targets: (n, c).
         ridges: Every lambda to try, > 0.
+        counts: How much each row counts, (n,), >= 0; None for alike.
     """
+    samples = len(kernel)
+    counts = torch.ones(samples, dtype=kernel.dtype, device=kernel.device) if counts is None else counts * samples / counts.sum()
+    root, mean = counts.sqrt(), counts @ targets / samples
+    if bool((counts != 1).any()):
+        columns = counts @ kernel / samples
+        kernel = root[:, None] * (kernel - columns - columns[:, None] + columns @ counts / samples) * root
     values, vectors = torch.linalg.eigh(kernel)
-    mean = targets.mean(0)
-    rotated = vectors.mT @ (targets - mean)
+    rotated = vectors.mT @ (root[:, None] * (targets - mean))
     squares = vectors.square()
 
     def alpha_and_residuals(ridge: float) -> tuple[Tensor, Tensor]:
         shrunk = 1 / (values.clamp_min(0) + ridge)
         alpha = vectors @ (shrunk[:, None] * rotated)
-        return alpha, alpha / (squares @ shrunk - 1 / (len(kernel) * ridge))[:, None]
+        divisor = (squares @ shrunk - counts / (samples * ridge)) * root
+        return root[:, None] * alpha, alpha / divisor[:, None]
 
-    return _best_ridge(mean, ridges, alpha_and_residuals)
+    return _best_ridge(mean, counts, ridges, alpha_and_residuals)
 
 
 def solve_landmark_ridge(
@@ -289,6 +309,8 @@ def solve_landmark_ridge(
     landmarks: Float[Tensor, "m m"],
     targets: Float[Tensor, "n c"],
     ridges: Sequence[float] = RIDGES,
+    *,
+    counts: Float[Tensor, " n"] | None = None,
 ) -> Ridge:
     """The same with G replaced by G_nm G_mm^-1 G_mn (Nystroem): time n m^2, memory n m. Leave-one-out errors are exact for it.
 
@@ -297,28 +319,35 @@ def solve_landmark_ridge(
         landmarks: G of the landmarks among themselves, (m, m), not centred.
         targets: (n, c).
         ridges: Every lambda to try, > 0.
+        counts: As for ``solve_ridge``.
     """
+    samples = len(targets)
+    counts = torch.ones(samples, dtype=targets.dtype) if counts is None else counts * samples / counts.sum()
+    root, mean = counts.sqrt()[:, None], counts @ targets / samples
     values, vectors = torch.linalg.eigh(landmarks)
     kept = values > WEAKEST * values[-1].clamp_min(torch.finfo(values.dtype).tiny)
     whiten = vectors[:, kept] / values[kept].sqrt()
     features = to_landmarks @ whiten
-    features = features - features.mean(0)
-    mean = targets.mean(0)
+    features = root * (features - counts @ features / samples)
+    wanted = root * (targets - mean)
     spread, axes = torch.linalg.eigh(features.mT @ features)
     scores = features @ axes
-    squares, rotated = scores.square(), scores.mT @ (targets - mean)
+    squares, rotated = scores.square(), scores.mT @ wanted
 
     def coefficients_and_residuals(ridge: float) -> tuple[Tensor, Tensor]:
         shrunk = 1 / (spread.clamp_min(0) + ridge)
         fitted = scores @ (shrunk[:, None] * rotated)
-        leverage = squares @ shrunk + 1 / len(features)
-        return whiten @ (axes @ (shrunk[:, None] * rotated)), (targets - mean - fitted) / (1 - leverage)[:, None]
+        divisor = (1 - squares @ shrunk - counts / samples)[:, None] * root
+        return whiten @ (axes @ (shrunk[:, None] * rotated)), (wanted - fitted) / divisor
 
-    return _best_ridge(mean, ridges, coefficients_and_residuals)
+    return _best_ridge(mean, counts, ridges, coefficients_and_residuals)
 
 
-def _best_ridge(mean: Tensor, ridges: Sequence[float], solve: Callable[[float], tuple[Tensor, Tensor]]) -> Ridge:
-    losses = torch.stack([solve(ridge)[1].square().mean() for ridge in ridges])
+def _best_ridge(
+    mean: Tensor, counts: Tensor, ridges: Sequence[float], solve: Callable[[float], tuple[Tensor, Tensor]]
+) -> Ridge:
+    there = counts > 0
+    losses = torch.stack([(counts[there] @ solve(ridge)[1][there].square()).mean() / len(counts) for ridge in ridges])
     if not bool(torch.isfinite(losses).any()):
         raise DataError("no ridge gives a finite leave-one-out error", fix="look for features of extreme size")
     best = ridges[int(torch.where(torch.isfinite(losses), losses, torch.inf).argmin())]

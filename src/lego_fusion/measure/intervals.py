@@ -213,7 +213,7 @@ def mean_interval(
         unit: What a number stands for.
         level: How often the interval is to hold the true mean, in (0, 1).
         overlap: Test over training videos where units are random re-splits of the same videos; 0 for independent units.
-        share: Whether the numbers are of [0, 1].
+        share: Whether the numbers are of [0, 1], which the interval then does not leave.
 
     Returns:
         The mean and its interval.
@@ -228,7 +228,7 @@ def mean_interval(
         >>> print(mean_interval([0.9, 1.0, 0.8]))
         0.9000 [0.6516, 1.1484]
         >>> print(mean_interval([0.9, 1.0, 0.8], overlap=0.5, share=True))
-        0.9000 [0.1028, 0.9986]
+        0.9000 [0.5072, 1.0000]
     """
     numbers, level = np.asarray(values, dtype=np.float64), _level(level)
     if len(numbers) < LEAST_VIDEOS or not np.isfinite(numbers).all():
