@@ -235,10 +235,9 @@ def mean_interval(
         expected, got = f"at least {LEAST_VIDEOS} finite numbers", f"{len(numbers)}: {', '.join(map(str, values[:4]))}"
         raise DataError(f"an interval over {unit}s needs several values", expected=expected, got=got)
     weight = 1 / len(numbers) + check_number(overlap, "overlap", "mean_interval", low=0.0)
-    low, high = _bounds(
-        float(numbers.mean()), float(weight * numbers.var(ddof=1)), len(numbers) - 1.0, 1 / weight, level, share
-    )
-    return Estimate(float(numbers.mean()), low, high, level, unit)
+    value, variance = float(numbers.mean()), float(weight * numbers.var(ddof=1))
+    low, high = _bounds(value, variance, len(numbers) - 1.0, 1 / weight, level, share=False)
+    return Estimate(value, max(low, 0.0), min(high, 1.0), level, unit) if share else Estimate(value, low, high, level, unit)
 
 
 def rate_interval(count: int, hours: float, *, dispersion: float = 1.0, level: float = 0.95) -> Estimate:
