@@ -109,8 +109,9 @@ def metric_rows(size: tuple[int, int], seeds: int, *, strong: bool, experiments:
 def event_rows(size: tuple[int, int], experiments: int, random: np.random.Generator) -> list[Any]:
     """Coverage of the event metrics at one size; a metric without an interval in most experiments is left out."""
     many = tuple(4000 * part // sum(size) for part in size)
-    (scores,), labels = draw(random, *many, 1, strong=False)
-    truth = event_values(as_events(scores[0], labels, 2.0))
+    draws = [draw(random, *many, 1, strong=False) for _ in range(10)]
+    values = [event_values(as_events(scores[0], labels, 2.0)) for (scores,), labels in draws]
+    truth = {name: float(np.mean([one[name] for one in values])) for name in values[0]}
     found: dict[str, list[Estimate]] = {name: [] for name in truth}
     for _ in range(experiments):
         (scores,), labels = draw(random, *size, 1, strong=False)

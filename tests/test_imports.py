@@ -17,7 +17,7 @@ LAYERS = (
     {"errors", "writing", "scorer"},  # the scorer stands alone: it is copied beside exported models
     {"engines", "own_parts"},
     {"graph", "data", "measure"},
-    {"fusion", "extract", "explain", "scenes"},
+    {"fusion", "extract", "explain", "scenes", "kernel_mixture"},
     {"dissection"},  # knows nothing of detection: a package of its own if need be
     {"learn"},
     {"study", "alarm"},  # neither knows the other

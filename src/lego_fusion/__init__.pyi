@@ -5,7 +5,7 @@ from .data.dataset import write_dataset as write_dataset
 from .data.doctor import diagnose as diagnose
 from .data.features import write_features as write_features
 from .data.manifest import Manifest as Manifest
-from .data.views import join_views as join_views
+from .data.views import MultiView as MultiView
 from .dissection.dissect import dissect as dissect
 from .errors import LegoFusionError as LegoFusionError
 from .estimators import LegoClassifier as LegoClassifier

@@ -132,7 +132,9 @@ def test_mixture_and_means_are_those_of_the_explicit_sum() -> None:
     stack = torch.stack(explicit)
     torch.testing.assert_close(learning.evaluate_terms(terms, graphs), stack)
     torch.testing.assert_close(learning.mix_terms(terms, weights, graphs), (weights[:, None, None] * stack).sum(0))
-    torch.testing.assert_close(learning.term_means(terms, graphs), stack.mean(1))
+    torch.testing.assert_close(
+        learning.term_means(terms, graphs, torch.full((len(stack[0]),), 1 / len(stack[0]), dtype=stack.dtype)), stack.mean(1)
+    )
 
 
 def test_variance_is_the_mean_squared_distance_to_the_mean() -> None:

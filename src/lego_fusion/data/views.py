@@ -130,8 +130,8 @@ def column_groups(samples: Any, view_columns: Mapping[str, Any] | Sequence[Any] 
 
     Args:
         samples: (rows, width): an array, a sparse one, or a data frame, whose columns have names.
-        view_columns: For each view a slice (of numbers, or of names, both ends included), a mask of all columns, a list of column
-            numbers or names, or a callable that gives one of these for the samples, as those of
+        view_columns: For each view a slice (of numbers, or of names, both ends included), a mask of all columns, a list
+            of column numbers or names, or a callable that gives one of these for the samples, as those of
             ``sklearn.compose.make_column_selector`` do. None makes the whole array one view.
 
     Raises:

@@ -10,10 +10,11 @@ K = H G H and H = I - 11^T / n,
 
     C = (K + lambda I)^-1,   alpha = C (y - mean(y)),   y_i - f_without_i(x_i) = alpha_i / (C_ii - 1 / (n lambda)).
 
-The last line is the prediction error for sample i by a ridge fitted without it, without fitting n models. A and lambda that were
-chosen by this very error have seen every sample: it is then too small, and what is said of new data comes from folds in which
-they are chosen again (``estimators``). The subtracted term is what the mean costs: it is refitted too. Without it the formula reads no error at all on pure noise once lambda is small,
-because the constant vector, which no centred kernel explains, then fills C_ii.
+The last line is the prediction error for sample i by a ridge fitted without it, without fitting n models. A and lambda that
+were chosen by this very error have seen every sample: it is then too small, and what is said of new data comes from folds in
+which they are chosen again (``estimators``). The subtracted term is what the mean costs: it is refitted too. Without it the
+formula reads no error at all on pure noise once lambda is small, because the constant vector, which no centred kernel explains,
+then fills C_ii.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from torch import Tensor
 from ..errors import DataError, check_int, check_number
 
 RIDGES = tuple(float(ridge) for ridge in torch.logspace(-7, 3, 41, dtype=torch.float64))
+LEARNING_RIDGES = RIDGES[12:]  # from 1e-4: below, the kernels that are not asked fill what is left and A cannot be read
+MIXTURES = ("averaged", "uniform", "additive", "full")  # how weights are made, see ``learn_mixture``
 WEAKEST = 1e-12  # share of the largest eigenvalue below which a direction between landmarks is rounding
 Factor = tuple[str, str]  # (kernel, view), such as ("gaussian", "motion")
 
@@ -130,8 +133,7 @@ def mix_terms(
 def term_means(
     terms: Sequence[Term], graphs: Mapping[Factor, Float[Tensor, "n m"]], shares: Float[Tensor, " n"]
 ) -> Float[Tensor, "k m"]:
-    """Column sum over the rows of every kernel, a row times its share; of shares that sum to one it is the mean, which is what
-    centring at prediction time subtracts."""
+    """Column sum over the rows of every kernel, each row times its share: the mean, which centring at prediction subtracts."""
     columns = []
     for term in terms:
         first, *rest = (graphs[factor] for factor in term.factors)
@@ -219,7 +221,7 @@ def learn_weights(
     check_int(steps, "steps", "learn_weights", low=0)
     check_number(learning_rate, "learning_rate", "learn_weights", low=0.0)
     logits = start.log().clone().requires_grad_()
-    first = solve_ridge(torch.tensordot(start, kernels, 1), targets).ridge if ridge is None else ridge
+    first = solve_ridge(torch.tensordot(start, kernels, 1), targets, LEARNING_RIDGES).ridge if ridge is None else ridge
     log_ridge = torch.tensor(first, dtype=kernels.dtype).log().requires_grad_()
     adam = torch.optim.Adam([logits, log_ridge] if ridge is None else [logits], lr=learning_rate)
     losses = []
@@ -238,8 +240,43 @@ def learn_weights(
             torch.autograd.backward([weights, strength], [by_weight, torch.full_like(strength, by_ridge)])
             adam.step()
             with torch.no_grad():
-                log_ridge.clamp_(math.log(RIDGES[0]), math.log(RIDGES[-1]))
+                log_ridge.clamp_(math.log(LEARNING_RIDGES[0]), math.log(LEARNING_RIDGES[-1]))
     return LearnedWeights(logits.detach().softmax(0), float(log_ridge.detach().exp()), losses)
+
+
+def learn_mixture(
+    terms: Sequence[Term],
+    kernels: Float[Tensor, "k n n"],
+    targets: Float[Tensor, "n c"],
+    mixture: str = "averaged",
+    *,
+    steps: int = 50,
+    ridge: float | None = None,
+) -> tuple[Float[Tensor, " k"], list[float]]:
+    """The weights of a mixture and the losses of the last learning: one of ``MIXTURES``.
+
+    ``"uniform"``: alike for the kernels of views; ``"additive"``: learned over these; ``"full"``: learned over all;
+    ``"averaged"``: the mean of the three, which is less sure of the few rows that A is learned from.
+
+    Args:
+        terms: What the kernels are, (K).
+        kernels: As for ``learn_weights``.
+        targets: As for ``learn_weights``.
+        mixture: One of ``MIXTURES``.
+        steps: As for ``learn_weights``.
+        ridge: As for ``learn_weights``.
+    """
+    single = torch.tensor([len(term.factors) == 1 for term in terms])
+    parts = MIXTURES[1:] if mixture == "averaged" else (mixture,)
+    total, losses = torch.zeros(len(terms), dtype=kernels.dtype), []
+    for part in parts:
+        among = torch.ones_like(single) if part == "full" else single
+        start = start_weights([term for term, there in zip(terms, among.tolist(), strict=True) if there], dtype=kernels.dtype)
+        taken = 0 if part == "uniform" else steps
+        learned = learn_weights(kernels[among], targets, start, steps=taken, ridge=ridge)
+        total[among] += learned.weights / len(parts)
+        losses = learned.losses
+    return total, losses
 
 
 def leave_one_out_gradient(
@@ -286,7 +323,9 @@ def solve_ridge(
         counts: How much each row counts, (n,), >= 0; None for alike.
     """
     samples = len(kernel)
-    counts = torch.ones(samples, dtype=kernel.dtype, device=kernel.device) if counts is None else counts * samples / counts.sum()
+    counts = (
+        torch.ones(samples, dtype=kernel.dtype, device=kernel.device) if counts is None else counts * samples / counts.sum()
+    )
     root, mean = counts.sqrt(), counts @ targets / samples
     if bool((counts != 1).any()):
         columns = counts @ kernel / samples
