@@ -3,8 +3,8 @@
     python benchmarks/multiview.py [--data ../shared/data/multiview] [--rows 1000] [--quick]
 
 Every .npz of a folder (views X0, X1..., labels y, and which views are text) is tested by five stratified folds, at most so
-many rows of each. Dense views are standardised by the training rows and text rows brought to unit length, for every method alike. The
-planted XOR (two views, a third of 200 columns of noise), labels of pure noise and the time to fit need no data.
+many rows of each. Dense views are standardised by the training rows and text rows brought to unit length, for every method
+alike. The planted XOR (two views, a third of 200 columns of noise), labels of pure noise and the time to fit need no data.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def kernel_ridge(split: Split, *, balanced: bool) -> np.ndarray:
 
 
 def from_single_views(split: Split) -> dict[str, np.ndarray]:
-    """The best view alone by its error out of fold, the mean of the views' probabilities, and stacking on outputs out of fold."""
+    """The best view alone (by its error out of fold), the mean of all views' probabilities, and stacking."""
     models = {name: LegoClassifier().fit({name: view}, split.y_train) for name, view in split.train.items()}
     said = {name: model.predict_proba({name: split.test[name]}) for name, model in models.items()}
     best = min(models, key=lambda name: models[name].out_of_fold_error_)
@@ -214,7 +214,7 @@ def summary(datasets: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def measure_noise(draws: int) -> list[dict[str, Any]]:
-    """How often labels of pure noise, as many of each, are told right by the outputs out of fold: one half, if they are honest."""
+    """How often labels of pure noise, as many of each, are told right by the outputs out of fold: one half, if honest."""
     rows = []
     for count, views in NOISE:
         found = []
@@ -261,10 +261,11 @@ def show(result: dict[str, Any]) -> None:
     for heading in ("method", "mean rank", "accuracy %", "ours minus this", "won, tied, lost", "log loss", "ECE"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for row in result["summary"]:
-        low = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row["ours_minus_this"]) if "ours_minus_this" in row else ""
+        less = row.get("ours_minus_this")
+        low = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*less) if less else ""
         won = ", ".join(map(str, row.get("won_tied_lost", ())))
-        facts = (f"{row['mean_rank']:.2f}", f"{row['accuracy']:.2f}", low, won, row.get("log_loss", ""), row.get("ece", ""))
-        table.add_row(row["method"], *map(str, facts))
+        facts = (f"{row['mean_rank']:.2f}", f"{row['accuracy']:.2f}", low, won)
+        table.add_row(row["method"], *facts, str(row.get("log_loss", "")), str(row.get("ece", "")))
     console.print(table, result["noise"], result["planted_xor"], result["time"])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from lego_fusion.alarm.calibration import read_calibration
 from lego_fusion.alarm.event_evaluation import UNCALIBRATED, evaluate_events, event_video, rule_of_run
 from lego_fusion.alarm.events import EventRule
 from lego_fusion.cli import app
@@ -68,8 +69,16 @@ def test_the_command_line_measures_events_of_a_calibrated_run(run: Path, planted
     assert any("test videos" in line for line in made["warnings"])
     assert rule_of_run(run)[0].merge_seconds == 1.0
     hourly = ("calibrate", run, planted.root, "--per-hour", 1000, "--split", "test")
-    assert any("--snooze-seconds" in line for line in told(*hourly)["warnings"])
-    assert not any("--snooze-seconds" in line for line in told(*hourly, "--snooze-seconds", 600)["warnings"])
+    kept = told(*hourly)
+    assert kept["cameras"][""]["bursts"] == 1.0  # four events in four videos
+    budget, conditions = kept["promise"].split("confidence, ")
+    assert budget == "at most 1000 false alarms an hour, at 95% "
+    assert conditions == "on footage like the 0.0 normal hours it was chosen on, where they come one by one"
+    assert not any("--snooze-seconds" in line for line in kept["warnings"])
+    older = json.loads((run / "calibration.json").read_text())
+    del older["cameras"][""]["bursts"]
+    (run / "calibration.json").write_text(json.dumps(older))
+    assert "if they come independently of each other" in read_calibration(run).promise()
     told("calibrate", run, planted.root, "--false-alarms", 0.25, "--split", "test", "--merge-seconds", 1)
     measured = told("evaluate", run, "--data", planted.root)
     assert any(one["metric"] == "event mAP" for one in measured["results"])

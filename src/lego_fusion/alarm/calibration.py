@@ -45,6 +45,8 @@ class CameraCalibration(BaseModel):
         hours: Their length.
         blocks: Number of blocks, for ``"blocks"``.
         alarms: Alarms of the calibration footage at the threshold, for ``"per-hour"``.
+        bursts: How many alarms come at once there (``thresholds.burst_size``); None: of an older version, which took them to
+            come one by one.
         reached: Upper bound of the false alarms an hour, the F1, or the cost per frame; None for the other criteria.
         suspects: Calibration footage that may hold an event: video and second.
     """
@@ -56,6 +58,7 @@ class CameraCalibration(BaseModel):
     hours: float = Field(default=0.0, ge=0)
     blocks: int | None = None
     alarms: int | None = None
+    bursts: float | None = None
     reached: float | None = None
     suspects: tuple[tuple[str, float], ...] = ()
 
@@ -97,11 +100,20 @@ class Calibration(BaseModel):
         unit = "normal clips" if self.block_seconds is None else f"normal blocks of {self.block_seconds:g} s"
         return {
             "blocks": f"at most {self.value or 0:.1%} of {unit} have an alarm, on average",
-            "per-hour": f"at most {self.value or 0:g} false alarms an hour, at {self.confidence:.0%} confidence",
+            "per-hour": f"at most {self.value or 0:g} false alarms an hour, at {self.confidence:.0%} confidence"
+            + (f", {self._given()}" if self.criterion == "per-hour" else ""),
             "f1": "the highest F1 over the frames of labelled videos; no promise about false alarms",
             "cost": f"the least cost where a missed frame costs {self.value or 0:g} false ones; no promise about false alarms",
             "fixed": "a threshold given by a person; no promise about false alarms",
         }[self.criterion]
+
+    def _given(self) -> str:
+        """The conditions of a budget an hour."""
+        together = self.cameras[ALL_CAMERAS]
+        if together.bursts is None:
+            return "if they come independently of each other (calibrate again for a promise that allows for bursts)"
+        bursts = "one by one" if together.bursts < 1.05 else f"in bursts of up to {together.bursts:.1f}"
+        return f"on footage like the {together.hours:.1f} normal hours it was chosen on, where they come {bursts}"
 
 
 def calibrate_run(
@@ -278,7 +290,8 @@ def _chosen(
         hourly = hourly_threshold(list(segments.values()), rule, _given(value, "value"), confidence)
     except ParameterError as error:
         raise _naming_camera(error, camera) from error
-    return CameraCalibration(rule=hourly.rule, alarms=hourly.alarms, reached=hourly.bound, suspects=suspects, **facts)
+    facts |= {"alarms": hourly.alarms, "bursts": hourly.bursts, "reached": hourly.bound}
+    return CameraCalibration(rule=hourly.rule, suspects=suspects, **facts)
 
 
 def _given(value: float | None, name: str) -> float:

@@ -96,7 +96,8 @@ def _result(metric: str, found: Estimate | float, quiet_seconds: float, facts: d
         f"of a Poisson rate over {time_text(quiet_seconds)} without a true event" if metric == RATE else f"over {found.unit}s"
     )
     protocol = f"{facts['protocol']}; {100 * found.level:.0f} % interval {over}"
-    return Result.model_validate({**facts, "metric": metric, **interval, "protocol": protocol})
+    extra = {"quiet_seconds": quiet_seconds} if metric == RATE else {}
+    return Result.model_validate({**facts, "metric": metric, **interval, "protocol": protocol, "extra": extra})
 
 
 def _rule_of(calibration: Calibration | None, camera: str = "") -> tuple[EventRule, str]:

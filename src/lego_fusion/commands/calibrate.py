@@ -12,6 +12,8 @@ from .terminal import names, one_line_errors, print_json, print_table, progress,
 if TYPE_CHECKING:
     from ..alarm.calibration import Calibration, Criterion
 
+_BURSTS = 1.5  # alarms at once from which a snooze is worth its silence
+
 
 @one_line_errors
 def calibrate(
@@ -132,10 +134,10 @@ def _remarks(calibration: Calibration, split: str | None) -> list[str]:
         f"{video} may hold an event at {second:.1f} s, far above the other footage: look at it, and if so --leave-out {video}"
         for video, second in together.suspects
     ]
-    if calibration.criterion == "per-hour" and not together.rule.snooze_seconds:
+    if together.bursts is not None and together.bursts > _BURSTS and not together.rule.snooze_seconds:
         remarks.append(
-            "false alarms come in bursts, which a budget an hour does not know of: give --snooze-seconds, as long as conditions"
-            " such as light or crowd last (600)"
+            f"false alarms come in bursts of up to {together.bursts:.1f}, which the threshold pays for: --snooze-seconds, as"
+            " long as conditions such as light or crowd last (600), makes a burst one alarm"
         )
     if split == "test":
         remarks.append("these are the test videos: numbers measured on them are no longer those of unseen footage")

@@ -42,8 +42,9 @@ def print_events(results: Sequence[Result]) -> None:
     rows = []
     for one in results:
         share = one.metric.startswith("event")
-        numbers = [f"{100 * x:.1f} %" if share else f"{x:.2f}" for x in (one.value, one.low or 0.0, one.high or 0.0)]
-        rows.append((_method(one), str(one.seed), one.metric, numbers[0], f"[{numbers[1]}, {numbers[2]}]"))
+        ends = (one.low, one.high) if one.low is not None and one.high is not None else ()
+        value, *interval = [f"{100 * x:.1f} %" if share else f"{x:.2f}" for x in (one.value, *ends)]
+        rows.append((_method(one), str(one.seed), one.metric, value, f"[{', '.join(interval)}]" if interval else ""))
     print_table(("method", "seed", "metric", "value", "interval"), rows, left=3)
     for line in dict.fromkeys(one.protocol for one in results):
         typer.echo(line)

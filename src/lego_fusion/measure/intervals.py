@@ -269,7 +269,7 @@ def rate_interval(count: int, hours: float, *, dispersion: float = 1.0, level: f
     return Estimate(count / hours, low, of_each * float(chi2.ppf(1 - tail, 2 * clusters + 2)), level, "hour")
 
 
-def count_dispersion(counts: Sequence[int], hours: Sequence[float]) -> float:
+def count_dispersion(counts: Sequence[int], hours: Sequence[float], *, errors: float = 0.0) -> float:
     """Pearson's estimate of how much more counts of events vary than a Poisson number does, at least 1.
 
     max(1, sum of (n_i - rate h_i)^2 / (rate h_i) / (V - 1)), rate the events per hour over all V stretches of time.
@@ -277,6 +277,7 @@ def count_dispersion(counts: Sequence[int], hours: Sequence[float]) -> float:
     Args:
         counts: n_i, events in each stretch, for example a video.
         hours: h_i, its length; stretches of no length are left out.
+        errors: So many standard errors are added to an estimate above 1.
 
     Example:
         >>> count_dispersion([2, 2, 2], [1.0, 1.0, 1.0]), count_dispersion([6, 0, 0], [1.0, 1.0, 1.0])
@@ -286,7 +287,9 @@ def count_dispersion(counts: Sequence[int], hours: Sequence[float]) -> float:
     rate = sum(count for count, _ in pairs) / max(sum(length for _, length in pairs), 1e-300)
     if len(pairs) < 2 or not rate:
         return 1.0
-    return max(1.0, sum((count - rate * length) ** 2 / (rate * length) for count, length in pairs) / (len(pairs) - 1))
+    parts = np.array([(count - rate * length) ** 2 / (rate * length) for count, length in pairs])
+    found = float(parts.sum()) / (len(pairs) - 1)
+    return found + errors * float(parts.std(ddof=1)) / len(pairs) ** 0.5 if found > 1 else 1.0
 
 
 def _estimate(

@@ -10,6 +10,7 @@ import numpy as np
 from ..alarm.events import as_score
 from ..data.ground_truth import intervals_from_labels
 from ..errors import MissingExtraError
+from ..measure.event_metrics import DELAY, RATE, SECONDS_PER_HOUR, time_text
 from ..measure.result import Result
 from ..why.reading import VideoReading
 from .charts import level, step_path
@@ -26,7 +27,7 @@ _METRICS = {
     "video_auc": "AUC of videos",
     "video_average_precision": "average precision of videos",
 }
-_TILES = ("micro_auc", "abnormal_auc", "event mAP", "delay seconds", "false alarms per hour")
+_TILES = ("micro_auc", "abnormal_auc", "event mAP", DELAY, RATE)
 _SPARK_WIDTH, _SPARK_HEIGHT = 120.0, 28.0
 
 
@@ -57,6 +58,7 @@ def report_page(report: Report, pictures: Pictures | None = None, *, megabytes: 
         sparks=[_spark(one, low, high) for one in report.readings],
         with_pictures=pictures is not None,
         threshold=_threshold(report),
+        rate=_rate_sentence(report),
         metrics=[_metric(one) | {"how": protocols.index(one.protocol) + 1} for one in results],
         protocols=protocols,
         notes=list(dict.fromkeys((*report.notes, *drawn.notes, *(pictures.notes if pictures is not None else ())))),
@@ -91,7 +93,7 @@ def metric_interval(result: Result) -> str:
 
 
 def _in_unit(metric: str, value: float) -> str:
-    unit = {"delay seconds": " s", "false alarms per hour": " / h"}.get(metric)
+    unit = {DELAY: " s", RATE: " / h"}.get(metric)
     return f"{100 * value:.1f} %" if unit is None else f"{value:.1f}{unit}"
 
 
@@ -101,11 +103,35 @@ def _metric(result: Result) -> dict[str, Any]:
 
 
 def _tiles(report: Report) -> list[dict[str, str]]:
-    """The few numbers that a reader looks for first."""
+    """The few numbers that a reader looks for first; a rate needs an hour to be one."""
+    rate = _rate(report)
+    short = rate is not None and _quiet_seconds(rate) < SECONDS_PER_HOUR
     found = {one.metric: _metric(one) for one in (*report.results, *report.event_results) if not one.domain}
-    tiles = [{**found[name], "under": found[name]["interval"]} for name in _TILES if name in found]
+    wanted = [name for name in _TILES if name in found and not (short and name == RATE)]
+    tiles = [{**found[name], "under": found[name]["interval"]} for name in wanted]
     events = sum(len(reading.events) for reading in report.readings)
     return tiles or [{"value": str(events), "name": "event" if events == 1 else "events", "under": report.promise}]
+
+
+def _rate_sentence(report: Report) -> str:
+    """What the false alarms say, with the time that they rest on."""
+    rate = _rate(report)
+    if rate is None or rate.high is None:
+        return ""
+    seconds = _quiet_seconds(rate)
+    alarms = round(rate.value * seconds / SECONDS_PER_HOUR)
+    seen = f"{alarms} false alarm{'s' * (alarms != 1)} in {time_text(seconds)} without a true event"
+    if seconds < SECONDS_PER_HOUR:
+        return f"{seen}: too little for a rate. Up to {rate.high:,.0f} an hour are compatible with it."
+    return f"{seen}: {metric_value(rate)} {metric_interval(rate)}."
+
+
+def _rate(report: Report) -> Result | None:
+    return next((one for one in report.event_results if one.metric == RATE), None)
+
+
+def _quiet_seconds(rate: Result) -> float:
+    return float(str(rate.extra.get("quiet_seconds", 0.0)))
 
 
 def _threshold(report: Report) -> str:
