@@ -16,6 +16,7 @@ from lego_fusion.dissection.ablation import ablate, unit_groups, unit_labels
 from lego_fusion.dissection.alignment import UnitAlignment, align
 from lego_fusion.dissection.collaboration import LevelCollaboration, Streams, collaboration
 from lego_fusion.dissection.concepts import Concepts, LevelConcepts, by_region
+from lego_fusion.dissection.read_network import untrained_copy
 from lego_fusion.dissection.recorder import Recorder, Recording
 from lego_fusion.dissection.variance import bootstrap, semantic_variance, share_statistics, unit_permutation_null
 from lego_fusion.explain.batch_information import batch_partial_information
@@ -42,6 +43,7 @@ Batches = list[tuple[dict[str, torch.Tensor], torch.Tensor]]
 Aligned = dict[str, dict[str, UnitAlignment]]
 
 
+UNTRAINED = 3  # copies
 MARGIN = 0.05  # of J: more than this is a trend; the study shows that it is too little
 
 
@@ -272,16 +274,20 @@ def collaborations(
     late = place == "late"
     recording = record(network, {m: streams_of(place, m, decoder=late) for m in CHANNELS}, planted)
     objects = aligned(recording, planted, concepts)
-    if late:
-        with torch.no_grad():
-            fused = {"5": torch.cat([network(inputs) for inputs, _ in batches_of(planted)])}
-    else:
-        whole = record(network, {"fused": FUSED}, planted)
-        fused = {"3": whole["fused", "3"]}
+
+    def fused_of(one: TwoStream) -> dict[str, UnitAlignment]:
+        if late:
+            with torch.no_grad():
+                maps = {"5": torch.cat([one(inputs) for inputs, _ in batches_of(planted)])}
+        else:
+            maps = {"3": record(one, {"fused": FUSED}, planted)["fused", "3"]}
+        return {level: over_objects(values, planted, concepts) for level, values in maps.items()}
+
     levels = tuple(objects["rgb"])
     rows = {m: {n: apart.alignments[m][n] for n in levels} for m in CHANNELS}
-    joined = {level: over_objects(maps, planted, concepts) for level, maps in fused.items()}
-    found = collaboration(Streams(recording, objects), Streams(apart.recording, rows), joined, mode="auroc", margin=MARGIN)
+    never = [fused_of(untrained_copy(network, seed)) for seed in range(UNTRAINED)]
+    streams = Streams(recording, objects), Streams(apart.recording, rows)
+    found = collaboration(*streams, fused_of(network), untrained=never, mode="auroc", margin=MARGIN)
     return list(found), objects
 
 
@@ -293,6 +299,7 @@ def collaboration_record(found: LevelCollaboration) -> dict[str, Any]:
         "similarity": [round(found.similarity_apart, 3), round(found.similarity_joint, 3)],
         "J": [round(found.apart.joint, 3), round(found.joint.joint, 3)],
         "kept": [found.shared_kept, found.special_kept],
+        "gains": {null: [round(x, 4) for x in (gain.value, gain.low, gain.high)] for null, gain in found.gains.items()},
         "kept by training": {name: round(value, 3) for name, value in found.kept_by_training.items()},
         "evidence": list(found.evidence()),
         "together": concept_record(found.joint),

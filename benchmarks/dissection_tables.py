@@ -15,10 +15,13 @@ from statistics import mean
 from typing import Any
 
 from known_answers.scenes import SEEN_BY
+from lego_fusion.dissection.collaboration import APART, UNTRAINED
 from measuring import RESULTS
 
 LEVELS = ("1", "2", "3", "4", "5")
 TOLD = {"rgb": "colour", "depth": "height", "either": "outline alone", "both": "colour XOR height"}
+
+NULLS = (APART, UNTRAINED)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -126,7 +129,10 @@ def collaboration(result: dict[str, Any]) -> str:
             cells = [" to ".join(f"{mean(one[key][side] for one in of):.2f}" for side in (0, 1)) for key in ("similarity", "J")]
             kept = [[one["kept"][side] for one in of if one["kept"][side] is not None] for side in (0, 1)]
             shares = " / ".join(f"{100 * mean(some):.0f} %" if some else "-" for some in kept)
-            rows.append([place, level, verdicts, trends, *cells, shares])
+            above = [f"{sum(one['gains'][null][1] > 0 for one in of if null in one['gains'])} of {len(of)}" for null in NULLS]
+            gains = [mean(one["gains"][null][0] for one in of if null in one["gains"]) for null in NULLS]
+            told = [f"{gain:+.3f}, above 0 in {count}" for gain, count in zip(gains, above, strict=True)]
+            rows.append([place, level, verdicts, trends, *cells, shares, *told])
     head = [
         "network",
         "level",
@@ -135,6 +141,8 @@ def collaboration(result: dict[str, Any]) -> str:
         "similarity apart to together",
         "J",
         "kept: shared / special",
+        "gain over trained apart",
+        "gain over never trained",
     ]
     null = Counter(one["trend"] or "none" for one in result["across seeds"]["apart against apart"])
     return table(head, rows) + f"\n\nApart against apart of another seed: {dict(null)}"

@@ -2,12 +2,13 @@
 
     python benchmarks/hourly_budget.py [--rounds 200] [--folder FOLDER [--seeds 7,8]] [--quick]
 
-First in simulation, where the true rate is known: alarms that come one by one, and in bursts of five with a level of their own
-and minutes between them; without and with a snooze of ten minutes; by the bound that allows for bursts, and by that of a Poisson
-rate alone. The budget is broken where the rate above the threshold, over 1,000 other hours, is more than one an hour. Footage that
-is refused breaks nothing and is counted apart.
+First in simulation, where the true rate is known: alarms that come one by one, and in bursts of five with a level of their
+own and minutes between them; without and with a snooze of ten minutes; by the bound that allows for bursts, and by that of a
+Poisson rate alone. The budget is broken where the rate above the threshold, over 1,000 other hours, is more than one an hour.
+Footage that is refused breaks nothing and is counted apart.
 
-With a folder for features also on pictures. One camera (80 x 120 pixels, 5 pictures a second) sees people on a walkway; pictures go from the renderer to the motion
+With a folder for features, on pictures too. One camera (80 x 120 pixels, 5 pictures a second) sees
+people on a walkway; pictures go from the renderer to the motion
 extractor without a video file between. How many people there are, and the light, change every ten minutes. A streamable model
 (motion, segments of one snippet = 3.2 s) is trained on 20 normal and 20 abnormal minutes, calibrated with ``--per-hour 1`` on
 five normal hours, and then watches ten normal hours and 60 abnormal minutes (runners and cyclists, walkers against the lane,

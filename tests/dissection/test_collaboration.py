@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lego_fusion.dissection.alignment import UnitAlignment, align
-from lego_fusion.dissection.collaboration import Streams, collaboration
+from lego_fusion.dissection.collaboration import APART, UNTRAINED, Streams, collaboration
 from lego_fusion.dissection.concepts import Concepts
 from lego_fusion.dissection.recorder import Recorder, Recording
 from lego_fusion.errors import DataError, ParameterError
@@ -41,11 +41,13 @@ def streams(first: str, second: str, seed: int = 0) -> Streams:
 @pytest.mark.parametrize(
     ("joint", "apart", "fused", "verdict", "trend"),
     [
-        (("abcd", "cdef"), ("abcd", "cdef"), "abcdef", "hybrid rule", None),
+        (("abcd", "cdef"), ("abcd", "cdef"), "abcdef", "keeps what it was given", None),
+        (("abcd", "cdef"), ("abc", "cde"), "abcdef", "hybrid rule", None),
         (("abcd", "abcd"), ("abcd", "cdef"), "abcd", "alignment", "alignment"),
         (("abc", "def"), ("abcd", "cdef"), "ad", "division of labour", "division of labour"),
         (("abcd", "cdef"), ("abcd", "cdef"), "cd", "undecided", None),
-        (("abcde", "bcdef"), ("abc", "def"), "abcdef", "hybrid rule", "alignment"),
+        (("abcde", "bcdef"), ("abc", "def"), "abcdef", "alignment", "alignment"),
+        (("abcde", "bcdef"), ("abc", "de"), "abcdef", "hybrid rule", "alignment"),
         (("", ""), ("abc", "def"), "abc", "undecided", None),
         (("abcd", "cdef"), ("abcd", "cdef"), None, "undecided", None),
     ],
@@ -54,7 +56,8 @@ def test_verdicts_follow_what_was_planted(
     joint: tuple[str, str], apart: tuple[str, str], fused: str | None, verdict: str, trend: str | None
 ) -> None:
     layer = None if fused is None else {"late": aligned(fused)}
-    (found,) = collaboration(streams(*joint), streams(*apart, seed=5), layer)
+    untrained = [{"late": aligned("", seed)} for seed in (30, 31, 32)]
+    (found,) = collaboration(streams(*joint), streams(*apart, seed=5), layer, untrained=untrained)
     assert (found.verdict, found.trend) == (verdict, trend)
     assert found.joint.shared == set(joint[0]) & set(joint[1])
     assert found.apart.union == set(apart[0]) | set(apart[1])
@@ -65,6 +68,54 @@ def test_verdicts_follow_what_was_planted(
         else:
             assert kept == pytest.approx(len(wanted & set(fused)) / len(wanted))
     assert any("J says nothing" in line for line in found.evidence()) == (not joint[0])
+
+
+def test_a_gain_is_the_mean_over_the_concepts_of_the_streams_of_the_best_unit() -> None:
+    """Streams trained apart lack f: the gain is a sixth of what the fused unit for it has more than their best other unit."""
+    together, apart, fused = streams("abcd", "cdef"), streams("abcd", "cde", seed=5), aligned("abcdef", 9)
+    never = [{"late": aligned("", seed)} for seed in (30, 31, 32)]
+    (found,) = collaboration(together, apart, {"late": fused}, untrained=never)
+    units = [row["late"].counts.total().scores("normalised") for row in apart.alignments.values()]
+    held = fused.counts.total().scores("normalised").max(axis=0)
+    assert found.gains[APART].value == pytest.approx((held - np.vstack(units).max(axis=0)).mean())
+    assert found.gains[APART].low > 0
+    assert found.gains[UNTRAINED].value > found.gains[APART].value
+    assert found.verdict == "hybrid rule"
+    values = [row["late"].counts.total().scores("normalised").max(axis=0).mean() for row in never]
+    spread = np.std(values, ddof=1) * 4.302653  # t(0.975; 2)
+    assert found.gains[UNTRAINED].value - found.gains[UNTRAINED].low > spread * (1 + 1 / 3) ** 0.5
+    assert found.gains[APART].value - found.gains[APART].low > spread * 2**0.5
+    for few in ((), never[:1]):
+        (without,) = collaboration(together, apart, {"late": fused}, untrained=few)
+        assert (without.verdict, without.gains) == ("keeps what it was given", {})
+        assert any("no hybrid rule can be told" in line for line in without.evidence())
+
+
+def test_random_filters_beside_their_concatenation_follow_no_hybrid_rule() -> None:
+    """A concatenation keeps everything by construction: 20 of 20 pairs of filters that nobody trained do, and none gains."""
+
+    def filters(seed: int, modality: int) -> np.ndarray:
+        weights = torch.randn(6, 6, 3, 3, generator=torch.Generator().manual_seed(100 * seed + modality))
+        inputs = torch.from_numpy(detector_maps("abcdef", modality)[:, :6]).float()
+        return torch.conv2d(inputs, weights, padding=1).numpy()
+
+    def side(seed: int) -> tuple[Streams, dict[str, UnitAlignment]]:
+        maps = {name: filters(seed, number) for number, name in enumerate(("rgb", "depth"))}
+        rows = {name: {"late": align(values, CONCEPTS, quantile=0.05)} for name, values in maps.items()}
+        arrays = {(name, "late"): values for name, values in maps.items()}
+        both = {"late": align(np.concatenate(list(maps.values()), axis=1), CONCEPTS, quantile=0.05)}
+        return Streams(Recording(arrays, {key: key[0] for key in arrays}, "spatial"), rows), both
+
+    sides, verdicts = [side(seed) for seed in range(24)], []
+    for number in range(20):
+        (together, fused), (apart, _) = sides[number], sides[number + 1]
+        never = [both for _, both in sides[number + 2 : number + 5]]
+        (found,) = collaboration(together, apart, fused, untrained=never, cut=0.1, resamples=100)
+        assert found.special_kept in (1.0, None)
+        assert found.shared_kept in (1.0, None)
+        verdicts.append(found.verdict)
+    assert "hybrid rule" not in verdicts
+    assert verdicts.count("keeps what it was given") > 3
 
 
 def test_the_same_training_twice_changes_nothing() -> None:

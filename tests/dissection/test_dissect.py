@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lego_fusion.dissection.collaboration import APART, UNTRAINED
 from lego_fusion.dissection.dissect import dissect
 from lego_fusion.dissection.read_network import chosen_layers
 from lego_fusion.dissection.records import Dissection
@@ -195,7 +196,9 @@ def test_streams_trained_apart_give_a_verdict() -> None:
     one = dissected(apart={"rgb": ByHand().eval(), "depth": apart}, fused="fusion")
     assert one.collaboration is not None
     verdicts = {row.level: (row.verdict, row.trend) for row in one.collaboration}
-    assert verdicts["level 2"] == ("hybrid rule", "alignment")
+    assert verdicts["level 2"] == ("alignment", "alignment")  # apart, side by side, hold the shared concept as well
+    assert set(one.collaboration[1].gains) == {APART, UNTRAINED}
+    assert one.collaboration[1].gains[APART].low <= 0 < one.collaboration[1].gains[UNTRAINED].value
     together = dissected(apart=apart)
     assert together.collaboration is not None
     assert together.collaboration[1].verdict == "alignment"
@@ -311,7 +314,7 @@ def test_data_that_changes_its_order_is_refused() -> None:
         yield {name: x[order] for name, x in inputs.items()}, masks[order]
 
     with pytest.raises(DataError, match=r"another order the second time\. What to do: do not shuffle"):
-        dissected(data=shuffled, apart=ByHand().eval())
+        dissected(data=shuffled, apart=ByHand().eval(), untrained=0)
 
 
 def test_a_single_number_for_each_sample_is_a_pooled_concept() -> None:

@@ -104,7 +104,7 @@ def test_nothing_is_missing_in_the_default(found: Dissection) -> None:
     assert all(lead[name] > 0 for name in COLOURS) and all(lead[name] < 0 for name in HEIGHTS)
     assert found.collaboration is not None
     (level,) = found.collaboration
-    assert (level.verdict, level.trend, level.joint.joint) == ("hybrid rule", None, found.sets[0].joint)
+    assert (level.verdict, level.trend, level.joint.joint) == ("keeps what it was given", None, found.sets[0].joint)
 
 
 def test_objects_that_come_with_the_labels_are_those_found(found: Dissection) -> None:

@@ -26,6 +26,7 @@ Segments = Sequence[tuple[float, float, float]]  # start and end in seconds, and
 _ROUNDING = 1e-9
 _BURST_BLOCKS = 30  # hours with an alarm that are enough to see how large bursts are
 _BURST_LEVELS = 16  # thresholds at which that is looked at
+_BURST_ERRORS = 1.5  # standard errors that are added: too small a burst breaks the budget, too large a one costs footage
 _BUSY = 0.1  # share of normal footage that may be inside events
 _OUTLYING = 3.0  # interquartile ranges above the upper quartile
 
@@ -158,10 +159,10 @@ def rate_bound(alarms: int, hours: float, confidence: float = 0.95, bursts: floa
 
 
 def burst_size(videos: Sequence[Segments], rule: EventRule) -> float:
-    """How much alarms come in bursts: variance over mean of their number in an hour, plus its standard error; at least 1.
+    """How much alarms come in bursts: variance over mean of their number in an hour, and 1.5 standard errors; at least 1.
 
     An unusual crowd or light raises many alarms at once, few of which may lie above the threshold that is wanted. Therefore it
-    is measured lower, at the threshold with the most alarms of those at which at most 30 hours have one.
+    is measured lower, at the threshold with the most alarms of those down to the first at which 30 hours have one.
 
     Args:
         videos: Segments of normal footage that was not trained on.
@@ -171,10 +172,10 @@ def burst_size(videos: Sequence[Segments], rule: EventRule) -> float:
     best, size = -1, 1.0
     for place in np.unique(np.geomspace(1, len(peaks), _BURST_LEVELS).astype(int)) - 1:
         counts, hours = _by_hour(videos, rule.with_threshold(peaks[place]))
-        if sum(count > 0 for count in counts) > _BURST_BLOCKS and best >= 0:
-            break
         if sum(counts) > best:
-            best, size = sum(counts), count_dispersion(counts, hours, errors=1.0)
+            best, size = sum(counts), count_dispersion(counts, hours, errors=_BURST_ERRORS)
+        if sum(count > 0 for count in counts) >= _BURST_BLOCKS:
+            break
     return size
 
 

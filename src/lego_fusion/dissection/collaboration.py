@@ -4,29 +4,43 @@ The paper that asks this (arXiv 2308.10019) reports a hybrid rule that uses cons
 equations are not public to us, so the reading below is ours. With D the concepts a layer detects, J = |D_1 & D_2| /
 |D_1 | D_2| and U = 1 - J:
 
-* hybrid rule: the fused level keeps most of what both hold and most of what one alone holds;
-* alignment: joint training raises J, and so lowers U; division of labour: it lowers J, and so raises U.
+* hybrid rule: the fused level keeps most of what both hold and most of what one alone holds, and holds these concepts better
+  than two nulls that learn nothing together: the streams trained apart side by side, and copies of the network never trained;
+* alignment: joint training raises J, and so lowers U; division of labour: it lowers J, and so raises U;
+* keeps what it was given: the fused level keeps most of both kinds, and more cannot be told. Any layer that contains its inputs
+  does, whatever they are: the concatenation of random filters too.
 
-A fusion can do the first and one of the others, so the trend is kept beside the verdict. Few concepts make J coarse: one
-concept more or less moves it by about 1 / |D_1 | D_2|, which the evidence states.
+How well a level holds concepts is the mean over those that a stream detects, together or apart, of the best unit's score (of
+the mode; over pixels, where the area under the ROC curve cannot be resampled, the way from chance to the ceiling). A gain over a
+null counts where its 95 % interval is above 0. It holds what varies over images, and what varies from one network to the next,
+as far as the copies never trained tell: with s their standard deviation, t s (1 + 1 / C)^1/2 over C copies and t s 2^1/2 over the
+streams trained apart, t of C - 1 degrees of freedom.
+
+A fusion can follow the hybrid rule and a trend, so the trend is kept beside the verdict. Few concepts make J coarse: one more or
+less moves it by about 1 / |D_1 | D_2|, which the evidence states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.stats import t
 
 from ..errors import DataError, ParameterError, check_number
 from ..explain.similarity import similarity_matrix
 from .alignment import UnitAlignment
 from .concepts import LevelConcepts
-from .overlap import Mode
+from .overlap import Mode, UnitOverlap
 from .recorder import Recording
-from .variance import check_levels
+from .variance import Bounded, bootstrap, check_levels, overlaps_of
 
 Trend = Literal["alignment", "division of labour"]
-Verdict = Literal["hybrid rule", "alignment", "division of labour", "undecided"]
+Verdict = Literal["hybrid rule", "alignment", "division of labour", "keeps what it was given", "undecided"]
+APART, UNTRAINED = "the streams trained apart, side by side", "copies never trained"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +68,10 @@ class LevelCollaboration:
         similarity_apart: The same after separate training.
         kept_by_training: F(A_joint, A_apart) of each modality: how much of it joint training left as it was.
         trend: By the change of J beyond the margin; None if it is within, or if a side detects nothing.
-        verdict: The hybrid rule if both shares are high, else the trend, else "undecided".
+        gains: By null, how much better the fused level holds the concepts, with its interval over images; none without a
+            fused level or concepts, and none over a null that was not given.
+        verdict: The hybrid rule if both shares are high and both gains are above 0, else the trend, else whether the fused level
+            keeps what it was given, else "undecided".
     """
 
     level: str
@@ -64,6 +81,7 @@ class LevelCollaboration:
     similarity_apart: float
     kept_by_training: dict[str, float]
     trend: Trend | None
+    gains: dict[str, Bounded]
     verdict: Verdict
 
     @property
@@ -91,6 +109,10 @@ class LevelCollaboration:
         ):
             if share is not None:
                 lines.append(f"the fused level keeps {share:.0%} of {number} {kind} concepts")
+        for null, gain in self.gains.items():
+            lines.append(f"it holds concepts better than {null} by {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
+        if self.joint.fused is not None and not self.gains:
+            lines.append(f"no hybrid rule can be told without concepts, or without several {UNTRAINED}")
         return tuple(lines)
 
 
@@ -99,10 +121,12 @@ def collaboration(
     apart: Streams,
     fused: Mapping[str, UnitAlignment] | None = None,
     *,
+    untrained: Sequence[Mapping[str, UnitAlignment]] = (),
     mode: Mode = "normalised",
     cut: float | None = None,
     margin: float = 0.2,
     high: float = 0.75,
+    resamples: int = 200,
 ) -> tuple[LevelCollaboration, ...]:
     """Compare two modalities trained jointly with the same two trained apart, level by level.
 
@@ -110,11 +134,13 @@ def collaboration(
         joint: After joint training; two modalities with the same number of levels.
         apart: After separate training, with the same modalities and levels, on the same samples.
         fused: Alignment of the fused layer at a level, by the name that the level has in the first modality.
+        untrained: The same of copies of the network that were never trained; without two or more no hybrid rule can be told.
         mode: What counts as detection.
         cut: Of the mode.
         margin: A change of J within it is no trend, in [0, 1]. Between two trainings of one network, in which nothing
             cooperates, J moved by up to 0.2 in the study of ``docs/dissection.md``; a pair of your own seeds tells yours.
         high: Share kept from which on the fused level counts as keeping, in [0, 1].
+        resamples: Of the images, for the intervals of the gains.
 
     Returns:
         One reading per level, in order.
@@ -140,17 +166,65 @@ def collaboration(
         between = [float(m.values[m.names_a.index(rows[0]), m.names_b.index(rows[1])]) for m in inside]
         own = [float(across.values[across.names_a.index(row), across.names_b.index(row)]) for row in rows]
         kept_by_training = dict(zip(names, own, strict=True))
-        there = fused[pair[0]].detected(mode, cut) if fused and pair[0] in fused else None
+        level_fused = fused.get(pair[0]) if fused else None
+        there = level_fused.detected(mode, cut) if level_fused is not None else None
         together, separate = (
             LevelConcepts(pair[0], {m: one.alignments[m][n].detected(mode, cut) for m, n in places}, kept)
             for one, kept in ((joint, there), (apart, None))
         )
         trend = _trend(together, separate, margin)
         shared, special = together.shared_kept, together.special_kept
-        hybrid = shared is not None and special is not None and min(shared, special) >= high
-        verdict: Verdict = "hybrid rule" if hybrid else trend or "undecided"
-        found.append(LevelCollaboration(pair[0], together, separate, between[0], between[1], kept_by_training, trend, verdict))
+        keeps = shared is not None and special is not None and min(shared, special) >= high
+        side_by_side = [apart.alignments[modality][name] for modality, name in places]
+        never = [copy[pair[0]] for copy in untrained if pair[0] in copy]
+        names_held = together.union | separate.union
+        gains = {} if level_fused is None else _gains(level_fused, side_by_side, never, names_held, mode, resamples)
+        hybrid = keeps and len(gains) == 2 and all(gain.low > 0 for gain in gains.values())
+        verdict: Verdict = "hybrid rule" if hybrid else trend or ("keeps what it was given" if keeps else "undecided")
+        facts = (between[0], between[1], kept_by_training, trend, gains, verdict)
+        found.append(LevelCollaboration(pair[0], together, separate, *facts))
     return tuple(found)
+
+
+def _gains(
+    fused: UnitAlignment,
+    apart: Sequence[UnitAlignment],
+    untrained: Sequence[UnitAlignment],
+    names: frozenset[str],
+    mode: Mode,
+    resamples: int,
+) -> dict[str, Bounded]:
+    """How much better the best units of the fused level hold some concepts than those of either null."""
+    chosen = [place for place, name in enumerate(fused.concepts) if name in names]
+    if not chosen:
+        return {}
+    if any(one.counts.ranked is None for one in (fused, *apart, *untrained)):
+        mode = "stock" if mode == "stock" else "normalised"
+
+    def held(row: Mapping[str, UnitOverlap]) -> Float64[np.ndarray, "l c"]:
+        return np.stack([one.scores(mode).max(axis=0)[chosen] for one in row.values()])
+
+    def statistics(overlaps: Mapping[str, Mapping[str, UnitOverlap]]) -> dict[str, float]:
+        whole = held(overlaps["fused"]).mean()
+        found = {APART: float(whole - held(overlaps[APART]).max(axis=0).mean())}
+        return found | ({UNTRAINED: float(whole - held(overlaps[UNTRAINED]).mean())} if copies > 1 else {})
+
+    copies = len(untrained)
+    layers = {"fused": [fused], APART: apart, **({UNTRAINED: untrained} if copies > 1 else {})}
+    numbered = {name: {str(place): one for place, one in enumerate(row)} for name, row in layers.items()}
+    found = bootstrap(numbered, statistics, resamples=resamples)
+    if copies < 2:
+        return {}
+    spread = float(held(overlaps_of(numbered)[UNTRAINED]).mean(axis=1).std(ddof=1) * t.ppf(0.975, copies - 1))
+    wider = {APART: spread * 2**0.5, UNTRAINED: spread * (1 + 1 / copies) ** 0.5}
+    return {null: _widened(gain, wider[null]) for null, gain in found.items()}
+
+
+def _widened(gain: Bounded, half: float) -> Bounded:
+    """An interval with another half width added, as independent errors add."""
+    return Bounded(
+        gain.value, gain.value - np.hypot(gain.value - gain.low, half), gain.value + np.hypot(gain.high - gain.value, half)
+    )
 
 
 def _trend(joint: LevelConcepts, apart: LevelConcepts, margin: float) -> Trend | None:

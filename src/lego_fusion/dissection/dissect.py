@@ -116,9 +116,9 @@ def dissect(
     used = reading.settings
     ranked = used.auroc_pixels if used.mode == "auroc" else 0
     quick = replace(reader, settings=used.model_copy(update={"shuffles": 0, "auroc_pixels": ranked, "gallery": (0, 0)}))
-    together = None if apart is None else _collaborating(reading, _read_apart(apart, quick, reading.digest))
     notes = list(_notes(reading))
-    never = _untrained(model, quick, used.untrained, notes)
+    never, copies = _untrained(model, quick, used.untrained, notes)
+    together = None if apart is None else _collaborating(reading, _read_apart(apart, quick, reading.digest), copies)
     snapshots = _snapshots(model, checkpoints, quick, reading.digest)
     galleries = _with_pictures(reading.galleries, source, reader.modalities)
     asked.step("intervals and nulls")
@@ -154,21 +154,23 @@ def dissect(
     )
 
 
-def _untrained(model: nn.Module, reader: NetworkReader, copies: int, notes: list[str]) -> tuple[LevelConcepts, ...] | None:
-    """Concepts that any copy detects that was never trained; None, and a note, where that cannot be read."""
+def _untrained(
+    model: nn.Module, reader: NetworkReader, copies: int, notes: list[str]
+) -> tuple[tuple[LevelConcepts, ...] | None, list[dict[str, UnitAlignment]]]:
+    """Concepts that any copy detects that was never trained, and the fused levels of each; none, and a note, if unreadable."""
     if copies and not reader.data.again:
         notes.append("copies that were never trained are not read: the data can be read once only")
-        return None
+        return None, []
     try:
-        found = [reader.read(untrained_copy(model, reader.settings.seed + copied)).sets() for copied in range(copies)]
+        readings = [reader.read(untrained_copy(model, reader.settings.seed + copied)) for copied in range(copies)]
     except DataError as error:
         notes.append(f"copies that were never trained are not read: {error}")
-        return None
+        return None, []
     levels = []
-    for rows in zip(*found, strict=True):
+    for rows in zip(*(reading.sets() for reading in readings), strict=True):
         detected = {name: frozenset().union(*(row.detected[name] for row in rows)) for name in reader.modalities}
         levels.append(LevelConcepts(rows[0].level, detected))
-    return tuple(levels) or None
+    return tuple(levels) or None, [reading.fused for reading in readings]
 
 
 def _read_apart(apart: Networks, reader: NetworkReader, digest: bytes) -> Reading:
@@ -193,10 +195,13 @@ def _check_order(reading: Reading, digest: bytes) -> None:
         raise DataError("the data came in another order the second time", fix="do not shuffle")
 
 
-def _collaborating(joint: Reading, apart: Reading) -> tuple[LevelCollaboration, ...]:
+def _collaborating(
+    joint: Reading, apart: Reading, untrained: Sequence[Mapping[str, UnitAlignment]]
+) -> tuple[LevelCollaboration, ...]:
     arrays = {key: array for key, array in joint.pooled.arrays.items() if key[0] != FUSED}
     streams = Streams(Recording(arrays, {}, "pooled"), joint.alignments), Streams(apart.pooled, apart.alignments)
-    return collaboration(*streams, joint.fused, mode=joint.settings.mode, cut=joint.settings.cut)
+    used = joint.settings
+    return collaboration(*streams, joint.fused, untrained=untrained, mode=used.mode, cut=used.cut, resamples=used.resamples)
 
 
 def _snapshots(model: nn.Module, checkpoints: Checkpoints, reader: NetworkReader, digest: bytes) -> tuple[Snapshot, ...]:

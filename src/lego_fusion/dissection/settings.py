@@ -65,7 +65,7 @@ class DissectSettings(BaseModel):
     resamples: int = Field(default=200, ge=1)
     permutations: int = Field(default=200, ge=1)
     shuffles: int = Field(default=20, ge=0)
-    untrained: int = Field(default=2, ge=0)
+    untrained: int = Field(default=3, ge=0)
     gallery: tuple[int, int] = (4, 4)
     dtype: Literal["float16", "float32"] = "float16"
     scratch: str | Path | None = None
