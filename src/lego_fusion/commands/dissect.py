@@ -152,7 +152,7 @@ def dissect(
     unlabelled: Annotated[str, typer.Option(help="Images without a label: refuse, or drop.")] = "refuse",
     resamples: Annotated[int, typer.Option(help="Of the images, for intervals.")] = 200,
     shuffles: Annotated[int, typer.Option(help="Of the labels, for the null of the detectors.")] = 20,
-    untrained: Annotated[int, typer.Option(help="Copies with untrained weights that are read as well, for comparison.")] = 2,
+    untrained: Annotated[int, typer.Option(help="Copies with untrained weights that are read as well, for comparison.")] = 3,
     ablate: Annotated[
         str | None,
         typer.Option(help="Function of outputs and labels that gives one number for each image: the causal check is made."),

@@ -11,10 +11,10 @@ equations are not public to us, so the reading below is ours. With D the concept
   does, whatever they are: the concatenation of random filters too.
 
 How well a level holds concepts is the mean over those that a stream detects, together or apart, of the best unit's score (of
-the mode; over pixels, where the area under the ROC curve cannot be resampled, the way from chance to the ceiling). A gain over a
-null counts where its 95 % interval is above 0. It holds what varies over images, and what varies from one network to the next,
-as far as the copies never trained tell: with s their standard deviation, t s (1 + 1 / C)^1/2 over C copies and t s 2^1/2 over the
-streams trained apart, t of C - 1 degrees of freedom.
+the mode; over pixels, where the area under the ROC curve cannot be resampled, the way from chance to the ceiling). A gain over
+a null counts where its 95 % interval is above 0. It holds what varies over images, and what varies from one network to the
+next, as far as the copies never trained tell: with s their standard deviation, t s (1 + 1 / C)^1/2 over C copies and t s 2^1/2
+over the streams trained apart, t of C - 1 degrees of freedom.
 
 A fusion can follow the hybrid rule and a trend, so the trend is kept beside the verdict. Few concepts make J coarse: one more or
 less moves it by about 1 / |D_1 | D_2|, which the evidence states.
@@ -68,8 +68,8 @@ class LevelCollaboration:
         similarity_apart: The same after separate training.
         kept_by_training: F(A_joint, A_apart) of each modality: how much of it joint training left as it was.
         trend: By the change of J beyond the margin; None if it is within, or if a side detects nothing.
-        gains: By null, how much better the fused level holds the concepts, with its interval over images; none without a
-            fused level or concepts, and none over a null that was not given.
+        gains: By null, how much better the fused level holds the concepts, with its interval; none without a fused level,
+            concepts, or two copies that were never trained.
         verdict: The hybrid rule if both shares are high and both gains are above 0, else the trend, else whether the fused level
             keeps what it was given, else "undecided".
     """
@@ -222,9 +222,8 @@ def _gains(
 
 def _widened(gain: Bounded, half: float) -> Bounded:
     """An interval with another half width added, as independent errors add."""
-    return Bounded(
-        gain.value, gain.value - np.hypot(gain.value - gain.low, half), gain.value + np.hypot(gain.high - gain.value, half)
-    )
+    below, above = float(np.hypot(gain.value - gain.low, half)), float(np.hypot(gain.high - gain.value, half))
+    return Bounded(gain.value, gain.value - below, gain.value + above)
 
 
 def _trend(joint: LevelConcepts, apart: LevelConcepts, margin: float) -> Trend | None:
