@@ -224,6 +224,34 @@ def test_degree_variance_does_not_change_with_order_or_repetition():
     assert plain > 0
 
 
+def test_a_relative_alpha_is_a_quantile_of_the_normal_bags_and_their_deviation_the_unit():
+    """Normal entries 0, 1, 2, 3: alpha at 0.5 is 1, s^2 = 1.25; degrees 0.5 / s and 2.5 / s against 1.3 / s and 0."""
+    graph = torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[1.0, 1.6], [0.0, 0.0]]], dtype=torch.float64)
+    labels = torch.tensor([False, True])
+    expected = (1 / 1.25 - 0.65**2 / 1.25) ** 2
+    assert degree_variance(graph, labels, quantile=0.5).item() == pytest.approx(expected)
+    for factor in (1e-3, 1e3):  # the scale of the graph does not matter, the paper's alpha knows no scale
+        assert degree_variance(factor * graph, labels, quantile=0.5).item() == pytest.approx(expected)
+    even = torch.cat([graph[:1], torch.full((1, 2, 2), 100.0)])  # abnormal entries have no part in alpha and s
+    assert degree_variance(even, labels, quantile=0.5).item() == pytest.approx((1 / 1.25) ** 2)
+
+
+def test_entries_that_do_not_exist_have_no_part_in_alpha():
+    graph = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    labels, mask = torch.tensor([False, True]), torch.arange(5).expand(2, 5) < 3
+    padded = graph.masked_fill(~(mask[:, :, None] & mask[:, None]), 0.0)
+    plain = degree_variance(graph[:, :3, :3], labels, quantile=0.5, square=True)
+    torch.testing.assert_close(degree_variance(padded, labels, mask, quantile=0.5, square=True), plain)
+
+
+def test_a_threshold_that_nothing_reaches_is_said():
+    graph, labels = torch.rand(2, 4, 4) / 2, torch.tensor([False, True])
+    with pytest.warns(RuntimeWarning, match="no entry of the fused graph reaches alpha"):
+        assert degree_variance(graph, labels, threshold=0.8) == 0
+    with pytest.raises(ParameterError, match="'quantile' parameter of degree_variance"):
+        degree_variance(graph, labels, quantile=1.5)
+
+
 @pytest.mark.parametrize("times", [2, 8])
 def test_degree_variance_does_not_grow_with_the_graph(times):
     """Each node split into equal copies: twice the nodes, twice the columns, the same degrees."""

@@ -173,6 +173,18 @@ def test_degree_variance_is_part_of_the_loss(kind):
     assert weighted > plain
 
 
+@pytest.mark.parametrize("kind", ["learned operator", "lego-paper"])
+def test_degree_variance_acts_on_the_operator_of_every_form(kind):
+    """At its default its gradient on A is no rounding of the bag loss's, and another lambda ends at another A."""
+    train = made_bags()
+    config = TrainingConfig(steps=20, iterations=20, learning_rate=1e-2)
+    one, other = (
+        trained(kind, train, config.model_copy(update={"degree_variance": weight}))[0].fusion.operator.dense_coefficients()
+        for weight in (0.0, 1.0)
+    )
+    assert float((one - other).detach().abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize("kind", ["concat", "lego"])
 def test_degree_variance_needs_a_graph(kind):
     """Of the default with its fixed operator the readings are kept, not the graph."""

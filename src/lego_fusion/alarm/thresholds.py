@@ -25,6 +25,7 @@ from .events import EventRule, find_events
 Segments = Sequence[tuple[float, float, float]]  # start and end in seconds, and the logit
 _ROUNDING = 1e-9
 _BURST_BLOCKS = 30  # hours with an alarm that are enough to see how large bursts are
+_STRETCHES = 20  # that long footage is cut into
 _BURST_LEVELS = 16  # thresholds at which that is looked at
 _BURST_ERRORS = 1.5  # standard errors that are added: too small a burst breaks the budget, too large a one costs footage
 _BUSY = 0.1  # share of normal footage that may be inside events
@@ -161,6 +162,8 @@ def rate_bound(alarms: int, hours: float, confidence: float = 0.95, bursts: floa
 def burst_size(videos: Sequence[Segments], rule: EventRule) -> float:
     """How much alarms come in bursts: variance over mean of their number in an hour, and 1.5 standard errors; at least 1.
 
+    Of more than 20 hours in a twentieth of them, as a burst that is cut in two looks smaller.
+
     An unusual crowd or light raises many alarms at once, few of which may lie above the threshold that is wanted. Therefore it
     is measured lower, at the threshold with the most alarms of those down to the first at which 30 hours have one.
 
@@ -169,9 +172,10 @@ def burst_size(videos: Sequence[Segments], rule: EventRule) -> float:
         rule: How events are found; its threshold is replaced.
     """
     peaks = sorted({peak for segments in videos for peak in _minute_maxima(segments)}, reverse=True)
+    stretch = max(SECONDS_PER_HOUR, sum(segments[-1][1] - segments[0][0] for segments in videos) / _STRETCHES)
     best, size = -1, 1.0
     for place in np.unique(np.geomspace(1, len(peaks), _BURST_LEVELS).astype(int)) - 1:
-        counts, hours = _by_hour(videos, rule.with_threshold(peaks[place]))
+        counts, hours = _by_stretch(videos, rule.with_threshold(peaks[place]), stretch)
         if sum(counts) > best:
             best, size = sum(counts), count_dispersion(counts, hours, errors=_BURST_ERRORS)
         if sum(count > 0 for count in counts) >= _BURST_BLOCKS:
@@ -179,13 +183,13 @@ def burst_size(videos: Sequence[Segments], rule: EventRule) -> float:
     return size
 
 
-def _by_hour(videos: Sequence[Segments], rule: EventRule) -> tuple[list[int], list[float]]:
-    """Alarms of each hour of each video, and the hours that these last."""
+def _by_stretch(videos: Sequence[Segments], rule: EventRule, seconds: float) -> tuple[list[int], list[float]]:
+    """Alarms of each stretch of so many seconds of each video, and the hours that these last."""
     counts, hours = [], []
     for segments in videos:
         first, last = segments[0][0], segments[-1][1]
         raised = [one.alarm_seconds - first for one in find_events(segments, rule) if one.alarm_seconds is not None]
-        edges = np.append(np.arange(0.0, last - first, SECONDS_PER_HOUR), last - first)
+        edges = np.append(np.arange(0.0, last - first, seconds), last - first)
         counts += np.histogram(raised, edges)[0].tolist()
         hours += (np.diff(edges) / SECONDS_PER_HOUR).tolist()
     return counts, hours

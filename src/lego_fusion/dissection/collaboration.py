@@ -16,8 +16,8 @@ a null counts where its 95 % interval is above 0. It holds what varies over imag
 next, as far as the copies never trained tell: with s their standard deviation, t s (1 + 1 / C)^1/2 over C copies and t s 2^1/2
 over the streams trained apart, t of C - 1 degrees of freedom.
 
-A fusion can follow the hybrid rule and a trend, so the trend is kept beside the verdict. Few concepts make J coarse: one more or
-less moves it by about 1 / |D_1 | D_2|, which the evidence states.
+A fusion can follow the hybrid rule and a trend, so the trend is kept beside the verdict. Few concepts make J coarse: one more
+or less moves it by about 1 / |D_1 | D_2|, which the evidence states.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class LevelCollaboration:
         trend: By the change of J beyond the margin; None if it is within, or if a side detects nothing.
         gains: By null, how much better the fused level holds the concepts, with its interval; none without a fused level,
             concepts, or two copies that were never trained.
-        verdict: The hybrid rule if both shares are high and both gains are above 0, else the trend, else whether the fused level
-            keeps what it was given, else "undecided".
+        verdict: The hybrid rule if both shares are high and both gains are above 0, else the trend, else whether the fused
+            level keeps what it was given, else "undecided".
     """
 
     level: str

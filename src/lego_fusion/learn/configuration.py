@@ -34,7 +34,8 @@ class TrainingConfig(BaseModel):
         pooling: Bag score, ``"top-k"``, ``"max"`` or ``"mean"``.
         k: Segments of ``"top-k"``.
         degree_variance: Weight lambda of the degree-variance term.
-        degree_threshold: Its alpha.
+        degree_quantile: Its alpha: the quantile of the fused graph's entries of normal bags, in whose deviations it counts.
+        degree_threshold: An absolute alpha in its place, 0.8 in the paper, which few entries of most graphs reach; None is off.
         degree_k: Its k.
         smoothness: Weight of the smoothness term.
         sparsity: Weight of the sparsity term.
@@ -71,7 +72,8 @@ class TrainingConfig(BaseModel):
     pooling: Pooling = "top-k"
     k: int = Field(default=3, ge=1)
     degree_variance: float = Field(default=0.0, ge=0)
-    degree_threshold: float = 0.8
+    degree_quantile: float = Field(default=0.9, ge=0, le=1)
+    degree_threshold: float | None = None
     degree_k: int = Field(default=17, ge=1)
     smoothness: float = Field(default=0.0, ge=0)
     sparsity: float = Field(default=0.0, ge=0)

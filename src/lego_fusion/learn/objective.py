@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,11 +27,15 @@ from jaxtyping import Bool, Float
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
-from ..errors import DataError, LegoFusionError, check_choice, check_int
+from ..errors import DataError, LegoFusionError, check_choice, check_int, check_number
 from ..fusion.reading_head import Priors, ReadingHead
 from ..graph.relationship import columns_are_nodes
 
 Pooling = Literal["top-k", "max", "mean"]
+NOTHING_COUNTED = (
+    "no entry of the fused graph reaches alpha, so degree variance is 0 and changes nothing: lower degree_threshold"
+)
+_MOST_ENTRIES = 2**22  # of which a quantile is taken
 
 
 def bag_loss(
@@ -90,29 +95,35 @@ def degree_variance(
     labels: Bool[Tensor, " b"],
     mask: Bool[Tensor, "b n"] | None = None,
     *,
-    threshold: float = 0.8,
+    threshold: float | None = None,
+    quantile: float = 0.9,
     k: int = 17,
     square: bool | None = None,
 ) -> Float[Tensor, ""]:
     """Squared difference between the labels' mean variance of node degrees.
 
-    d_i = (1/K) sum_j G_ij [G_ij >= threshold]; the variance of d over a normal bag's nodes, and over the k nodes of highest
+    d_i = (1/K) sum_j (G_ij / s) [G_ij >= alpha]; the variance of d over a normal bag's nodes, and over the k nodes of highest
     degree of an abnormal bag; loss = (mean over normal bags - mean over abnormal bags)^2. With the 1/K (K columns that exist)
-    it does not grow with the size of the graph. It compares the labels of one batch, so it needs both; it does not change
-    with the order of bags, nor when all are repeated.
+    it does not grow with the size of the graph. alpha is a quantile and s the standard deviation of the entries of normal bags,
+    so that the term acts alike whatever scale a fusion's graph has; with an absolute ``threshold`` s is 1, as in the paper. It
+    compares the labels of one batch, so it needs both; it does not change with the order of bags, nor when all are repeated.
 
     Args:
         graph: The fused graph, (B, N, N) or (B, N, K).
         labels: True where the bag is abnormal, (B,).
         mask: True where a node exists, (B, N).
-        threshold: Entries below it do not count.
+        threshold: Absolute alpha, the paper's; None takes the quantile.
+        quantile: Share of the entries of normal bags below alpha, in [0, 1]; no gradient passes through alpha and s.
         k: Nodes of an abnormal bag that count; all it has where it has fewer.
         square: Whether the columns are the nodes; None goes by the shape, so say False for as many references as nodes.
 
     Raises:
         DataError: If the bags have one label only.
 
-    Source: the paper's regulariser; the exact formula is inferred.
+    Warns:
+        RuntimeWarning: If no entry reaches alpha: the term is then 0 and changes nothing.
+
+    Source: the paper's regulariser; the exact formula is inferred, the relative threshold is ours.
     """
     if bool(labels.all()) or not bool(labels.any()):
         raise DataError(
@@ -122,14 +133,38 @@ def degree_variance(
             fix="sample batches by label, or set its weight to 0",
         )
     columns: Tensor | int = graph.shape[-1]
+    exists = torch.ones(graph.shape[:2], dtype=torch.bool, device=graph.device) if mask is None else mask
+    there = exists[:, :, None].expand_as(graph)
     if mask is not None and columns_are_nodes(graph, square):
-        columns = mask.sum(1, keepdim=True).clamp_min(1)
-    degree = (graph * (graph >= threshold)).sum(-1) / columns
-    exists = torch.ones_like(degree, dtype=torch.bool) if mask is None else mask
+        columns, there = mask.sum(1, keepdim=True).clamp_min(1), there & mask[:, None]
+    alpha, scale = degree_threshold(graph.detach()[~labels][there[~labels]], threshold, quantile)
+    counted = graph >= alpha
+    if not bool((counted & there).any()):
+        warnings.warn(NOTHING_COUNTED, RuntimeWarning, stacklevel=2)
+    degree = (graph / scale * counted).sum(-1) / columns
     top, chosen = _top_nodes(degree, mask, check_int(k, "k", "degree_variance", low=1))
     normal = _masked_variance(degree[~labels], exists[~labels]).mean()
     abnormal = _masked_variance(top[labels], chosen[labels]).mean()
     return (normal - abnormal).square()
+
+
+def degree_threshold(entries: Float[Tensor, " e"], threshold: float | None, quantile: float) -> tuple[float, float]:
+    """The alpha and s of ``degree_variance``, from the entries of normal bags; of very many, evenly spaced ones.
+
+    alpha is the smallest entry that at least that share of them does not exceed, so that copies change nothing.
+
+    Example:
+        >>> degree_threshold(torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]), None, 0.75)
+        (3.0, 1.4142135623730951)
+        >>> degree_threshold(torch.tensor([0.0, 1.0]), 0.8, 0.75)
+        (0.8, 1.0)
+    """
+    if threshold is not None:
+        return threshold, 1.0
+    share = check_number(quantile, "quantile", "degree_variance", low=0.0, high=1.0)
+    some = entries[:: -(-len(entries) // _MOST_ENTRIES)].double()
+    scale = float(some.std(unbiased=False))
+    return float(some.kthvalue(max(1, math.ceil(share * len(some)))).values), scale if scale > 0 else 1.0
 
 
 def operator_penalty(

@@ -349,7 +349,8 @@ def _loss(model: Any, fusion: Fusion, batch: Bags, config: TrainingConfig) -> Te
     if config.degree_variance:
         if output.graph is None:
             raise DataError("degree variance needs a fused graph", got="a fusion without one", fix="set its weight to 0")
-        options: dict[str, Any] = {"threshold": config.degree_threshold, "k": config.degree_k}
+        alpha = {"threshold": config.degree_threshold, "quantile": config.degree_quantile}
+        options: dict[str, Any] = {**alpha, "k": config.degree_k}
         if batch.mask is not None:
             options |= {"mask": batch.mask, "square": False}
         loss = loss + config.degree_variance * degree_variance(output.graph, batch.bag_labels, **options)

@@ -29,6 +29,7 @@ from ..graph.operator import JOINT_FORMS
 from ..learn.bags import Bags, mean_over_crops
 from ..learn.configuration import TrainingConfig
 from ..learn.detector import Detector
+from ..learn.objective import degree_threshold
 from ..learn.train import batch_rows, start_of_training
 from .cells import Cell, SweepPlan
 
@@ -308,7 +309,6 @@ class _Loss:
         self.k = _column(configs, "k").long()
         self.weights = {name: _column(configs, name)[:, 0] for name in ("smoothness", "sparsity", "degree_variance")}
         self.penalties = {name: _column(configs, f"operator_{name}")[:, 0] for name in ("sparsity", "order_decay")}
-        self.threshold = _column(configs, "degree_threshold")[:, 0]
         self.degree_k = _column(configs, "degree_k").long()
         self.operator = _operator_names(parameters)
         self.order = _term_orders([parameters.shapes[name] for name in self.operator])
@@ -338,7 +338,13 @@ class _Loss:
         return (k.to(logits.dtype).log() - log_scores.logsumexp(2)).mean(1)
 
     def _degree_variance(self, graph: Tensor, labels: Tensor) -> Tensor:
-        degree = (graph * (graph >= self.threshold[:, None, None, None])).sum(3) / graph.shape[3]  # (S, B, N)
+        entries = graph.detach()[:, ~labels].flatten(1)
+        found = [
+            degree_threshold(some, one.degree_threshold, one.degree_quantile)
+            for some, one in zip(entries, self.configs, strict=True)
+        ]
+        alpha, scale = (torch.tensor(numbers, dtype=graph.dtype)[:, None, None, None] for numbers in zip(*found, strict=True))
+        degree = (graph / scale * (graph >= alpha)).sum(3) / graph.shape[3]  # (S, B, N)
         normal = degree[:, ~labels].var(2, unbiased=False).mean(1)
         k = self.degree_k.clamp(max=degree.shape[2])
         top = degree[:, labels].topk(int(k.max()), dim=2).values

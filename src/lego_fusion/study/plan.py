@@ -54,7 +54,7 @@ MOST_CONFIGURATIONS = 10_000
 FITTED = ("iterations", "prior_departure", "prior_orders", "prior_bias", "own_world_gain")  # of a head with priors alone
 STEPPED = ("steps", "learning_rate", "weight_decay", "batch_size")  # of all others alone
 SHARED = (
-    *("k", "pooling", "degree_variance", "degree_threshold", "degree_k", "smoothness", "sparsity"),
+    *("k", "pooling", "degree_variance", "degree_quantile", "degree_threshold", "degree_k", "smoothness", "sparsity"),
     *("operator_sparsity", "operator_order_decay"),
 )
 Grid = dict[str, tuple[JsonValue, ...]]
