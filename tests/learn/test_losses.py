@@ -224,16 +224,23 @@ def test_degree_variance_does_not_change_with_order_or_repetition():
     assert plain > 0
 
 
-def test_a_relative_alpha_is_a_quantile_of_the_normal_bags_and_their_deviation_the_unit():
-    """Normal entries 0, 1, 2, 3: alpha at 0.5 is 1, s^2 = 1.25; degrees 0.5 / s and 2.5 / s against 1.3 / s and 0."""
+def test_a_relative_alpha_is_a_quantile_of_the_normal_bags_and_the_deviation_of_all_the_unit():
+    """Normal entries 0, 1, 2, 3: alpha at 0.5 is 1; excesses 0, 0, 1, 2 and 0, 0.6, 0, 0, over the deviation of the eight."""
     graph = torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[1.0, 1.6], [0.0, 0.0]]], dtype=torch.float64)
-    labels = torch.tensor([False, True])
-    expected = (1 / 1.25 - 0.65**2 / 1.25) ** 2
+    labels, variance = torch.tensor([False, True]), float(graph.numpy().var())
+    expected = ((0.75**2 - 0.15**2) / variance) ** 2  # degrees 0 and 1.5, and 0.3 and 0
     assert degree_variance(graph, labels, quantile=0.5).item() == pytest.approx(expected)
-    for factor in (1e-3, 1e3):  # the scale of the graph does not matter, the paper's alpha knows no scale
-        assert degree_variance(factor * graph, labels, quantile=0.5).item() == pytest.approx(expected)
-    even = torch.cat([graph[:1], torch.full((1, 2, 2), 100.0)])  # abnormal entries have no part in alpha and s
-    assert degree_variance(even, labels, quantile=0.5).item() == pytest.approx((1 / 1.25) ** 2)
+    for factor, shift in ((1e-3, 0.0), (1e3, -7.0)):  # neither scale nor level of the graph matters
+        assert degree_variance(factor * graph + shift, labels, quantile=0.5).item() == pytest.approx(expected)
+    even = torch.cat([graph[:1], torch.full((1, 2, 2), 100.0)])  # abnormal entries have no part in alpha
+    unit = float(even.numpy().var())
+    assert degree_variance(even, labels, quantile=0.5).item() == pytest.approx((0.75**2 / unit) ** 2)
+
+
+def test_the_relative_form_is_differentiable_through_its_threshold():
+    graph = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([False, True, False, True])
+    assert torch.autograd.gradcheck(lambda x: degree_variance(x, labels, quantile=0.6), graph)
 
 
 def test_entries_that_do_not_exist_have_no_part_in_alpha():

@@ -33,7 +33,7 @@ from ..graph.relationship import columns_are_nodes
 
 Pooling = Literal["top-k", "max", "mean"]
 NOTHING_COUNTED = (
-    "no entry of the fused graph reaches alpha, so degree variance is 0 and changes nothing: lower degree_threshold"
+    "no entry of the fused graph reaches alpha, so degree variance is 0 and changes nothing: leave degree_threshold out"
 )
 _MOST_ENTRIES = 2**22  # of which a quantile is taken
 
@@ -102,18 +102,19 @@ def degree_variance(
 ) -> Float[Tensor, ""]:
     """Squared difference between the labels' mean variance of node degrees.
 
-    d_i = (1/K) sum_j (G_ij / s) [G_ij >= alpha]; the variance of d over a normal bag's nodes, and over the k nodes of highest
-    degree of an abnormal bag; loss = (mean over normal bags - mean over abnormal bags)^2. With the 1/K (K columns that exist)
-    it does not grow with the size of the graph. alpha is a quantile and s the standard deviation of the entries of normal bags,
-    so that the term acts alike whatever scale a fusion's graph has; with an absolute ``threshold`` s is 1, as in the paper. It
-    compares the labels of one batch, so it needs both; it does not change with the order of bags, nor when all are repeated.
+    d_i = (1/K) sum_j e(G_ij); the variance of d over a normal bag's nodes, and over the k nodes of highest degree of an
+    abnormal bag; loss = (mean over normal bags - mean over abnormal bags)^2. With the 1/K (K columns that exist) it does not
+    grow with the size of the graph. An entry counts as e = max(0, G_ij - alpha) / s, with alpha a quantile of the entries of
+    normal bags and s the standard deviation of all: it acts alike whatever scale and level a fusion's graph has, and is
+    continuous, as a fit by L-BFGS needs. With an absolute ``threshold`` it is the paper's e = G_ij [G_ij >= alpha]. It compares
+    the labels of one batch, so it needs both; it does not change with the order of bags, nor when all are repeated.
 
     Args:
         graph: The fused graph, (B, N, N) or (B, N, K).
         labels: True where the bag is abnormal, (B,).
         mask: True where a node exists, (B, N).
         threshold: Absolute alpha, the paper's; None takes the quantile.
-        quantile: Share of the entries of normal bags below alpha, in [0, 1]; no gradient passes through alpha and s.
+        quantile: Share of the entries of normal bags below alpha, in [0, 1].
         k: Nodes of an abnormal bag that count; all it has where it has fewer.
         square: Whether the columns are the nodes; None goes by the shape, so say False for as many references as nodes.
 
@@ -121,7 +122,7 @@ def degree_variance(
         DataError: If the bags have one label only.
 
     Warns:
-        RuntimeWarning: If no entry reaches alpha: the term is then 0 and changes nothing.
+        RuntimeWarning: If no entry reaches an absolute alpha: the term is then 0 and changes nothing.
 
     Source: the paper's regulariser; the exact formula is inferred, the relative threshold is ours.
     """
@@ -137,34 +138,49 @@ def degree_variance(
     there = exists[:, :, None].expand_as(graph)
     if mask is not None and columns_are_nodes(graph, square):
         columns, there = mask.sum(1, keepdim=True).clamp_min(1), there & mask[:, None]
-    alpha, scale = degree_threshold(graph.detach()[~labels][there[~labels]], threshold, quantile)
-    counted = graph >= alpha
-    if not bool((counted & there).any()):
+    counted = counted_entries(graph, labels, there, threshold=threshold, quantile=quantile)
+    if not bool((counted * there).any()) and threshold is not None:
         warnings.warn(NOTHING_COUNTED, RuntimeWarning, stacklevel=2)
-    degree = (graph / scale * counted).sum(-1) / columns
+    degree = counted.sum(-1) / columns
     top, chosen = _top_nodes(degree, mask, check_int(k, "k", "degree_variance", low=1))
     normal = _masked_variance(degree[~labels], exists[~labels]).mean()
     abnormal = _masked_variance(top[labels], chosen[labels]).mean()
     return (normal - abnormal).square()
 
 
-def degree_threshold(entries: Float[Tensor, " e"], threshold: float | None, quantile: float) -> tuple[float, float]:
-    """The alpha and s of ``degree_variance``, from the entries of normal bags; of very many, evenly spaced ones.
+def counted_entries(
+    graph: Float[Tensor, "b n k"],
+    labels: Bool[Tensor, " b"],
+    there: Bool[Tensor, "b n k"] | None = None,
+    *,
+    threshold: float | None = None,
+    quantile: float = 0.9,
+) -> Float[Tensor, "b n k"]:
+    """The e of ``degree_variance`` for every entry; alpha is the smallest that at least so many normal ones do not exceed.
 
-    alpha is the smallest entry that at least that share of them does not exceed, so that copies change nothing.
+    Args:
+        graph: As for ``degree_variance``.
+        labels: As for ``degree_variance``.
+        there: Which entries exist.
+        threshold: As for ``degree_variance``.
+        quantile: As for ``degree_variance``.
 
     Example:
-        >>> degree_threshold(torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]), None, 0.75)
-        (3.0, 1.4142135623730951)
-        >>> degree_threshold(torch.tensor([0.0, 1.0]), 0.8, 0.75)
-        (0.8, 1.0)
+        >>> graph, labels = torch.tensor([[[0.0, 1.0, 2.0, 3.0]], [[0.0, 1.0, 2.0, 3.0]]]), torch.tensor([False, True])
+        >>> counted_entries(graph, labels, quantile=0.75)[1]
+        tensor([[0.0000, 0.0000, 0.0000, 0.8944]])
+        >>> counted_entries(graph, labels, threshold=2.0)[1]
+        tensor([[0., 0., 2., 3.]])
     """
     if threshold is not None:
-        return threshold, 1.0
+        return graph * (graph >= threshold)
     share = check_number(quantile, "quantile", "degree_variance", low=0.0, high=1.0)
-    some = entries[:: -(-len(entries) // _MOST_ENTRIES)].double()
-    scale = float(some.std(unbiased=False))
-    return float(some.kthvalue(max(1, math.ceil(share * len(some)))).values), scale if scale > 0 else 1.0
+    exists = torch.ones_like(graph, dtype=torch.bool) if there is None else there
+    normal, every = graph[~labels][exists[~labels]], graph[exists]
+    normal = normal[:: -(-len(normal) // _MOST_ENTRIES)]
+    alpha = normal.kthvalue(max(1, math.ceil(share * len(normal)))).values
+    scale = every.std(unbiased=False) if bool((every != every[0]).any()) else every.new_ones(())
+    return ((graph - alpha) / scale).relu()
 
 
 def operator_penalty(

@@ -29,7 +29,7 @@ from ..graph.operator import JOINT_FORMS
 from ..learn.bags import Bags, mean_over_crops
 from ..learn.configuration import TrainingConfig
 from ..learn.detector import Detector
-from ..learn.objective import degree_threshold
+from ..learn.objective import counted_entries
 from ..learn.train import batch_rows, start_of_training
 from .cells import Cell, SweepPlan
 
@@ -338,13 +338,11 @@ class _Loss:
         return (k.to(logits.dtype).log() - log_scores.logsumexp(2)).mean(1)
 
     def _degree_variance(self, graph: Tensor, labels: Tensor) -> Tensor:
-        entries = graph.detach()[:, ~labels].flatten(1)
-        found = [
-            degree_threshold(some, one.degree_threshold, one.degree_quantile)
-            for some, one in zip(entries, self.configs, strict=True)
+        entries = [
+            counted_entries(one, labels, threshold=config.degree_threshold, quantile=config.degree_quantile)
+            for one, config in zip(graph, self.configs, strict=True)
         ]
-        alpha, scale = (torch.tensor(numbers, dtype=graph.dtype)[:, None, None, None] for numbers in zip(*found, strict=True))
-        degree = (graph / scale * (graph >= alpha)).sum(3) / graph.shape[3]  # (S, B, N)
+        degree = torch.stack(entries).sum(3) / graph.shape[3]  # (S, B, N)
         normal = degree[:, ~labels].var(2, unbiased=False).mean(1)
         k = self.degree_k.clamp(max=degree.shape[2])
         top = degree[:, labels].topk(int(k.max()), dim=2).values
