@@ -35,6 +35,7 @@ Pooling = Literal["top-k", "max", "mean"]
 NOTHING_COUNTED = (
     "no entry of the fused graph reaches alpha, so degree variance is 0 and changes nothing: leave degree_threshold out"
 )
+_LARGEST = 1e15  # entry, where a step of a fit goes far astray
 _MOST_ENTRIES = 2**22  # of which a quantile is taken
 
 
@@ -175,6 +176,7 @@ def counted_entries(
     if threshold is not None:
         return graph * (graph >= threshold)
     share = check_number(quantile, "quantile", "degree_variance", low=0.0, high=1.0)
+    graph = graph.clamp(max=_LARGEST)
     exists = torch.ones_like(graph, dtype=torch.bool) if there is None else there
     normal, every = graph[~labels][exists[~labels]], graph[exists]
     normal = normal[:: -(-len(normal) // _MOST_ENTRIES)]
@@ -320,12 +322,17 @@ def _minimise(
         loss = objective()
         torch.autograd.backward(loss)
         add_gradients(parameters)
-        if not math.isfinite(float(loss.detach())):
-            raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
         gradient = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-        return float(loss.detach()), gradient.double().cpu().numpy()
+        value, slope = float(loss.detach()), gradient.double().cpu().numpy()
+        if math.isfinite(value) and np.isfinite(slope).all():
+            highest.append(max(abs(value), *highest))
+            return value, slope
+        if len(highest) == 1:
+            raise LegoFusionError("the fit met a number that is no number", fix="look for damaged features with the doctor")
+        return 1e3 * highest[-1], np.zeros_like(slope)  # a step too far: the line search comes back
 
     history: list[float] = []
+    highest = [1.0]
     count = 0
 
     def passed(intermediate_result: OptimizeResult) -> None:
