@@ -4,6 +4,7 @@
 #   make test    every test, the examples and the doctests among them
 #   make lint    ruff and mypy
 #   make bench   the benchmarks that need no data; their results go to benchmarks/results/
+#   make mutants small changes of the mathematics, one at a time, and whether its tests notice: hours
 #
 # Another Python than python3:  make demo PYTHON=python3.12
 
@@ -12,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench mutants clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/lego-fusion demo
@@ -27,6 +28,10 @@ lint: $(VENV)/all.stamp
 
 bench: $(VENV)/all.stamp
 	$(BIN)/lego-fusion bench --all
+
+mutants: $(VENV)/all.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py
 
 clean:
 	rm -rf $(VENV) demo-output

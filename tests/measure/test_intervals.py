@@ -288,6 +288,10 @@ def test_too_few_videos_of_a_kind_are_refused_where_it_matters(make_videos: Make
         metric_interval([make_videos(2)[1], *full], macro_auc)
     with pytest.raises(DataError, match="needs several of a kind"):  # an own metric that looks at both kinds
         jackknife_interval(1.0, np.array([0.5, 1.5, 1.0, 1.2, 0.8]), np.array([True, True, False, False, False]))
+    left_out, kinds = np.array([0.5, 0.7, 0.6, 0.9, 0.8, 0.7]), np.arange(6) < 3
+    plain, share = (jackknife_interval(0.7, left_out, kinds, share=wanted) for wanted in (False, True))
+    assert plain.high > 1 > share.high > share.low > 0 > plain.low  # a difference may leave [0, 1], and is none by default
+    assert jackknife_interval(0.7, left_out, kinds) == plain
 
 
 def test_a_value_that_hangs_on_one_video_is_refused() -> None:
@@ -382,6 +386,8 @@ def test_an_interval_of_means_moves_and_stretches_with_them() -> None:
     share = mean_interval([0.9, 1.0, 0.8, 1.0], share=True)
     plain = mean_interval([0.9, 1.0, 0.8, 1.0])
     assert (share.low, share.high) == (plain.low, 1.0)  # a t interval of shares ends where shares end
+    assert mean_interval([0.1, 0.0, 0.2], unit="dataset", share=True).low == 0.0
+    assert mean_interval([0.1, 0.0, 0.2], unit="dataset", share=True).unit == "dataset"
     assert plain.high > 1
 
 
@@ -399,6 +405,7 @@ def test_the_ends_of_a_rate_are_where_as_many_events_become_improbable(count: in
     estimate = rate_interval(count, 4.0)
     assert estimate.value == count / 4
     assert poisson.cdf(count, estimate.high * 4) == pytest.approx(0.025)
+    assert estimate.unit == "hour"
     assert estimate.low == 0 if not count else poisson.sf(count - 1, estimate.low * 4) == pytest.approx(0.025)
 
 
@@ -417,6 +424,14 @@ def test_events_in_clusters_have_the_interval_of_their_clusters() -> None:
     assert count_dispersion([4, 0, 0], [1.0, 1.0, 2.0]) == pytest.approx((9 + 1 + 2) / 2)
     assert count_dispersion([4, 0, 0, 0], [1.0, 1.0, 2.0, 0.0]) == pytest.approx(6.0)  # no time, no count
     assert count_dispersion([0, 0], [1.0, 1.0]) == count_dispersion([7], [1.0]) == count_dispersion([], []) == 1.0
+    assert count_dispersion([8, 0], [1.0, 1.0]) == pytest.approx(8.0)  # two stretches are enough: (16 + 16) / 4
+    z = [(5 - 1) ** 2 / 1, 1.0, 1.0, 2.0]  # five events in five hours
+    assert count_dispersion([5, 0, 0, 0], [1.0, 1.0, 1.0, 2.0], errors=2.0) == pytest.approx(
+        sum(z) / 3 + 2 * np.std(z, ddof=1) / 2
+    )
+    assert count_dispersion([2, 1], [1e-3, 1e-3]) == 1.0  # a rate needs no whole hour
+    with pytest.raises(ValueError, match="zip"):
+        count_dispersion([1, 2], [1.0])
 
 
 def test_a_rate_needs_time() -> None:
