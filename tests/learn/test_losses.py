@@ -224,17 +224,17 @@ def test_degree_variance_does_not_change_with_order_or_repetition():
     assert plain > 0
 
 
-def test_a_relative_alpha_is_a_quantile_of_the_normal_bags_and_the_deviation_of_all_the_unit():
-    """Normal entries 0, 1, 2, 3: alpha at 0.5 is 1; excesses 0, 0, 1, 2 and 0, 0.6, 0, 0, over the deviation of the eight."""
+def test_a_relative_alpha_is_a_quantile_of_the_normal_bags_and_the_difference_relative_to_the_sum():
+    """Normal entries 0, 1, 2, 3: alpha at 0.5 is 1; excesses 0, 0, 1, 2 and 0, 0.6, 0, 0: degrees 0, 1.5 and 0.3, 0."""
     graph = torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[1.0, 1.6], [0.0, 0.0]]], dtype=torch.float64)
-    labels, variance = torch.tensor([False, True]), float(graph.numpy().var())
-    expected = ((0.75**2 - 0.15**2) / variance) ** 2  # degrees 0 and 1.5, and 0.3 and 0
+    labels = torch.tensor([False, True])
+    expected = ((0.75**2 - 0.15**2) / (0.75**2 + 0.15**2)) ** 2
     assert degree_variance(graph, labels, quantile=0.5).item() == pytest.approx(expected)
     for factor, shift in ((1e-3, 0.0), (1e3, -7.0)):  # neither scale nor level of the graph matters
         assert degree_variance(factor * graph + shift, labels, quantile=0.5).item() == pytest.approx(expected)
     even = torch.cat([graph[:1], torch.full((1, 2, 2), 100.0)])  # abnormal entries have no part in alpha
-    unit = float(even.numpy().var())
-    assert degree_variance(even, labels, quantile=0.5).item() == pytest.approx((0.75**2 / unit) ** 2)
+    assert degree_variance(even, labels, quantile=0.5).item() == pytest.approx(1.0)
+    assert degree_variance(torch.ones(2, 2, 2), labels).item() == 0.0
 
 
 def test_the_relative_form_is_differentiable_through_its_threshold():

@@ -34,7 +34,7 @@ class TrainingConfig(BaseModel):
         pooling: Bag score, ``"top-k"``, ``"max"`` or ``"mean"``.
         k: Segments of ``"top-k"``.
         degree_variance: Weight lambda of the degree-variance term.
-        degree_quantile: Its alpha: the quantile of the fused graph's entries of normal bags, in whose deviations it counts.
+        degree_quantile: Its alpha, as a quantile of the fused graph's entries of normal bags.
         degree_threshold: An absolute alpha in its place, 0.8 in the paper, which few entries of most graphs reach; None is off.
         degree_k: Its k.
         smoothness: Weight of the smoothness term.

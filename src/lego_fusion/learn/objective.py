@@ -101,14 +101,15 @@ def degree_variance(
     k: int = 17,
     square: bool | None = None,
 ) -> Float[Tensor, ""]:
-    """Squared difference between the labels' mean variance of node degrees.
+    """Squared difference between the labels' mean variance of node degrees, relative to their sum.
 
-    d_i = (1/K) sum_j e(G_ij); the variance of d over a normal bag's nodes, and over the k nodes of highest degree of an
-    abnormal bag; loss = (mean over normal bags - mean over abnormal bags)^2. With the 1/K (K columns that exist) it does not
-    grow with the size of the graph. An entry counts as e = max(0, G_ij - alpha) / s, with alpha a quantile of the entries of
-    normal bags and s the standard deviation of all: it acts alike whatever scale and level a fusion's graph has, and is
-    continuous, as a fit by L-BFGS needs. With an absolute ``threshold`` it is the paper's e = G_ij [G_ij >= alpha]. It compares
-    the labels of one batch, so it needs both; it does not change with the order of bags, nor when all are repeated.
+    d_i = (1/K) sum_j e(G_ij); V_n is the mean over normal bags of the variance of d over their nodes, V_a that over abnormal
+    bags and their k nodes of highest degree; loss = ((V_n - V_a) / (V_n + V_a))^2, with e = max(0, G_ij - alpha) and alpha a
+    quantile of the entries of normal bags. It lies in [0, 1], acts alike whatever scale and level a fusion's graph has, and is
+    continuous, as a fit by L-BFGS needs. With an absolute ``threshold`` it is the paper's (V_n - V_a)^2 of
+    e = G_ij [G_ij >= alpha], which few entries of some graphs reach and whose size is that of the graph to the fourth power.
+    With the 1/K (K columns that exist) neither grows with the number of nodes. It compares the labels of one batch, so it needs
+    both; it does not change with the order of bags, nor when all are repeated.
 
     Args:
         graph: The fused graph, (B, N, N) or (B, N, K).
@@ -146,7 +147,20 @@ def degree_variance(
     top, chosen = _top_nodes(degree, mask, check_int(k, "k", "degree_variance", low=1))
     normal = _masked_variance(degree[~labels], exists[~labels]).mean()
     abnormal = _masked_variance(top[labels], chosen[labels]).mean()
-    return (normal - abnormal).square()
+    return variance_difference(normal, abnormal, relative=threshold is None)
+
+
+def variance_difference(normal: Float[Tensor, "*s"], abnormal: Float[Tensor, "*s"], *, relative: bool) -> Float[Tensor, "*s"]:
+    """(V_n - V_a)^2, or that over (V_n + V_a)^2: 0 where both are 0.
+
+    Example:
+        >>> variance_difference(torch.tensor(3.0), torch.tensor(1.0), relative=True)
+        tensor(0.2500)
+    """
+    difference = normal - abnormal
+    if relative:
+        difference = difference / (normal + abnormal).clamp_min(torch.finfo(normal.dtype).tiny)
+    return difference.square()
 
 
 def counted_entries(
@@ -169,7 +183,7 @@ def counted_entries(
     Example:
         >>> graph, labels = torch.tensor([[[0.0, 1.0, 2.0, 3.0]], [[0.0, 1.0, 2.0, 3.0]]]), torch.tensor([False, True])
         >>> counted_entries(graph, labels, quantile=0.75)[1]
-        tensor([[0.0000, 0.0000, 0.0000, 0.8944]])
+        tensor([[0., 0., 0., 1.]])
         >>> counted_entries(graph, labels, threshold=2.0)[1]
         tensor([[0., 0., 2., 3.]])
     """
@@ -178,11 +192,9 @@ def counted_entries(
     share = check_number(quantile, "quantile", "degree_variance", low=0.0, high=1.0)
     graph = graph.clamp(max=_LARGEST)
     exists = torch.ones_like(graph, dtype=torch.bool) if there is None else there
-    normal, every = graph[~labels][exists[~labels]], graph[exists]
+    normal = graph[~labels][exists[~labels]]
     normal = normal[:: -(-len(normal) // _MOST_ENTRIES)]
-    alpha = normal.kthvalue(max(1, math.ceil(share * len(normal)))).values
-    scale = every.std(unbiased=False) if bool((every != every[0]).any()) else every.new_ones(())
-    return ((graph - alpha) / scale).relu()
+    return (graph - normal.kthvalue(max(1, math.ceil(share * len(normal)))).values).relu()
 
 
 def operator_penalty(

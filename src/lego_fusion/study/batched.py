@@ -29,7 +29,7 @@ from ..graph.operator import JOINT_FORMS
 from ..learn.bags import Bags, mean_over_crops
 from ..learn.configuration import TrainingConfig
 from ..learn.detector import Detector
-from ..learn.objective import counted_entries
+from ..learn.objective import counted_entries, variance_difference
 from ..learn.train import batch_rows, start_of_training
 from .cells import Cell, SweepPlan
 
@@ -349,7 +349,9 @@ class _Loss:
         counted = (torch.arange(top.shape[2]) < k)[:, None]
         mean = (top * counted).sum(2, keepdim=True) / k[:, None]
         abnormal = (((top - mean).square() * counted).sum(2) / k).mean(1)
-        return (normal - abnormal).square()
+        relative = torch.tensor([config.degree_threshold is None for config in self.configs])
+        ours, paper = (variance_difference(normal, abnormal, relative=wanted) for wanted in (True, False))
+        return torch.where(relative, ours, paper)
 
     def _operator_penalty(self, coefficients: list[Tensor]) -> Tensor:
         """``objective.operator_penalty`` of each configuration."""
