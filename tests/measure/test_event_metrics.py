@@ -1,5 +1,7 @@
 """Metrics of events, against counts by hand."""
 
+from math import comb
+
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -148,3 +150,58 @@ def test_what_cannot_be_measured_is_refused() -> None:
         EventVideo("a", 1.0, (), ((1.0, 1.0),))
     with pytest.raises(DataError, match="overlap"):
         EventVideo("a", 9.0, (), ((0.0, 3.0), (2.0, 4.0)))
+
+
+def test_overlap_in_time_does_not_depend_on_which_comes_first() -> None:
+    assert temporal_iou((2.0, 6.0), (0.0, 4.0)) == temporal_iou((0.0, 4.0), (2.0, 6.0)) == pytest.approx(2 / 6)
+    assert temporal_iou((0.0, 1.0), (5.0, 6.0)) == 0.0
+
+
+def test_an_overlap_of_exactly_the_least_is_right_and_takes_the_span_it_overlaps() -> None:
+    half = EventVideo("a", 20.0, (event(0, 5, 1.0),), ((0.0, 10.0),))
+    assert event_average_precision([half], 0.5) == 1.0
+    second_first = EventVideo("a", 40.0, (event(20, 30, 2.0), event(0, 10, 1.0)), ((0.0, 10.0), (20.0, 30.0)))
+    assert event_average_precision([second_first], 0.5) == 1.0
+
+
+def test_an_alarm_at_the_very_start_has_no_delay() -> None:
+    assert event_metrics([EventVideo("a", 9.0, (Event(0.0, 2.0, 1.0, 0.0, 0.0),), ((0.0, 3.0),))]).delays == (0.0,)
+
+
+def test_spans_may_touch_and_a_video_must_end() -> None:
+    assert EventVideo("a", 9.0, (), ((0.0, 3.0), (3.0, 4.0))).quiet_seconds == 5.0
+    with pytest.raises(DataError, match="must have a length"):
+        EventVideo("a", float("inf"), (), ())
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_order_statistics_are_the_innermost_that_hold_the_median_often_enough(level: float) -> None:
+    """By brute force: the k-th lowest and highest of n hold it with probability 1 - 2 P(Binomial(n, 1/2) < k)."""
+    for count in range(3, 30):
+        misses = [2 * sum(comb(count, j) for j in range(k)) / 2**count for k in range(count)]
+        most = max(k for k in range(count) if misses[k] <= 1 - level + 1e-12)
+        values = [float(n) for n in range(1, count + 1)]
+        if most < 1:
+            with pytest.raises(DataError, match="too few values"):
+                median_interval(values, level=level)
+            continue
+        found = median_interval(values, level=level)
+        assert (found.low, found.high, found.level, found.unit) == (most, count + 1 - most, level, "event")
+
+
+def test_intervals_take_the_level_and_the_overlaps_that_are_asked_for() -> None:
+    videos = [EventVideo(f"t{i}", 100.0, (event(2, 10, 1.0 + i),), ((0.0, 10.0),)) for i in range(8)]
+    videos += [EventVideo("m", 100.0, (), ((0.0, 10.0),)), EventVideo("m2", 100.0, (), ((0.0, 10.0),))]
+    videos += [
+        EventVideo(f"q{i}", 60.0, tuple(event(5 * n, 5 * n + 1, 0.5) for n in range(5 * (i == 0))), ()) for i in range(4)
+    ]
+    found, wide = event_intervals(videos, ious=(0.2,), level=0.8), event_intervals(videos, ious=(0.2,))
+    assert set(found) == {"event AP@0.2", "event mAP", "event recall", "delay seconds", "false alarms per hour"}
+    for name, one in found.items():
+        assert one.level == 0.8
+        assert wide[name].low <= one.low <= one.high <= wide[name].high
+        assert wide[name].high - wide[name].low > one.high - one.low or name == "delay seconds"
+    hours = (4 * 60 + 10 * 90) / 3600
+    assert found["false alarms per hour"].value == pytest.approx(5 / hours)  # of a third of an hour
+    poisson = rate_interval(5, hours, level=0.8)
+    assert found["false alarms per hour"].high > poisson.high  # five alarms of one video are not five alarms
