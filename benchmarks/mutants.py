@@ -5,7 +5,8 @@
 
 Each module is changed in a copy of the checkout, one small change at a time, and its own tests are run. Changes of words alone
 (what an error says, the name of a function in it) are counted apart: tests look at what a message must hold, not at every word.
-A change that is no change of meaning is listed in EQUIVALENT with its reason. Survivors are printed; 1 where fewer than 95 % die.
+A change that is no change of meaning is listed in EQUIVALENT with its reason. Survivors are printed; the exit code is 1 where
+fewer than 95 % die.
 """
 
 from __future__ import annotations
