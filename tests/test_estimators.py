@@ -190,7 +190,7 @@ def test_scale_and_shift_of_a_dense_view_do_not_matter() -> None:
 
 def test_fitting_is_deterministic() -> None:
     views, y = three_classes()
-    one, two = (LegoClassifier(learning_rows=50, random_state=3).fit(views, y) for _ in range(2))
+    one, two = (LegoClassifier(random_state=3).fit(views, y) for _ in range(2))
     assert one.coefficients_ == two.coefficients_
     assert np.array_equal(one.decision_function(views), two.decision_function(views))
 

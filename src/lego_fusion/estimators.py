@@ -51,7 +51,6 @@ class _LegoKernelRidge(BaseEstimator):  # type: ignore[misc]
         text_views: Any = None,
         weights: str = "averaged",
         steps: int = 50,
-        learning_rows: int = 400,
         ridge: float | None = None,
         n_landmarks: int = 1000,
         folds: int = 5,
@@ -62,7 +61,6 @@ class _LegoKernelRidge(BaseEstimator):  # type: ignore[misc]
         self.text_views = text_views
         self.weights = weights
         self.steps = steps
-        self.learning_rows = learning_rows
         self.ridge = ridge
         self.n_landmarks = n_landmarks
         self.folds = folds
@@ -83,8 +81,7 @@ class _LegoKernelRidge(BaseEstimator):  # type: ignore[misc]
         check_int(self.folds, "folds", owner, low=0)
         if self.folds == 1:
             raise ParameterError("one fold leaves no rows to fit", expected="0, or at least 2", got="folds=1")
-        for name in ("learning_rows", "n_landmarks"):
-            check_int(getattr(self, name), name, owner, low=2)
+        check_int(self.n_landmarks, "n_landmarks", owner, low=2)
         if self.ridge is not None:
             check_number(self.ridge, "ridge", owner, low=1e-12)
         check_choice(self.missing_views, "missing_views", owner, ("solve", "error"))
@@ -224,8 +221,7 @@ class LegoClassifier(ClassifierMixin, _LegoKernelRidge):  # type: ignore[misc]
             most 30 % are not zero.
         weights: How A is made: ``"full"`` learns it over the kernels of views and of pairs, ``"additive"`` over those of views,
             ``"uniform"`` is alike for those of views, ``"averaged"`` the mean of the three, with the ridge solved on it.
-        steps: Steps of Adam on A; 0 keeps the start.
-        learning_rows: How many rows, drawn by class, A is learned from.
+        steps: Steps of Adam on A, from at most 400 rows drawn by class; 0 keeps the start.
         ridge: lambda; None chooses it by the leave-one-out error.
         n_landmarks: How many rows stand for all where there are more than four times as many.
         folds: Parts of the rows that are left out in turn, with everything fitted again, for ``out_of_fold_``. 0: none; then
@@ -264,7 +260,6 @@ class LegoClassifier(ClassifierMixin, _LegoKernelRidge):  # type: ignore[misc]
         text_views: Any = None,
         weights: str = "averaged",
         steps: int = 50,
-        learning_rows: int = 400,
         ridge: float | None = None,
         n_landmarks: int = 1000,
         folds: int = 5,
@@ -278,7 +273,6 @@ class LegoClassifier(ClassifierMixin, _LegoKernelRidge):  # type: ignore[misc]
             text_views=text_views,
             weights=weights,
             steps=steps,
-            learning_rows=learning_rows,
             ridge=ridge,
             n_landmarks=n_landmarks,
             folds=folds,

@@ -15,6 +15,7 @@ from .graph import kernel_learning as learning
 from .graph.relationship import cosine_graph, gaussian_graph, median_distance
 
 BLOCK = 1024  # rows predicted at a time
+LEARNING_ROWS = 400  # that A is learned from
 EXACT = 4  # times n_landmarks: the most rows of which each is a support
 
 
@@ -56,7 +57,6 @@ class MixtureOptions(NamedTuple):
 
     weights: str
     steps: int
-    learning_rows: int
     ridge: float | None
     n_landmarks: int
 
@@ -74,7 +74,7 @@ class KernelMixture:
         rows = {name: kernels.prepare(views[name]) for name, kernels in self.kernels.items()}
         products = self.options.weights in ("averaged", "full")
         self.terms = learning.dictionary({name: one.kernels for name, one in self.kernels.items()}, products=products)
-        self._learn(rows, torch.from_numpy(targets), np.sort(order[: self.options.learning_rows]))
+        self._learn(rows, torch.from_numpy(targets), np.sort(order[:LEARNING_ROWS]))
         self._solve(rows, torch.from_numpy(targets), torch.from_numpy(counts), order)
         return self
 
