@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lego_fusion.alarm.calibration import CALIBRATION, calibrate_run, read_calibration
+from lego_fusion.alarm.calibration import CALIBRATION, calibrate_run, calibration_videos, read_calibration
 from lego_fusion.alarm.events import EventRule, find_events, score_segments
 from lego_fusion.data.dataset import Dataset
 from lego_fusion.data.tables import write_videos
 from lego_fusion.errors import CheckpointError, DataError, ParameterError
+from lego_fusion.learn.checkpoint import read_run_config
 from lego_fusion.learn.configuration import TrainingConfig
 from lego_fusion.learn.runs import train_run
 from lego_fusion.learn.scoring import score_dataset
@@ -56,6 +57,24 @@ def test_a_share_of_clips_per_camera(run: Path, dataset: Dataset) -> None:
         assert one.rule.threshold == np.nextafter(maxima[rank - 1], np.inf)
     assert made.rule_for("gate") == made.cameras["gate"].rule
     assert made.rule_for("another") == made.cameras[""].rule
+
+
+def test_without_footage_set_aside_neither_test_nor_known_videos_are_taken(run: Path, trained, tmp_path: Path) -> None:
+    """Of a split that nobody set aside: every normal video but those of the test split, of training and of validation."""
+    root = Path(shutil.copytree(trained[1], tmp_path / "dataset"))
+    dataset = Dataset.open(root)
+    free = {record.video for record in dataset.select(split="calibration")}
+    write_videos(root / "videos.csv", [replace(r, split="spare") if r.video in free else r for r in dataset.videos])
+    spare = Dataset.open(root)
+    config = read_run_config(run)
+    chosen = {one.video for one in calibration_videos(config, spare, "blocks", None)}
+    assert chosen == free
+    held_out = sorted(chosen)[:3]
+    known = config.model_copy(update={"dataset": {**config.dataset, "validation": held_out}})
+    assert {one.video for one in calibration_videos(known, spare, "blocks", None)} == free - set(held_out)
+    with pytest.raises(DataError, match="were trained on"):
+        calibration_videos(known, spare, "blocks", "spare")
+    assert {one.split for one in calibration_videos(config, spare, "blocks", "test")} == {"test"}  # only where asked for
 
 
 def test_footage_above_the_threshold_has_an_alarm_and_no_other(run: Path, dataset: Dataset) -> None:

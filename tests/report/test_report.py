@@ -23,11 +23,12 @@ from lego_fusion.data.tables import write_videos
 from lego_fusion.errors import DataError, MissingExtraError
 from lego_fusion.learn.scoring import VideoScores
 from lego_fusion.measure.event_metrics import Event
+from lego_fusion.measure.intervals import rate_interval
 from lego_fusion.measure.result import Result
 from lego_fusion.report.figures import save_report_figures
 from lego_fusion.report.pictures import Pictures
 from lego_fusion.report.report_data import MOST_ROWS, Report, moment_at, moments_of, quantise, report_data, wanted_segments
-from lego_fusion.report.report_page import metric_interval, metric_value, report_page
+from lego_fusion.report.report_page import _tiles, metric_interval, metric_value, report_page
 from lego_fusion.report.run_report import run_report, save_report
 from lego_fusion.scenes.render import render_scenes
 from lego_fusion.why.learned import ReadingWeights
@@ -182,6 +183,29 @@ def test_metrics_have_their_unit_interval_and_protocol() -> None:
     for told in ("91.2 %", "[85.0 %, 97.0 %]", "(1) frames of 9.", "(2) events."):
         assert told in page.text
     assert "Nothing was measured" in Page(report_page(report())).text
+
+
+@pytest.mark.parametrize(("seconds", "short"), [(12.0, True), (3599.0, True), (3600.0, False)])
+def test_a_rate_needs_an_hour_to_be_a_tile(seconds: float, short: bool) -> None:
+    """No false alarm in 12 s is compatible with 1,107 an hour."""
+    rate = Result(
+        dataset="planted",
+        split="test",
+        modalities=("motion",),
+        fusion="lego",
+        seed=0,
+        selection="last-step",
+        metric="false alarms per hour",
+        protocol="events",
+        extra={"quiet_seconds": seconds},
+        **{name: getattr(rate_interval(0, seconds / 3600), name) for name in ("value", "low", "high", "level")},
+    )
+    told = report(event_results=(rate,))
+    page = Page(report_page(told))
+    assert ("too little for a rate" in page.text) == short
+    assert any(tile["name"] == "false alarms per hour" for tile in _tiles(told)) != short
+    if seconds == 12.0:
+        assert "0 false alarms in 12 s without a true event: too little for a rate. Up to 1,107 an hour" in page.text
 
 
 def test_what_was_learned_is_a_table_with_the_world_it_lives_in() -> None:
