@@ -117,6 +117,12 @@ def discrepancy(found: dict[str, Any]) -> str:
     return table(["level", "rgb with depth", "rgb, two seeds", "depth, two seeds", "difference", "noise floor"], rows)
 
 
+def _gain(gains: Sequence[Sequence[float]]) -> str:
+    """Mean over seeds, and in how many of them the interval is above 0; nothing where nothing is fused."""
+    above = sum(low > 0 for _, low, _ in gains)
+    return f"{mean(value for value, _, _ in gains):+.3f}, above 0 in {above} of {len(gains)}" if gains else ""
+
+
 def collaboration(result: dict[str, Any]) -> str:
     """Verdicts and what they rest on."""
     seeds = result["seeds"]
@@ -129,9 +135,7 @@ def collaboration(result: dict[str, Any]) -> str:
             cells = [" to ".join(f"{mean(one[key][side] for one in of):.2f}" for side in (0, 1)) for key in ("similarity", "J")]
             kept = [[one["kept"][side] for one in of if one["kept"][side] is not None] for side in (0, 1)]
             shares = " / ".join(f"{100 * mean(some):.0f} %" if some else "-" for some in kept)
-            above = [f"{sum(one['gains'][null][1] > 0 for one in of if null in one['gains'])} of {len(of)}" for null in NULLS]
-            gains = [mean(one["gains"][null][0] for one in of if null in one["gains"]) for null in NULLS]
-            told = [f"{gain:+.3f}, above 0 in {count}" for gain, count in zip(gains, above, strict=True)]
+            told = [_gain([one["gains"][null] for one in of if null in one["gains"]]) for null in NULLS]
             rows.append([place, level, verdicts, trends, *cells, shares, *told])
     head = [
         "network",
