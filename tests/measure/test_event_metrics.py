@@ -205,3 +205,10 @@ def test_intervals_take_the_level_and_the_overlaps_that_are_asked_for() -> None:
     assert found["false alarms per hour"].value == pytest.approx(5 / hours)  # of a third of an hour
     poisson = rate_interval(5, hours, level=0.8)
     assert found["false alarms per hour"].high > poisson.high  # five alarms of one video are not five alarms
+
+
+def test_videos_with_and_without_a_true_event_vary_apart() -> None:
+    """Recall does not ask the quiet ones: however many there are, its interval is that of the others alone."""
+    loud = [EventVideo(f"t{i}", 100.0, (event(2, 10, 1.0),) if i else (), ((0.0, 10.0),)) for i in range(6)]
+    quiet = [EventVideo(f"q{i}", 100.0, (), ()) for i in range(9)]
+    assert event_intervals([*loud, *quiet])["event recall"] == event_intervals(loud)["event recall"]

@@ -281,7 +281,6 @@ def median_interval(values: Sequence[float], *, level: float = 0.95) -> Estimate
     """
     ordered = sorted(values)
     k = int(binom.ppf((1 - level) / 2, len(ordered), 0.5))
-    k += int(binom.cdf(k, len(ordered), 0.5) <= (1 - level) / 2)
     if k < 1:
         raise DataError("too few values for an interval of their median", expected="6 for 95 %", got=len(ordered))
     return Estimate(float(np.median(ordered)), ordered[k - 1], ordered[-k], level, "event")
