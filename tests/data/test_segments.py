@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from lego_fusion.data.segments import (
     rows_to_frames,
     segment_bounds,
+    segment_frames,
     segments_to_rows,
     to_segments,
 )
@@ -145,3 +146,14 @@ def test_scores_that_do_not_fit_the_video_are_an_error(rows):
 def test_sizes_out_of_range_are_errors(call, name):
     with pytest.raises(ParameterError, match=f"The '{name}' parameter of"):
         call()
+
+
+@pytest.mark.parametrize(("snippet_frames", "stride"), [(16, 16), (32, 16), (16, 32), (5, 3)])
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_a_segment_shows_the_frames_of_its_snippets_however_long_they_are(rows, snippet_frames, stride):
+    frames = (rows - 1) * stride + snippet_frames - 2  # the last snippet is cut
+    for segments in (1, 3, 4):
+        for number, snippets in enumerate(spans(rows, segments)):
+            shown = [t * stride for t in snippets] + [min(frames, t * stride + snippet_frames) for t in snippets]
+            found = segment_frames(number, segments, rows=rows, frames=frames, snippet_frames=snippet_frames, stride=stride)
+            assert found == (min(shown), max(shown))

@@ -156,3 +156,15 @@ def test_a_copy_that_was_never_trained_is_new_everywhere_and_the_network_is_not(
     assert not drawn.inner[1].running_mean.any() and not drawn.training
     assert float(drawn.weight.detach().square().mean().sqrt()) == pytest.approx(3, rel=0.2)
     assert not torch.equal(drawn.inner[0].weight, before["inner.0.weight"])
+
+
+def test_labels_dealt_anew_are_dealt_once_each() -> None:
+    """Two units active on complementary halves meet, together, every region of a concept once: none is drawn twice."""
+    maps = np.concatenate([MAPS[:, :1], -MAPS[:, :1]], axis=1)
+    found = align_regions(maps, CONCEPTS, GIVEN, quantile=0.5, shuffles=5)
+    total = found.counts.total()
+    left_out = found.regions - int(total.unit_area.sum())  # of an odd number of regions one is active in neither
+    areas = total.concept_area
+    assert found.shuffled is not None
+    for shuffled in found.shuffled:
+        assert np.all((areas - shuffled.sum(axis=0) >= 0) & (areas - shuffled.sum(axis=0) <= left_out))

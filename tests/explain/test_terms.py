@@ -205,3 +205,11 @@ def test_bad_input_is_named():
     terms = operator_terms(operator, {"a": torch.rand(1, 2, 2), "b": torch.rand(1, 2, 2)})
     with pytest.raises(ParameterError, match="do not belong together"):
         explain_nodes(terms, mean_sorted_row(terms), nn.Linear(3, 2), nn.Linear(2, 1))
+
+
+def test_a_variance_share_is_the_covariance_with_the_whole_and_not_the_variance_of_its_own():
+    """Terms x, -x / 2 and y with var x = var y = 1, uncorrelated: G = x / 2 + y, var G = 1.25, shares 0.4, -0.2 and 0.8."""
+    x, y = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    values = torch.stack([x, -x / 2, y, torch.full((4,), 7.0)]).view(4, 1, 2, 2)
+    shares = variance_shares(Terms(("a", "b"), ((1, 0), (2, 0), (0, 1), (0, 0)), values))
+    assert shares == pytest.approx({(1, 0): 0.4, (2, 0): -0.2, (0, 1): 0.8, (0, 0): 0.0})

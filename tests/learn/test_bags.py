@@ -11,7 +11,7 @@ from lego_fusion.data.dataset import Dataset, write_dataset
 from lego_fusion.data.features import write_features
 from lego_fusion.data.manifest import Manifest
 from lego_fusion.data.segments import to_segments
-from lego_fusion.data.tables import DatasetConfig, VideoRecord
+from lego_fusion.data.tables import DatasetConfig, VideoRecord, write_videos
 from lego_fusion.errors import DataError, ParameterError
 from lego_fusion.fusion.elementwise import Concat
 from lego_fusion.fusion.lego import LegoFusion
@@ -290,3 +290,23 @@ def test_crops_of_one_video_never_serve_it_as_references():
     crossed = fusion.readings(twice.inputs, video_ids=twice.video_ids).degree[normal]
     met = fusion.readings(twice.inputs).degree[normal]
     assert met.max() < 1e-3 < 0.03 < crossed.min(), "without cross-fitting every segment meets itself"
+
+
+def test_an_unlabelled_video_counts_as_normal(write_planted, tmp_path):
+    dataset = write_planted(tmp_path / "some")
+    chosen = [record.video for record in dataset.select(split="test")]
+    write_videos(dataset.root / "videos.csv", [replace(r, label="") if r.video in chosen else r for r in dataset.videos])
+    assert not load_bags(Dataset.open(dataset.root), ["motion"], chosen, nodes=4).labels.any()
+
+
+@every_fusion
+def test_what_is_shown_in_training_is_seen_against_what_is_known(make):
+    fusion, bags = make(), made_bags()
+    other = replace(bags, inputs={name: values + 0.5 for name, values in bags.inputs.items()})
+    fit_frozen(fusion, bags)
+    found = training_inputs(fusion, bags, shown=other)
+    expected = fusion.transform(other.inputs, video_ids=bags.video_ids) if is_cached(fusion) else other.inputs
+    own = training_inputs(fusion, bags)
+    for name in WIDTHS:
+        assert torch.equal(found.inputs[name], expected[name])
+    assert any(not torch.equal(found.inputs[name], own.inputs[name]) for name in WIDTHS)
