@@ -55,8 +55,14 @@ EQUIVALENT = {
     "2 / weight, level, share=False": "units are asked for shares alone",
     "np.ones((2, 1))": "broadcast over one seed, and its sum divides out",
     "np.ones((1, 2))": "broadcast over one seed, and its sum divides out",
-    "1.0) if offsets": "the sum of lengths is above it",
+    "np.ones(values.shape[:-1], dtype=None) if present": "ones are true",
+    "np.ones(values.shape[:-1], ) if present": "ones are true",
+    "reshape(-2, ": "NumPy takes any negative number for the rest",
+    "weights=values - anchor[place], )": "the last place is met",
+    "np.bincount(place, )": "the last place is met",
+    "np.where(share > 0, share, 2.0)": "what is absent is zeroed afterwards",
 }
+LENGTHS = re.compile(r"-> .*(strict=(None|False)|zip\(.*, \))")  # of two lists that are as long as each other by construction
 WORDS = re.compile(
     r"raise |Error\(|^\s*(fix|expected|got|where|kinds?)\b.* = |check_\w+\(|warn\(|^\s*(expected|got|fix|where)="
 )
@@ -84,6 +90,11 @@ def mutated(module: str) -> tuple[int, list[str]]:
     return sum(state.strip() in ("killed", "timeout", "segfault") for _, state in rows), survivors
 
 
+def _only_case(survivor: str) -> bool:
+    removed, _, added = survivor.partition(" -> ")
+    return removed.lower() == added.lower()
+
+
 def main() -> int:
     """Mutate, print the score and the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,8 +102,10 @@ def main() -> int:
     killed = alive = 0
     for module in parser.parse_args().modules or TARGETS:
         dead, survivors = mutated(module)
-        words = [one for one in survivors if WORDS.search(one)]
-        same = [one for one in survivors if one not in words and any(text in one for text in EQUIVALENT)]
+        words = [one for one in survivors if WORDS.search(one) or "XX" in one or _only_case(one)]
+        same = [
+            one for one in survivors if one not in words and (LENGTHS.search(one) or any(text in one for text in EQUIVALENT))
+        ]
         left = [one for one in survivors if one not in words and one not in same]
         killed, alive = killed + dead, alive + len(left)
         print(f"{module}: {dead} killed, {len(left)} survive, {len(same)} equivalent, {len(words)} of words alone", flush=True)

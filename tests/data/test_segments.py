@@ -157,3 +157,10 @@ def test_a_segment_shows_the_frames_of_its_snippets_however_long_they_are(rows, 
             shown = [t * stride for t in snippets] + [min(frames, t * stride + snippet_frames) for t in snippets]
             found = segment_frames(number, segments, rows=rows, frames=frames, snippet_frames=snippet_frames, stride=stride)
             assert found == (min(shown), max(shown))
+
+
+def test_halves_stay_halves_and_a_snippet_is_sixteen_frames_unless_told():
+    halves = np.ones((4, 2), np.float16)
+    assert to_segments(halves, 2).dtype == np.float16
+    assert to_segments(halves.astype(np.float64), 2).dtype == np.float32
+    assert segment_frames(1, 2, rows=4, frames=1000) == (32, 64)
