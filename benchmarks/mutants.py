@@ -37,7 +37,7 @@ TARGETS = {
     "measure/resampling.py": "tests/measure/test_resampling.py",
     "alarm/thresholds.py": "tests/alarm/test_thresholds.py",
     "alarm/calibration.py": "tests/alarm/test_calibration.py",
-    "explain/shapley.py": "tests/explain/test_shapley.py",
+    "explain/shapley.py": "tests/explain/test_shapley.py tests/explain/test_contributions.py",
     "explain/terms.py": "tests/explain/test_terms.py",
     "explain/information.py": "tests/explain/test_information.py",
 }
@@ -66,6 +66,7 @@ EQUIVALENT = {
     "np.bincount(place, )": "the last place is met",
     "np.where(share > 0, share, 2.0)": "what is absent is zeroed afterwards",
 }
+DEVICES = re.compile(r"-> .*device=None|device=\w+\.device.* -> (?!.*device=)")  # all is on one here
 LENGTHS = re.compile(r"-> .*(strict=(None|False)|zip\(.*, \))")  # of two lists that are as long as each other by construction
 WORDS = re.compile(
     r"raise |Error\(|^\s*(fix|expected|got|where|kinds?)\b.* = |check_\w+\(|warn\(|^\s*(expected|got|fix|where)="
